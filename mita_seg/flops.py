@@ -1,0 +1,86 @@
+"""FLOP counts of the attention operators for MMEngine's counter (one multiply-add = 1).
+
+MMEngine's analysis traces a model and counts by the name of each operator. It knows neither
+scaled_dot_product_attention nor MiTA attention, and would count both as nothing.
+Pooling, top-k and argmax are not counted.
+"""
+
+from math import prod
+
+
+def full_attention_flops(heads: int, num_queries: int, num_keys: int, dim: int) -> int:
+    """FLOPs of scaled_dot_product_attention: logits and values, N_q N_k d each.
+
+    Args:
+        heads: Batch size times number of heads.
+        num_queries, num_keys: Tokens on either side.
+        dim: Head dimension d.
+    """
+    return 2 * heads * num_queries * num_keys * dim
+
+
+def mita_attention_flops(
+    heads: int,
+    num_tokens: int,
+    dim: int,
+    num_landmarks: int,
+    topk: int,
+    num_routed: int = 1,
+    shared: bool = True,
+) -> int:
+    """FLOPs of MiTA attention, the same for every backend.
+
+    N d m each for the landmark scores S, the shared values, the closeness G and the shared part of
+    the output; N d s k each for the logits and the values of the routed experts.
+
+    Args:
+        heads: Batch size times number of heads.
+        num_tokens: N.
+        dim: Head dimension d.
+        num_landmarks: m.
+        topk: k, clamped to N; 0 for compress-only.
+        num_routed: s.
+        shared: False for route-only, which needs S and G alone of the landmarks.
+    """
+    landmark_products = 4 if shared else 2
+    routed_keys = num_routed * min(topk, num_tokens)
+    return heads * num_tokens * dim * (landmark_products * num_landmarks + 2 * routed_keys)
+
+
+def register() -> None:
+    """Teach MMEngine's counter, and so every tool built on it, the attention operators."""
+    from mmengine.analysis import complexity_analysis
+    from mmengine.analysis.jit_handles import generic_activation_jit
+
+    flop_handles = {
+        'aten::scaled_dot_product_attention': _count_full_attention,
+        'mita_seg::mita_attention': _count_mita_attention,
+        'mita_seg::pool_landmarks': None,  # counted as nothing, without a warning
+    }
+    complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS.update(flop_handles)
+    complexity_analysis._DEFAULT_SUPPORTED_ACT_OPS.update(
+        {name: generic_activation_jit() for name in flop_handles}
+    )
+
+
+def _shape(value) -> list[int]:
+    return value.type().sizes()
+
+
+def _count_full_attention(inputs, outputs) -> int:
+    *heads, num_queries, dim = _shape(inputs[0])
+    return full_attention_flops(prod(heads), num_queries, _shape(inputs[1])[-2], dim)
+
+
+def _count_mita_attention(inputs, outputs) -> int:
+    query, _, _, landmarks, topk, num_routed, _, _, shared = inputs
+    *heads, num_tokens, dim = _shape(query)
+    return mita_attention_flops(
+        prod(heads),
+        num_tokens,
+        dim,
+        _shape(landmarks)[-2],
+        topk.toIValue(),
+        num_routed.toIValue(),
+        shared.toIValue(),
+    )

@@ -1,0 +1,7 @@
+"""MiTA attention on tensors. Needs torch alone."""
+
+from .attention import mita_attention
+from .pooling import pool_landmarks
+from .selection import route_queries, select_experts
+
+__all__ = ['mita_attention', 'pool_landmarks', 'route_queries', 'select_experts']

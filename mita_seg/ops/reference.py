@@ -1,0 +1,60 @@
+"""The definition of MiTA attention, step by step, in plain torch operations.
+
+Slow and memory-hungry on purpose: this is what every other backend is compared with.
+Source: Wen et al., arXiv 2602.01219, equations 5-12 and Algorithm 1.
+"""
+
+import torch
+from torch import Tensor
+
+
+def select_experts(key: Tensor, landmarks: Tensor, topk: int) -> Tensor:
+    """Top-k keys of each landmark, ascending; ties go to the lowest index. [B, H, m, k]"""
+    scores = landmarks @ key.mT  # [B, H, m, N]
+    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
+    return ranked[..., :topk].sort(dim=-1).values
+
+
+def route_queries(query: Tensor, landmarks: Tensor, num_routed: int) -> Tensor:
+    """Closest landmarks of each query, closest first; ties go to the lowest. [B, H, N, s]"""
+    scores = query @ landmarks.mT  # [B, H, N, m]
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :num_routed]
+
+
+def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """rows [B, H, N, d] at index [B, H, ...] -> [B, H, ..., d]"""
+    flat = index.flatten(2).unsqueeze(-1).expand(-1, -1, -1, rows.shape[-1])
+    return rows.gather(2, flat).unflatten(2, index.shape[2:])
+
+
+def mita_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor,
+    *,
+    topk: int,
+    num_routed: int,
+    scale: float,
+    landmark_scale: float,
+    shared: bool,
+) -> Tensor:
+    """MiTA attention by its definition; arguments as in :func:`mita_seg.ops.mita_attention`."""
+    logits, values = [], []  # per query: [B, H, N, 1, experts' keys], [B, H, N, keys, d]
+
+    if shared:
+        landmark_values = (scale * (landmarks @ key.mT)).softmax(-1) @ value  # [B, H, m, d]
+        logits.append(landmark_scale * (query @ landmarks.mT))
+        values.append(landmark_values.unsqueeze(2).expand(-1, -1, query.shape[2], -1, -1))
+
+    if topk:
+        with torch.no_grad():
+            experts = select_experts(key, landmarks, topk)  # [B, H, m, k]
+            routes = route_queries(query, landmarks, num_routed)  # [B, H, N, s]
+            picked = gather_rows(experts, routes).flatten(-2)  # [B, H, N, s * k]
+        routed_keys = gather_rows(key, picked)  # [B, H, N, s * k, d]
+        logits.append(scale * (routed_keys @ query.unsqueeze(-1)).squeeze(-1))
+        values.append(gather_rows(value, picked))
+
+    weights = torch.cat(logits, -1).softmax(-1)
+    return (weights.unsqueeze(-2) @ torch.cat(values, -2)).squeeze(-2)

@@ -1,0 +1,90 @@
+"""Which keys make up each expert, and which experts each query attends to.
+
+Both choices carry no gradient (arXiv 2602.01219, section on routing).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .validation import check_heads, check_num_routed, check_topk
+
+
+@torch.no_grad()
+def select_experts(key: Tensor, landmarks: Tensor, topk: int) -> Tensor:
+    """Indices of the top-k keys of each landmark: the keys that make up its expert.
+
+    Args:
+        key: Keys of every token, special ones too, [B, H, N, d].
+        landmarks: Landmark queries [B, H, m, d].
+        topk: Keys an expert, k; clamped to N.
+
+    Returns:
+        int64 indices [B, H, m, k] into the N tokens, ascending. Of equal scores at the boundary
+        the lowest indices are kept.
+
+    Raises:
+        TypeError: Not floating point tensors of one dtype, or `topk` is not an int.
+        ValueError: Shapes or devices that differ, or `topk` below 1.
+    """
+    check_heads(key=key, landmarks=landmarks)
+    check_topk(topk, minimum=1)
+    return top_indices(landmarks @ key.mT, min(topk, key.shape[2]))
+
+
+@torch.no_grad()
+def route_queries(query: Tensor, landmarks: Tensor, num_routed: int) -> Tensor:
+    """Indices of the landmarks that each query is closest to: the experts it attends to.
+
+    Args:
+        query: Queries [B, H, N, d].
+        landmarks: Landmark queries [B, H, m, d].
+        num_routed: Experts a query, s, from 1 to m.
+
+    Returns:
+        int64 indices [B, H, N, s] into the m landmarks, closest first; of equal scores the
+        lowest index comes first.
+
+    Raises:
+        TypeError: Not floating point tensors of one dtype, or `num_routed` is not an int.
+        ValueError: Shapes or devices that differ, or `num_routed` out of range.
+    """
+    check_heads(query=query, landmarks=landmarks)
+    check_num_routed(num_routed, landmarks.shape[2])
+    return closest_landmarks(query @ landmarks.mT, num_routed)
+
+
+def closest_landmarks(scores: Tensor, num_routed: int) -> Tensor:
+    """Landmark scores [..., N, m] -> the `num_routed` largest, largest first, [..., N, s]."""
+    if num_routed == 1:
+        return scores.argmax(-1, keepdim=True)  # the first of equal maxima
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :num_routed]
+
+
+def top_indices(scores: Tensor, topk: int) -> Tensor:
+    """Exact top-k of the last dimension, [..., N] -> [..., k] ascending, ties to the lowest index.
+
+    A stable sort of whole rows would do, but costs more than the attention itself. The top-k
+    entries lie in the k blocks with the largest maxima, of equal maxima the first blocks: each
+    block left out is preceded by k blocks, each with an entry that outranks all of its own. So
+    sort the block maxima, then the entries of k blocks only.
+    """
+    num_scores = scores.shape[-1]
+    block = int(math.sqrt(num_scores / topk))  # balances the two sorts
+    if block < 2:
+        return _stable_topk(scores, topk)
+
+    blocks = pad(scores, (0, -num_scores % block), value=-math.inf).unflatten(-1, (-1, block))
+    top_blocks = _stable_topk(blocks.amax(-1), topk).unsqueeze(-1)  # [..., k, 1]
+    offsets = torch.arange(block, device=scores.device)
+    candidates = (top_blocks * block + offsets).flatten(-2)  # [..., k * block], ascending
+    in_range = candidates.clamp(max=num_scores - 1)
+    candidate_scores = scores.gather(-1, in_range).masked_fill(candidates >= num_scores, -math.inf)
+    return in_range.gather(-1, _stable_topk(candidate_scores, topk))
+
+
+def _stable_topk(scores: Tensor, topk: int) -> Tensor:
+    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
+    return ranked[..., :topk].sort(dim=-1).values

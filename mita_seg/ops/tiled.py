@@ -1,0 +1,179 @@
+"""MiTA attention with queries grouped by expert, in plain torch operations.
+
+Queries that go to one expert share its keys, so they are packed into tiles of one expert each and
+every tile is a small dense matrix product: memory grows with N (m + s d), never with N k d or N^2.
+An upper bound on the number of tiles is known from the shapes alone, so nothing waits for data.
+
+The shared expert and each routed expert yield a partial softmax; partial softmaxes are merged
+through their maxima and sums, which equals one softmax over all their logits.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding
+
+from .selection import closest_landmarks, top_indices
+
+MIN_TILE, MAX_TILE = 16, 64
+
+
+class Partial(NamedTuple):
+    """An unnormalised softmax over some of the logits of each query."""
+
+    output: Tensor  # exp(logits - peak) @ values, [..., rows, d]
+    total: Tensor  # sum of exp(logits - peak), [..., rows, 1]
+    peak: Tensor  # largest logit, without gradient, [..., rows, 1]
+
+
+def attend(logits: Tensor, values: Tensor) -> Partial:
+    """logits [..., rows, keys], values [..., keys, d]."""
+    peak = logits.detach().amax(-1, keepdim=True)
+    weights = (logits - peak).exp_()
+    return Partial(weights @ values, weights.sum(-1, keepdim=True), peak)
+
+
+def merge(partials: list[Partial]) -> Tensor:
+    """One softmax over the logits of all partials, times their values."""
+    if len(partials) == 1:
+        return partials[0].output / partials[0].total
+    peak = torch.stack([part.peak for part in partials]).amax(0)
+    factors = [(part.peak - peak).exp_() for part in partials]
+    total = sum(part.total * factor for part, factor in zip(partials, factors, strict=True))
+    return sum(
+        part.output * (factor / total) for part, factor in zip(partials, factors, strict=True)
+    )
+
+
+class Tiling(NamedTuple):
+    """Rows (a query and one of its experts) packed into tiles of one expert each, per head."""
+
+    slot_of_row: Tensor  # [heads, rows] -> slot among heads * tiles * height
+    row_of_slot: Tensor  # [heads, tiles * height] -> row among heads * rows; -1 where empty
+    expert_of_tile: Tensor  # [heads, tiles] -> expert among heads * m
+
+
+def tile_rows(expert_of_row: Tensor, num_experts: int, height: int) -> Tiling:
+    """Group rows by expert.
+
+    Each expert fills ceil(rows / height) tiles, at most (rows + m (height - 1)) / height together.
+    """
+    heads, rows = expert_of_row.shape
+    device = expert_of_row.device
+    num_tiles = (rows + num_experts * (height - 1)) // height
+
+    counts = expert_of_row.new_zeros(heads, num_experts)
+    counts.scatter_add_(1, expert_of_row, torch.ones_like(expert_of_row))
+    last_tile = ((counts + height - 1) // height).cumsum(1)  # [heads, m], exclusive end
+    first_slot = (last_tile - (counts + height - 1) // height) * height
+    first_rank = counts.cumsum(1) - counts
+
+    order = expert_of_row.argsort(dim=1, stable=True)
+    expert = expert_of_row.gather(1, order)
+    rank = torch.arange(rows, device=device)
+    slot = rank + (first_slot - first_rank).gather(1, expert)  # of the row at that rank
+
+    head = torch.arange(heads, device=device).unsqueeze(1)
+    slot_of_row = torch.empty_like(slot).scatter_(1, order, slot + head * num_tiles * height)
+    row_of_slot = slot.new_full((heads, num_tiles * height), -1)
+    row_of_slot.scatter_(1, slot, order + head * rows)
+
+    tile = torch.arange(num_tiles, device=device).expand(heads, -1).contiguous()
+    expert_of_tile = torch.searchsorted(last_tile, tile, right=True).clamp_(max=num_experts - 1)
+    return Tiling(slot_of_row, row_of_slot, expert_of_tile + head * num_experts)
+
+
+class PermuteRows(torch.autograd.Function):
+    """rows [R, d] -> rows[index], with zeros where the index is -1.
+
+    `inverse` maps each row back to its place (-1: dropped), so that the gradient is a gather too
+    instead of a scatter.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(index, inverse)
+        picked = rows.index_select(0, index.clamp(min=0))
+        return picked.masked_fill_((index < 0).unsqueeze(1), 0)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        index, inverse = ctx.saved_tensors
+        return PermuteRows.apply(grad, inverse, index), None, None
+
+
+def routed_partials(
+    query: Tensor, key: Tensor, value: Tensor, experts: Tensor, routes: Tensor, scale: float
+) -> list[Partial]:
+    """Attention of each query to its routed experts, one partial an expert.
+
+    query, key, value [heads, N, d]; experts [heads, m, k]; routes [heads, N, s].
+    """
+    heads, num_tokens, dim = query.shape
+    num_experts, topk = experts.shape[1:]
+    num_routed = routes.shape[-1]
+    height = tile_height(num_tokens * num_routed, num_experts)
+    tiling = tile_rows(routes.flatten(1), num_experts, height)
+    slot_of_row, row_of_slot = tiling.slot_of_row.flatten(), tiling.row_of_slot.flatten()
+
+    rows = query.unsqueeze(2).expand(-1, -1, num_routed, -1).reshape(-1, dim)
+    tiles = PermuteRows.apply(rows, row_of_slot, slot_of_row).unflatten(0, (-1, height))
+
+    picked = experts + num_tokens * torch.arange(heads, device=query.device).view(-1, 1, 1)
+    tile_of = tiling.expert_of_tile.flatten()
+
+    def by_expert(tokens: Tensor) -> Tensor:  # [heads, m, k, d]
+        return embedding(picked, tokens.reshape(-1, dim))
+
+    def by_tile(experts: Tensor) -> Tensor:  # [heads * tiles, k, d]
+        rows = embedding(tile_of, experts.reshape(heads * num_experts, -1))
+        return rows.view(-1, topk, dim)
+
+    logits = tiles @ by_tile(scale * by_expert(key)).mT  # [heads * tiles, height, k]
+    partial = attend(logits, by_tile(by_expert(value)))
+
+    def unpack(tile_rows: Tensor) -> Tensor:
+        rows = PermuteRows.apply(tile_rows.flatten(0, 1), slot_of_row, row_of_slot)
+        return rows.view(heads, num_tokens, num_routed, -1)
+
+    return [
+        Partial(*parts) for parts in zip(*(unpack(part).unbind(2) for part in partial), strict=True)
+    ]
+
+
+def tile_height(rows: int, num_experts: int) -> int:
+    """About rows / m, a power of two: taller tiles waste padding, lower ones re-read the keys."""
+    height = MIN_TILE
+    while height < MAX_TILE and height * num_experts < rows:
+        height *= 2
+    return height
+
+
+def mita_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor,
+    *,
+    topk: int,
+    num_routed: int,
+    scale: float,
+    landmark_scale: float,
+    shared: bool,
+) -> Tensor:
+    """MiTA attention, tile by tile; arguments as in :func:`mita_seg.ops.mita_attention`."""
+    batch_shape = query.shape[:2]
+    query, key, value, landmarks = (rows.flatten(0, 1) for rows in (query, key, value, landmarks))
+    partials = []
+    closeness = query @ landmarks.mT  # [heads, N, m]
+    scores = landmarks @ key.mT  # [heads, m, N]
+    if shared:
+        landmark_values = (scale * scores).softmax(-1) @ value  # [heads, m, d]
+        partials.append(attend(landmark_scale * closeness, landmark_values))
+    if topk:
+        with torch.no_grad():
+            experts = top_indices(scores, topk)
+            routes = closest_landmarks(closeness, num_routed)
+        partials += routed_partials(query, key, value, experts, routes, scale)
+    return merge(partials).unflatten(0, batch_shape)

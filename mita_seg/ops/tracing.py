@@ -1,0 +1,43 @@
+"""The operators as single nodes of a torch.jit trace.
+
+MMEngine counts FLOPs by the names of the nodes in such a trace. As one node, an operator has the
+same count whatever backend runs it.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from . import tiled
+
+
+@torch.library.custom_op('mita_seg::mita_attention', mutates_args=())
+def traced_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor,
+    topk: int,
+    num_routed: int,
+    scale: float,
+    landmark_scale: float,
+    shared: bool,
+) -> Tensor:
+    """MiTA attention without autograd; arguments as in the public operator, none optional."""
+    return tiled.mita_attention(
+        query,
+        key,
+        value,
+        landmarks,
+        topk=topk,
+        num_routed=num_routed,
+        scale=scale,
+        landmark_scale=landmark_scale,
+        shared=shared,
+    )
+
+
+@torch.library.custom_op('mita_seg::pool_landmarks', mutates_args=())
+def traced_pooling(patch_map: Tensor, height: int, width: int) -> Tensor:
+    """Adaptive average pooling [B, C, h, w] -> [B, C, height, width] without autograd."""
+    return adaptive_avg_pool2d(patch_map, (height, width))

@@ -1,0 +1,113 @@
+"""Argument checks of the public operators: name the argument, its value and what is accepted."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def _is_int(value) -> bool:
+    if torch.jit.is_tracing() and isinstance(value, Tensor):  # what sizes are while tracing
+        return True
+    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+
+
+def check_heads(**tensors: Tensor) -> None:
+    """Every tensor is floating point, [B, H, rows, d], and alike in B, H, d, dtype and device.
+
+    Raises:
+        TypeError: Not a tensor, not floating point, or dtypes that differ.
+        ValueError: Wrong rank, no elements along a dimension, or shapes or devices that differ.
+    """
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f'{name} must be a torch.Tensor, got {type(tensor).__name__}')
+        if not tensor.is_floating_point():
+            raise TypeError(f'{name} must be floating point, got {tensor.dtype}')
+        if tensor.ndim != 4:
+            raise ValueError(
+                f'{name} must have 4 dimensions [B, H, N, d], got shape {tuple(tensor.shape)}'
+            )
+        if 0 in tensor.shape:
+            raise ValueError(
+                f'{name} must have no empty dimension, got shape {tuple(tensor.shape)}'
+            )
+        if tensor.dtype != first.dtype:
+            raise TypeError(
+                f'{name} must have the dtype of {first_name}, {first.dtype}, got {tensor.dtype}'
+            )
+        if tensor.device != first.device:
+            raise ValueError(
+                f'{name} must be on the device of {first_name}, {first.device}, got {tensor.device}'
+            )
+        same = tensor.shape[:2] == first.shape[:2] and tensor.shape[3] == first.shape[3]
+        if not same:
+            raise ValueError(
+                f'{name} must agree with {first_name} in B, H and d: {first_name} is '
+                f'{tuple(first.shape)}, {name} is {tuple(tensor.shape)}'
+            )
+
+
+def check_same_tokens(**tensors: Tensor) -> None:
+    """All tensors [B, H, N, d] hold the same number of tokens N, else ValueError."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.shape[2] != first.shape[2]:
+            raise ValueError(
+                f'{name} must hold as many tokens as {first_name}: {first_name} is '
+                f'{tuple(first.shape)}, {name} is {tuple(tensor.shape)}'
+            )
+
+
+def check_topk(topk: int, minimum: int = 0) -> None:
+    """topk is an int of at least `minimum`, else TypeError or ValueError."""
+    if not _is_int(topk):
+        raise TypeError(f'topk must be an int, got {topk!r}')
+    if topk < minimum:
+        raise ValueError(f'topk must be at least {minimum}, got {topk}')
+
+
+def check_num_routed(num_routed: int, num_landmarks: int) -> None:
+    """num_routed is an int from 1 to the number of landmarks, else TypeError or ValueError."""
+    if not _is_int(num_routed):
+        raise TypeError(f'num_routed must be an int, got {num_routed!r}')
+    if not 1 <= num_routed <= num_landmarks:
+        raise ValueError(
+            f'num_routed must be from 1 to the number of landmarks, {num_landmarks}, '
+            f'got {num_routed}'
+        )
+
+
+def check_pair(name: str, pair: Sequence[int]) -> None:
+    """pair is two positive ints (rows, columns), else TypeError or ValueError."""
+    is_pair = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+    if not is_pair or not all(_is_int(size) for size in pair):
+        raise TypeError(f'{name} must be two ints (rows, columns), got {pair!r}')
+    if min(pair) < 1:
+        raise ValueError(f'{name} must be two ints of at least 1, got {pair!r}')
+
+
+def check_grid(grid: Sequence[int], start: int, num_tokens: int) -> None:
+    """The patch tokens [start, start + h * w) exist, else TypeError or ValueError."""
+    check_pair('grid', grid)
+    if not _is_int(start):
+        raise TypeError(f'start must be an int, got {start!r}')
+    if start < 0:
+        raise ValueError(f'start must be at least 0, got {start}')
+    height, width = grid
+    if start + height * width > num_tokens:
+        raise ValueError(
+            f'grid {tuple(grid)} from token start={start} needs '
+            f'{start + height * width} tokens, but there are {num_tokens}'
+        )
+
+
+def check_scale(name: str, scale: float) -> float:
+    """scale is a finite number, else TypeError or ValueError."""
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise TypeError(f'{name} must be a number, got {scale!r}')
+    if not math.isfinite(scale):
+        raise ValueError(f'{name} must be finite, got {scale!r}')
+    return float(scale)

@@ -1,0 +1,86 @@
+"""Every bad argument is refused with its name, its value and what is accepted."""
+
+import pytest
+import torch
+
+from mita_seg.ops import mita_attention, pool_landmarks, route_queries, select_experts
+
+
+def call(**changes):
+    arguments = {name: torch.randn(1, 2, 12, 8) for name in ('query', 'key', 'value')}
+    arguments |= {'landmarks': torch.randn(1, 2, 4, 8), 'topk': 3} | changes
+    tensors = [arguments.pop(name) for name in ('query', 'key', 'value', 'landmarks')]
+    return mita_attention(*tensors, **arguments)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'error', 'message'),
+    [
+        ({'query': [1.0]}, TypeError, r'query must be a torch\.Tensor, got list'),
+        ({'key': torch.randn(2, 12, 8)}, ValueError, r'key must have 4 dimensions.*\(2, 12, 8\)'),
+        ({'value': torch.randn(1, 2, 12, 6)}, ValueError, r'value must agree .*\(1, 2, 12, 6\)'),
+        ({'key': torch.randn(1, 2, 11, 8)}, ValueError, r'key must hold as many tokens as query'),
+        ({'key': torch.randn(1, 2, 0, 8)}, ValueError, r'key must have no empty dimension'),
+        ({'landmarks': torch.randn(1, 3, 4, 8)}, ValueError, r'landmarks must agree'),
+        ({'landmarks': torch.randn(1, 2, 4, 8).double()}, TypeError, r'landmarks.*float64'),
+        ({'key': torch.ones(1, 2, 12, 8).long()}, TypeError, r'key must be floating.*int64'),
+        ({'value': torch.empty(1, 2, 12, 8, device='meta')}, ValueError, r'value.*device.*meta'),
+        ({'topk': -1}, ValueError, r'topk must be at least 0, got -1'),
+        ({'topk': 2.0}, TypeError, r'topk must be an int, got 2\.0'),
+        ({'topk': True}, TypeError, r'topk must be an int, got True'),
+        ({'topk': 0, 'shared': False}, ValueError, r'topk=0 with shared=False'),
+        ({'num_routed': 0}, ValueError, r'num_routed must be from 1 to .*4, got 0'),
+        ({'num_routed': 5}, ValueError, r'num_routed must be from 1 to .*4, got 5'),
+        ({'num_routed': 1.0}, TypeError, r'num_routed must be an int, got 1\.0'),
+        ({'scale': '1'}, TypeError, r"scale must be a number, got '1'"),
+        ({'scale': float('nan')}, ValueError, r'scale must be finite, got nan'),
+        ({'landmark_scale': torch.ones(1)}, TypeError, r'landmark_scale must be a number'),
+        ({'backend': 'flash'}, ValueError, r"one of 'auto', 'reference', 'tiled', got 'flash'"),
+        ({'backend': 'triton'}, NotImplementedError, r"backend='triton' can't run"),
+    ],
+)
+def test_mita_attention(changes, error, message):
+    with pytest.raises(error, match=message):
+        call(**changes)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'message'),
+    [
+        ({'grid': (3, 5)}, ValueError, r'grid \(3, 5\) from token start=0 needs 15 tokens.* 12'),
+        ({'start': 1}, ValueError, r'grid \(3, 4\) from token start=1 needs 13 tokens.* 12'),
+        ({'start': -1}, ValueError, r'start must be at least 0, got -1'),
+        ({'start': 0.5}, TypeError, r'start must be an int, got 0\.5'),
+        ({'grid': (0, 4)}, ValueError, r'grid must be two ints of at least 1, got \(0, 4\)'),
+        ({'grid': 12}, TypeError, r'grid must be two ints \(rows, columns\), got 12'),
+        ({'num_landmarks': (2, 0)}, ValueError, r'num_landmarks must be two ints .*\(2, 0\)'),
+        ({'num_landmarks': (2.0, 2)}, TypeError, r'num_landmarks must be two ints .*\(2\.0, 2\)'),
+        ({'query': torch.randn(2, 12, 8)}, ValueError, r'query must have 4 dimensions'),
+        ({'query': torch.ones(1, 2, 12, 8).int()}, TypeError, r'query must be floating'),
+    ],
+)
+def test_pool_landmarks(arguments, error, message):
+    arguments = {
+        'query': torch.randn(1, 2, 12, 8),
+        'grid': (3, 4),
+        'num_landmarks': (2, 2),
+    } | arguments
+    with pytest.raises(error, match=message):
+        pool_landmarks(**arguments)
+
+
+def test_select_experts_and_route_queries():
+    tokens, landmarks = torch.randn(1, 2, 12, 8), torch.randn(1, 2, 4, 8)
+    with pytest.raises(ValueError, match='topk must be at least 1, got 0'):
+        select_experts(tokens, landmarks, 0)
+    with pytest.raises(TypeError, match="topk must be an int, got 'all'"):
+        select_experts(tokens, landmarks, 'all')
+    with pytest.raises(ValueError, match=r'num_routed must be from 1 to .*4, got 9'):
+        route_queries(tokens, landmarks, 9)
+    with pytest.raises(ValueError, match='landmarks must have 4 dimensions'):
+        route_queries(tokens, landmarks[0], 1)
+
+
+def test_a_single_wide_landmark_grid_and_lists_are_accepted():
+    query = torch.randn(1, 2, 12, 8)
+    assert pool_landmarks(query, [3, 4], [1, 4]).shape == (1, 2, 4, 8)
