@@ -37,8 +37,9 @@ def mita_attention(
     softmax(c S) V; expert j is the `topk` keys of largest S[j] with their values. A query n
     attends, in one softmax, to the shared expert with logits c_L Q_n L^T and, with logits
     c Q_n K_e^T, to the `num_routed` experts whose landmarks have the largest Q_n L^T. Cost
-    O(N (m + s k)) instead of O(N^2). The choices of keys and experts carry no gradient; everything else does, also to the
-    landmarks. Under autocast the inputs are cast as those of scaled_dot_product_attention.
+    O(N (m + s k)) instead of O(N^2). The choices of keys and experts carry no gradient; everything
+    else does, also to the landmarks. Under autocast the inputs are cast as those of
+    scaled_dot_product_attention.
 
     Source: Wen et al., arXiv 2602.01219, equations 5-12 and Algorithm 1.
 
