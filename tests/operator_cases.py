@@ -5,20 +5,20 @@ import torch
 # name: (B, H, N, d, m, k, s, shared)
 CASES = {
     'usual': (2, 3, 64, 16, 9, 7, 1, True),
-    'odd_sizes': (1, 2, 127, 8, 5, 11, 1, True),
+    'odd_sizes': (1, 2, 127, 16, 5, 11, 1, True),
     'one_batch_one_head': (1, 1, 63, 16, 4, 6, 1, True),
-    'one_landmark': (2, 2, 40, 8, 1, 6, 1, True),
-    'one_key': (2, 2, 40, 8, 6, 1, 1, True),
-    'one_token': (1, 2, 1, 8, 3, 2, 1, True),
-    'all_keys': (1, 2, 33, 8, 4, 33, 1, True),
-    'more_keys_than_tokens': (1, 2, 33, 8, 4, 50, 1, True),
-    'more_landmarks_than_tokens': (1, 2, 5, 8, 12, 3, 1, True),
-    'two_experts': (2, 2, 50, 8, 6, 5, 2, True),
-    'every_expert': (1, 2, 50, 8, 6, 5, 6, True),
-    'compress_only': (2, 2, 50, 8, 6, 0, 1, True),
-    'route_only': (2, 2, 50, 8, 6, 5, 1, False),
-    'route_only_three_experts': (1, 2, 50, 8, 6, 5, 3, False),
-    'tall_tiles': (1, 1, 500, 8, 3, 4, 1, True),
+    'one_landmark': (2, 2, 40, 16, 1, 6, 1, True),
+    'one_key': (2, 2, 40, 16, 6, 1, 1, True),
+    'one_token': (1, 2, 1, 16, 3, 2, 1, True),
+    'all_keys': (1, 2, 33, 16, 4, 33, 1, True),
+    'more_keys_than_tokens': (1, 2, 33, 16, 4, 50, 1, True),
+    'more_landmarks_than_tokens': (1, 2, 5, 16, 12, 3, 1, True),
+    'two_experts': (2, 2, 50, 16, 6, 5, 2, True),
+    'every_expert': (1, 2, 50, 16, 6, 5, 6, True),
+    'compress_only': (2, 2, 50, 16, 6, 0, 1, True),
+    'route_only': (2, 2, 50, 16, 6, 5, 1, False),
+    'route_only_three_experts': (1, 2, 50, 16, 6, 5, 3, False),
+    'tall_tiles': (1, 1, 500, 16, 3, 4, 1, True),
 }
 
 

@@ -1,0 +1,96 @@
+"""MiTA attention as a layer."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mita_seg.ops import mita_attention, pool_landmarks
+from mita_seg.ops.validation import check_num_routed, check_pair, check_scale, check_topk
+
+from .attention import Attention
+
+
+class MiTAAttention(Attention):
+    """Mixture of top-k activations: a shared expert of landmarks plus routed experts of keys.
+
+    Landmarks are pooled from the queries of the patch tokens; special tokens are queries, keys and
+    values like all others but are never pooled. Compress-only (Agent) attention is ``topk=0``,
+    route-only is ``shared=False``; full attention is ``topk >= N`` with ``shared=False``.
+
+    Source: arXiv 2602.01219, equations 5-12 and Algorithm 1.
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        num_heads: Heads H; must divide `embed_dims`.
+        landmarks: Landmark grid (mh, mw); there are m = mh * mw experts.
+        topk: Keys per routed expert; more than there are tokens means all of them.
+        num_routed: Routed experts per query, 1 to m.
+        shared: Use the shared expert.
+        landmark_scale: Factor of the shared expert's logits: ``'scale'`` for d^-1/2 (the paper),
+            ``'inverse_dim'`` for 1/d (the published code), or a number.
+        backend: Backend of :func:`mita_seg.ops.mita_attention`.
+        **kwargs: `qkv_bias`, `qk_norm`, `dwc`, `gate`, `proj_drop`, `attn_drop` of
+            :class:`Attention`.
+
+    Raises:
+        TypeError: An argument of the wrong type.
+        ValueError: A value out of range, or ``topk=0`` together with ``shared=False``.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        landmarks: Sequence[int] = (6, 6),
+        topk: int = 36,
+        num_routed: int = 1,
+        shared: bool = True,
+        landmark_scale: float | str = 'scale',
+        backend: str = 'auto',
+        **kwargs,
+    ) -> None:
+        super().__init__(embed_dims, num_heads, **kwargs)
+        check_pair('landmarks', landmarks)
+        check_topk(topk)
+        check_num_routed(num_routed, landmarks[0] * landmarks[1])
+        if not topk and not shared:
+            raise ValueError('topk=0 with shared=False leaves nothing to attend to')
+        self.landmarks = tuple(landmarks)
+        self.topk = topk
+        self.num_routed = num_routed
+        self.shared = shared
+        self.landmark_scale = _resolve_landmark_scale(landmark_scale, self.head_dim)
+        self.backend = backend
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Sequence[int], start: int) -> Tensor:
+        """MiTA attention with landmarks pooled from the patches' queries; all [B, H, N, d]."""
+        return mita_attention(
+            q,
+            k,
+            v,
+            pool_landmarks(q, grid, self.landmarks, start=start),
+            topk=self.topk,
+            num_routed=self.num_routed,
+            landmark_scale=self.landmark_scale,
+            shared=self.shared,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        """The settings, which no submodule shows."""
+        return (
+            f'landmarks={self.landmarks}, topk={self.topk}, num_routed={self.num_routed}, '
+            f'shared={self.shared}, landmark_scale={self.landmark_scale:.4g}, '
+            f'backend={self.backend!r}'
+        )
+
+
+def _resolve_landmark_scale(landmark_scale: float | str, head_dim: int) -> float:
+    if not isinstance(landmark_scale, str):
+        return check_scale('landmark_scale', landmark_scale)
+    named = {'scale': head_dim**-0.5, 'inverse_dim': 1 / head_dim}
+    if landmark_scale not in named:
+        raise ValueError(
+            f"landmark_scale must be 'scale', 'inverse_dim' or a number, got {landmark_scale!r}"
+        )
+    return named[landmark_scale]

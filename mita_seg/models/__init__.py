@@ -1,0 +1,26 @@
+"""Models for MMSegmentation. Importing this module registers them in its registry."""
+
+from importlib.util import find_spec
+
+_missing = [name for name in ('mmengine', 'mmcv', 'mmseg') if find_spec(name) is None]
+if _missing:
+    raise ImportError(
+        f'mita_seg.models needs MMSegmentation, but {", ".join(_missing)} cannot be found: run '
+        '`pip install "mita_seg[mmseg]"` for the maintained OpenMMLab packages, or install '
+        'upstream mmsegmentation, mmcv and mmengine instead (never both families).'
+    )
+
+from mita_seg import flops  # noqa: E402
+
+from .backbones import MiTAVisionTransformer  # noqa: E402
+from .builder import build_attention, build_transformer_block  # noqa: E402
+from .decode_heads import MiTAMaskTransformerHead  # noqa: E402
+
+flops.register()
+
+__all__ = [
+    'MiTAMaskTransformerHead',
+    'MiTAVisionTransformer',
+    'build_attention',
+    'build_transformer_block',
+]
