@@ -5,9 +5,9 @@ from importlib.util import find_spec
 _missing = [name for name in ('mmengine', 'mmcv', 'mmseg') if find_spec(name) is None]
 if _missing:
     raise ImportError(
-        f'mita_seg.models needs MMSegmentation, but {", ".join(_missing)} cannot be found: run '
-        '`pip install "mita_seg[mmseg]"` for the maintained OpenMMLab packages, or install '
-        'upstream mmsegmentation, mmcv and mmengine instead (never both families).'
+        f'mita_seg.models needs MMSegmentation, but {", ".join(_missing)} cannot be found: install '
+        'mita_seg with its extra "mmseg" (the maintained OpenMMLab packages), or install upstream '
+        'mmsegmentation, mmcv and mmengine, but never both families'
     )
 
 from mita_seg import flops  # noqa: E402

@@ -4,6 +4,7 @@ The bounds are about two thirds of what two idle cores reach, so that a busy mac
 them; `-s` prints the ratios themselves.
 """
 
+import os
 import time
 
 import pytest
@@ -13,6 +14,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from mita_seg.ops import mita_attention
 
 FORWARD, BOTH = 'forward', 'forward+backward'
+
+
+@pytest.fixture(autouse=True)
+def all_cores():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count())
+    yield
+    torch.set_num_threads(threads)
 
 
 def seconds(function, tensors, direction):

@@ -1,0 +1,47 @@
+# make demo    train a full-attention and a MiTA segmentor side by side on generated images
+# make test    the whole test suite
+# make lint    style and format
+# make clean   remove everything the above made
+#
+# PYTHON selects the interpreter of the virtual environment: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHAPES := configs/mita_segmenter_shapes
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/python tools/make_shapes_dataset.py data/shapes
+	$(BIN)/python tools/compare.py $(SHAPES)/*full*.py $(SHAPES)/*mita-encdec*.py \
+	    --work-dir work_dirs/demo --jobs 2
+
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m speed  # timings, with the cores to themselves
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) data/shapes work_dirs/demo dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are touched last: an interrupted installation starts again. They are older than the
+# files below after a change of the dependencies, and then the environment is made anew.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo '$(PYTHON) is missing: install Python 3.10 to 3.13, or name one with PYTHON=...' >&2; \
+	    exit 1; }
+	@$(PYTHON) .ci/check_machine.py
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mmseg]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@

@@ -1,0 +1,6 @@
+_base_ = './mita-segmenter_vit-b_mita-dec_8xb1-160k_ade20k-512x512.py'
+model = dict(
+    backbone=dict(
+        attn_cfg=dict(_delete_=True, type='MiTAAttention', landmarks=(6, 6), topk=36),
+    ),
+)

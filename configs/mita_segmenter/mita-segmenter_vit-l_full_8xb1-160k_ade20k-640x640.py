@@ -1,0 +1,19 @@
+_base_ = [
+    '../_base_/models/mita_segmenter_vit.py',
+    '../_base_/datasets/ade20k_640x640.py',
+    '../_base_/schedules/schedule_160k.py',
+    '../_base_/default_runtime.py',
+]
+checkpoint = 'https://mmassets.onedl.ai/mmsegmentation/v0.5/pretrain/segmenter/vit_large_p16_384_20220308-d4efb41d.pth'
+model = dict(
+    data_preprocessor=dict(size=(640, 640)),
+    backbone=dict(
+        img_size=(640, 640),
+        embed_dims=1024,
+        num_layers=24,
+        num_heads=16,
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
+    decode_head=dict(in_channels=1024, channels=1024, embed_dims=1024),
+    test_cfg=dict(crop_size=(640, 640), stride=(608, 608)),
+)

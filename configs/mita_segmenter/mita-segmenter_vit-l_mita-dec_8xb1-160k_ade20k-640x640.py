@@ -1,0 +1,6 @@
+_base_ = './mita-segmenter_vit-l_full_8xb1-160k_ade20k-640x640.py'
+model = dict(
+    decode_head=dict(
+        attn_cfg=dict(_delete_=True, type='MiTAAttention', landmarks=(6, 6), topk=36),
+    ),
+)

@@ -1,0 +1,198 @@
+"""Every config builds and trains; twins differ in one key; the recipe is MMSegmentation's."""
+
+import gc
+import re
+from pathlib import Path
+
+import mmseg
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / 'configs'
+FILES = sorted(
+    path
+    for path in CONFIGS.glob('*/*.py')
+    if path.parent.name != '_base_' and not path.stem.endswith('_base')
+)
+VARIANTS = {'full': 'tsbl', 'mita-dec': 'tsbl', 'mita-encdec': 'tsbl', 'mita-attnonly': 'tsb'}
+SIZES = {size: 640 if size == 'l' else 512 for size in 'tsbl'}
+NAME = re.compile(
+    r'mita-segmenter_vit-[a-z]+_(full|mita-[a-z]+)_\d+xb\d+-\w+_[a-z0-9]+-(\d+)x(\d+)'
+)
+
+
+def ade20k_config(size, variant):
+    crop = f'{SIZES[size]}x{SIZES[size]}'
+    name = f'mita-segmenter_vit-{size}_{variant}_8xb1-160k_ade20k-{crop}.py'
+    return Config.fromfile(CONFIGS / 'mita_segmenter' / name)
+
+
+def twins():
+    """Pairs (full config, MiTA config) of one folder, size, crop and schedule."""
+    for full in FILES:
+        if '_full_' in full.stem:
+            before, after = full.stem.split('_full_')
+            for variant in ('mita-dec', 'mita-encdec'):
+                twin = full.with_name(f'{before}_{variant}_{after}.py')
+                if twin.exists():
+                    yield full, twin
+
+
+def differing_keys(first, second, path=''):
+    """Paths whose values differ; an attn_cfg counts as one value."""
+    if first == second:
+        return []
+    if path.endswith('attn_cfg') or not (isinstance(first, dict) and isinstance(second, dict)):
+        return [path]
+    keys = sorted({*first, *second})
+    return [
+        found
+        for key in keys
+        for found in differing_keys(first.get(key), second.get(key), f'{path}.{key}'.lstrip('.'))
+    ]
+
+
+def random_batch(size, num_classes):
+    """Images `[1, 3, size, size]` and their samples, with ignored pixels."""
+    labels = torch.randint(num_classes, (1, size, size))
+    labels[:, :4] = 255
+    sample = SegDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size)))
+    sample.gt_sem_seg = PixelData(data=labels)
+    return torch.randn(1, 3, size, size), [sample]
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_builds_and_runs_forward_and_backward(path):
+    cfg = Config.fromfile(path)
+    init_default_scope('mmseg')
+    cfg.model.backbone.pop('init_cfg', None)
+    model = MODELS.build(cfg.model)
+    images, samples = random_batch(64, cfg.model.decode_head.num_classes)
+
+    losses = model.train().loss(images, samples)
+    losses['decode.loss_ce'].backward()
+
+    assert losses['decode.loss_ce'].isfinite()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without, 'parameters without gradient'
+    del model, losses
+    gc.collect()
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_vit_t_trains_two_iterations(variant, shapes_root, tmp_path):
+    cfg = ade20k_config('t', variant)
+    cfg.work_dir = str(tmp_path)
+    cfg.model.backbone.init_cfg = None
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.dataset.data_root = str(shapes_root)
+    cfg.train_cfg.update(max_iters=2, val_interval=2)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+    cfg.default_hooks.checkpoint.interval = 2
+
+    Runner.from_cfg(cfg).train()
+
+    assert (tmp_path / 'iter_2.pth').exists()
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_name_tells_the_crop(path):
+    match = NAME.fullmatch(path.stem)
+    assert match, (
+        'expected {algorithm}_{backbone}_{head}_{gpus}xb{batch}-{schedule}_{dataset}-{crop}'
+    )
+    crop = tuple(map(int, match.groups()[1:]))
+    assert Config.fromfile(path).model.data_preprocessor.size == crop
+
+
+def test_ade20k_configs_are_the_announced_ones():
+    announced = {
+        f'mita-segmenter_vit-{size}_{variant}_8xb1-160k_ade20k-{SIZES[size]}x{SIZES[size]}'
+        for variant, sizes in VARIANTS.items()
+        for size in sizes
+    }
+    assert {path.stem for path in (CONFIGS / 'mita_segmenter').glob('*.py')} == announced
+
+
+def test_base_names_are_unique():
+    names = [path.name for path in CONFIGS.rglob('*.py')]
+    assert len(names) == len(set(names)), 'MIM finds configs by base name'
+
+
+@pytest.mark.parametrize('full, twin', list(twins()), ids=lambda path: path.stem)
+def test_twins_differ_in_the_attention_only(full, twin):
+    keys = ['model.decode_head.attn_cfg']
+    if '_mita-encdec_' in twin.stem:
+        keys.insert(0, 'model.backbone.attn_cfg')
+    full, twin = Config.fromfile(full), Config.fromfile(twin)
+    assert differing_keys(full.to_dict(), twin.to_dict()) == keys
+    for part in ('backbone', 'decode_head'):
+        assert full.model[part].attn_cfg == dict(type='FullAttention')
+
+
+@pytest.mark.parametrize('size', 'tsb')
+def test_attention_only_decoder_is_the_papers(size):
+    full, attnonly = ade20k_config(size, 'full'), ade20k_config(size, 'mita-attnonly')
+    assert differing_keys(full.to_dict(), attnonly.to_dict()) == [
+        'model.decode_head.attn_cfg',
+        'model.decode_head.num_layers',
+        'model.decode_head.with_ffn',
+    ]
+    head = attnonly.model.decode_head
+    assert head.attn_cfg == dict(type='MiTAAttention', landmarks=(6, 6), topk=36)
+    assert (head.num_layers, head.with_ffn) == (3, False)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_recipe_is_that_of_mmsegmentations_segmenter(size):
+    ours = ade20k_config(size, 'full')
+    stock = f'segmenter_vit-{size}_mask_8xb1-160k_ade20k-512x512.py'
+    stock = Config.fromfile(Path(mmseg.__file__).parent / '.mim/configs/segmenter' / stock)
+
+    for key in ('optim_wrapper', 'param_scheduler', 'train_cfg'):
+        assert ours[key] == stock[key]
+    assert ours.model.test_cfg == stock.model.test_cfg
+    assert ours.model.data_preprocessor == stock.model.data_preprocessor
+    assert ours.train_dataloader.batch_size == stock.train_dataloader.batch_size == 1
+    checked = {'LoadCheckedImage', 'LoadCheckedLabels', 'LoadImageFromFile', 'LoadAnnotations'}
+    for mine, theirs in (
+        (ours.train_pipeline, stock.train_pipeline),
+        (ours.test_pipeline, stock.test_pipeline),
+    ):
+        assert [t for t in mine if t.type not in checked] == [
+            t for t in theirs if t.type not in checked
+        ]
+    shared = set(stock.model.backbone) & set(ours.model.backbone) - {'type'}
+    assert {k: ours.model.backbone[k] for k in shared} == {
+        k: stock.model.backbone[k] for k in shared
+    }
+    weights = [Path(checkpoint).name for checkpoint in find(ours.model, 'checkpoint')]
+    assert weights == [Path(stock.model.pretrained).name]
+    assert ours.model.backbone.init_cfg.type == 'Pretrained'
+
+
+def find(config, key):
+    """All values of a key, at any depth."""
+    if isinstance(config, dict):
+        for name, value in config.items():
+            if name == key:
+                yield value
+            yield from find(value, key)
+
+
+def test_model_index_lists_every_ade20k_config():
+    models = []
+    for metafile in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']:
+        models += yaml.safe_load((ROOT / metafile).read_text())['Models']
+    listed = {model['Name']: model['Config'] for model in models}
+    expected = {p.stem: str(p.relative_to(ROOT)) for p in (CONFIGS / 'mita_segmenter').glob('*.py')}
+    assert listed == expected

@@ -1,0 +1,111 @@
+"""`mim train` and `mim test`, from an editable install and from a wheel."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = next((ROOT / 'configs').glob('mita_segmenter_shapes/*_mita-encdec_*.py'))
+MIM = Path(sys.executable).with_name('mim')
+pytestmark = pytest.mark.skipif(not MIM.exists(), reason='mim is not installed')
+
+
+class Environment:
+    """A virtual environment with a mita_seg of its own; the rest comes from the present one."""
+
+    def __init__(self, folder: Path):
+        subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
+        self.python = folder / 'bin/python'
+        paths = sysconfig.get_paths(vars={'base': str(folder), 'platbase': str(folder)})
+        Path(paths['purelib'], 'present.pth').write_text(sysconfig.get_path('purelib'))
+
+    def run(self, *args, cwd):
+        """Standard output of a Python command, which must succeed."""
+        variables = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+        command = [self.python, *args]
+        done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def install(self, *args, cwd):
+        offline = ('--no-deps', '--no-index', '--no-build-isolation', '--ignore-installed')
+        self.run('-m', 'pip', 'install', *offline, *args, cwd=cwd)
+
+
+@pytest.fixture(scope='module')
+def editable(tmp_path_factory):
+    """An editable install of a copy: a checkout's work_dirs may hold configs of the same names."""
+    folder = tmp_path_factory.mktemp('editable')
+    shutil.copytree(
+        ROOT,
+        folder / 'repository',
+        ignore=shutil.ignore_patterns(
+            '.git', '.venv', '.*_cache', 'data', 'work_dirs', '__pycache__'
+        ),
+    )
+    environment = Environment(folder / 'venv')
+    environment.install('--editable', folder / 'repository', cwd=folder)
+    return environment
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory, wheel):
+    folder = tmp_path_factory.mktemp('installed')
+    environment = Environment(folder / 'venv')
+    environment.install(wheel, cwd=folder)
+    return environment
+
+
+def tiny(shapes_root):
+    """Options that make the config train one iteration."""
+    options = ['--work-dir', 'run', '--cfg-options', 'train_dataloader.batch_size=2']
+    options += ['train_cfg.max_iters=1', 'default_hooks.checkpoint.interval=1']
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        options.append(f'{loader}.dataset.data_root={shapes_root}')
+    return options
+
+
+def train_and_test(environment, package, config, shapes_root, folder):
+    """Run both commands; returns what they print."""
+    options = tiny(shapes_root)
+    trained = environment.run(MIM, 'train', package, config, *options, cwd=folder)
+    assert (folder / 'run/iter_1.pth').exists()
+    command = ['test', package, config, '--checkpoint', 'run/iter_1.pth']
+    tested = environment.run(MIM, *command, *options, cwd=folder)
+    assert 'mIoU' in tested
+    return trained, tested
+
+
+@pytest.mark.parametrize('way', ['editable', 'installed'])
+def test_with_our_tools_and_a_config_by_name(way, request, shapes_root, tmp_path):
+    environment = request.getfixturevalue(way)
+    for printed in train_and_test(environment, 'mita_seg', CONFIG.name, shapes_root, tmp_path):
+        assert 'we find the config file in codebase mita_seg' in printed
+    listed = environment.run(MIM, 'search', 'mita_seg', cwd=tmp_path)
+    assert 'mita-segmenter_vit-t_mita-dec_8xb1-160k_ade20k-512x512' in listed
+
+
+def test_with_mmsegmentations_tools(installed, shapes_root, tmp_path):
+    names = ('onedl-mmsegmentation', 'mmsegmentation')
+    (package,) = {d.name for d in metadata.distributions()}.intersection(names)
+    train_and_test(installed, package, CONFIG, shapes_root, tmp_path)
+
+
+def test_wheel_is_what_runs(installed, tmp_path):
+    found = installed.run('-c', 'import mita_seg; print(mita_seg.__file__)', cwd=tmp_path)
+    assert Path(found.strip()).is_relative_to(installed.python.parent.parent)
+
+
+def test_wheel_reinstalls_and_uninstalls_cleanly(tmp_path, wheel):
+    environment = Environment(tmp_path / 'venv')
+    site = next(tmp_path.glob('venv/lib/python*/site-packages'))
+    for _ in range(2):
+        environment.install(wheel, cwd=tmp_path)
+    environment.run('-m', 'pip', 'uninstall', '--yes', 'mita_seg', cwd=tmp_path)
+    assert [path.name for path in site.iterdir()] == ['present.pth']
