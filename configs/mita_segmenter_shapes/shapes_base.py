@@ -1,0 +1,122 @@
+# A Segmenter small enough to train from scratch on two CPU cores, and the drawn data set of
+# tools/make_shapes_dataset.py. What the configs of this folder share.
+default_scope = 'mmseg'
+custom_imports = dict(imports=['mita_seg.models', 'mita_seg.datasets'], allow_failed_imports=False)
+crop_size = (96, 96)
+max_iters = 800
+
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[127.5, 127.5, 127.5],
+        std=[127.5, 127.5, 127.5],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size=crop_size,
+    ),
+    backbone=dict(
+        type='MiTAVisionTransformer',
+        img_size=crop_size,
+        patch_size=8,
+        embed_dims=96,
+        num_layers=4,
+        num_heads=3,
+        mlp_ratio=3,
+        final_norm=True,
+        with_cls_token=True,
+        attn_cfg=dict(type='FullAttention'),
+    ),
+    decode_head=dict(
+        type='MiTAMaskTransformerHead',
+        in_channels=96,
+        channels=96,
+        embed_dims=96,
+        num_heads=3,
+        num_layers=1,
+        num_classes=7,
+        dropout_ratio=0.0,
+        attn_cfg=dict(type='FullAttention'),
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+    ),
+    test_cfg=dict(mode='whole'),
+)
+
+load_labels = dict(type='LoadCheckedLabels', num_classes=7)
+train_pipeline = [
+    dict(type='LoadCheckedImage'),
+    load_labels,
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [dict(type='LoadCheckedImage'), load_labels, dict(type='PackSegInputs')]
+dataset = dict(
+    type='BaseSegDataset',
+    data_root='data/shapes',
+    reduce_zero_label=True,
+    metainfo=dict(
+        classes=('sky', 'ground', 'wall', 'disc', 'triangle', 'stripes', 'checker'),
+        palette=[
+            (135, 190, 235),
+            (120, 100, 60),
+            (180, 70, 50),
+            (250, 200, 40),
+            (60, 170, 90),
+            (150, 80, 190),
+            (40, 60, 130),
+        ],
+    ),
+)
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        **dataset,
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        **dataset,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=1.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, begin=50, end=max_iters, by_epoch=False),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=100, max_keep_ckpts=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='SegVisualizationHook'),
+)
+env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(by_epoch=False)
+log_level = 'INFO'
+tta_model = dict(type='SegTTAModel')
+load_from = None
+resume = False

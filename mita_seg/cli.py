@@ -1,0 +1,94 @@
+"""What the command-line tools share: one-sentence errors, config, work folder."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def user_errors(prog):
+    """Turn an error of the input into one sentence on stderr and exit status 2.
+
+    Only to be put around the checks of what the user gave; an error of the program itself must keep
+    its traceback.
+
+    Args:
+        prog (str): Name of the tool, the prefix of the sentence.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        print(f'{prog}: {" ".join(message.split())}', file=sys.stderr)
+        sys.exit(2)
+
+
+def load_config(path, options=None):
+    """Read a config and apply ``--cfg-options``.
+
+    Args:
+        path (str): The config file.
+        options (dict, optional): What ``DictAction`` parsed.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no valid config.
+    """
+    from mmengine.config import Config
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'config {path!r} does not exist')
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(options or {})
+    # A config is Python: anything can go wrong in it.
+    except Exception as error:
+        raise ValueError(f'config {path!r}: {type(error).__name__}: {error}') from error
+    return cfg
+
+
+def prepare_work_dir(path):
+    """Create a folder and make sure that files can be written there.
+
+    Args:
+        path (str | os.PathLike): The folder.
+
+    Raises:
+        ValueError: It cannot be created or written.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(f'work_dir {str(path)!r} cannot be written: {error.strerror}') from error
+
+
+def require_matching_checkpoint(runner, prog):
+    """Make a runner refuse a checkpoint that does not fit its model.
+
+    MMEngine only logs the mismatch and goes on with random weights.
+
+    Args:
+        runner (Runner): The runner, before it has loaded anything.
+        prog (str): Name of the tool, the prefix of the message.
+    """
+    load = runner.load_checkpoint
+
+    def load_strictly(filename, map_location='cpu', **kwargs):
+        with user_errors(prog):
+            try:
+                return load(filename, map_location, **{**kwargs, 'strict': True})
+            except RuntimeError as error:
+                details = ' '.join(str(error).split())
+                details = details if len(details) <= 600 else details[:600] + ' ...'
+                raise ValueError(
+                    f'checkpoint {filename!r} does not fit the config: {details}'
+                ) from error
+
+    runner.load_checkpoint = load_strictly

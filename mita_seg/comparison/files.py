@@ -1,0 +1,46 @@
+"""Files that are either whole or absent, whenever the writer is killed."""
+
+import contextlib
+import fcntl
+import json
+import os
+
+
+@contextlib.contextmanager
+def replacing(path, mode='w'):
+    """Open a temporary file that takes the place of ``path`` once it is written."""
+    temporary = f'{path}.{os.getpid()}.tmp'
+    with open(temporary, mode) as file:
+        yield file
+    os.replace(temporary, path)
+
+
+def write_json(path, value):
+    """Write a JSON file."""
+    with replacing(path) as file:
+        json.dump(value, file, indent=2)
+        file.write('\n')
+
+
+def read_json(path):
+    """Read a JSON file; None if there is none."""
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def exclusive(folder):
+    """Hold a folder against a second comparison.
+
+    Raises:
+        ValueError: Another process holds it.
+    """
+    with open(os.path.join(folder, '.lock'), 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f'another comparison is running in {str(folder)!r}') from error
+        yield

@@ -1,0 +1,148 @@
+"""Counting and timing the compared models, one at a time in a process of its own."""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from .environment import describe_environment
+from .files import read_json, write_json
+
+_WARM_UP = 3
+_REPEATS = 20
+_MIN_REPEATS = 5
+_SECONDS = 6.0
+
+
+def main(argv=None):
+    """Complete runs: add size, FLOPs and times to what their workers found."""
+    parser = argparse.ArgumentParser(prog='mita_seg.comparison.measure')
+    parser.add_argument('--no-training', action='store_true')
+    parser.add_argument('folders', nargs='+', type=Path)
+    args = parser.parse_args(argv)
+    for folder in args.folders:
+        evaluation = read_json(folder / 'evaluation.json')
+        measured = measure(folder.parent / 'config.py', train=not args.no_training)
+        write_json(
+            folder / 'result.json',
+            {
+                'config': folder.parent.name,
+                'seed': int(folder.name.removeprefix('seed')),
+                **evaluation,
+                **measured,
+                'environment': describe_environment(),
+            },
+        )
+
+
+def measure(config, train=True):
+    """Count and time the model of a config at its crop size.
+
+    Args:
+        config (str | os.PathLike): The config file.
+        train (bool): Time training iterations too.
+
+    Returns:
+        dict: ``params``; ``flops_model`` and ``flops_decoder`` (one multiply-add = 1, one image);
+        ``latency_ms``, the median forward pass of one image; ``iter_ms``, the median training
+        iteration at the config's batch size without data loading, or None.
+    """
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    torch.manual_seed(0)
+    # Counts and times do not depend on the weights, so nothing is loaded.
+    if cfg.model.get('backbone', {}).get('init_cfg'):
+        cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    model = model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    height, width = _crop_size(cfg)
+    image = torch.randn(1, 3, height, width, device=model.data_preprocessor.device)
+    return {
+        'params': sum(parameter.numel() for parameter in model.parameters()),
+        **count_flops(model, image),
+        'latency_ms': _time_forward(model, image),
+        'iter_ms': _time_training(cfg, model, height, width) if train else None,
+    }
+
+
+def count_flops(model, image):
+    """Multiply-adds of the whole model and of its decode head.
+
+    Args:
+        model (BaseSegmentor): A segmentor in eval mode.
+        image (Tensor): `[1, 3, h, w]`.
+
+    Returns:
+        dict[str, int]: ``flops_model`` and ``flops_decoder``.
+    """
+    from mmengine.analysis import FlopAnalyzer
+
+    counter = FlopAnalyzer(model, (image,))
+    counter.unsupported_ops_warnings(False)
+    counter.uncalled_modules_warnings(False)
+    by_module = counter.by_module()
+    return {'flops_model': int(by_module['']), 'flops_decoder': int(by_module['decode_head'])}
+
+
+def _crop_size(cfg):
+    size = cfg.get('crop_size') or cfg.model.get('data_preprocessor', {}).get('size')
+    if size is None:
+        raise ValueError(
+            'the crop size is neither in crop_size nor in model.data_preprocessor.size'
+        )
+    return size
+
+
+def _time_forward(model, image):
+    def forward():
+        with torch.no_grad():
+            model(image, mode='tensor')
+
+    return _median_ms(forward)
+
+
+def _time_training(cfg, model, height, width):
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    batch = cfg.train_dataloader.batch_size
+    classes = model.decode_head.num_classes
+    labels = torch.randint(0, classes, (batch, 1, height, width))
+    samples = [
+        SegDataSample(
+            gt_sem_seg=PixelData(data=label),
+            metainfo={'img_shape': (height, width), 'ori_shape': (height, width)},
+        )
+        for label in labels
+    ]
+    images = list(torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8))
+    data = {'inputs': images, 'data_samples': samples}
+    model.train()
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    return _median_ms(lambda: model.train_step(data, optimizer))
+
+
+def _median_ms(function):
+    """Median duration in milliseconds; fewer repeats when each one takes long."""
+    durations = []
+    for repeat in range(_WARM_UP + _REPEATS):
+        start = time.perf_counter()
+        function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if repeat >= _WARM_UP:
+            durations.append(1000 * (time.perf_counter() - start))
+        if len(durations) >= _MIN_REPEATS and sum(durations) > 1000 * _SECONDS:
+            break
+    return round(statistics.median(durations), 3)
+
+
+if __name__ == '__main__':
+    main()

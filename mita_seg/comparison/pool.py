@@ -1,0 +1,135 @@
+"""Running workers in processes of their own, a few at a time."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .display import make_display
+from .files import read_json
+from .names import short_names
+
+_POLL_SECONDS = 0.2
+_TAIL_LINES = 15
+
+
+class Failure(Exception):
+    """A worker ended badly; its text is the end of the worker's log."""
+
+
+def run_workers(runs, jobs):
+    """Train and evaluate runs, at most ``jobs`` at a time.
+
+    Args:
+        runs (Sequence[Run]): What is left to do.
+        jobs (int): Number of processes at a time.
+
+    Returns:
+        dict[Run, str]: The runs that failed, with the end of their logs.
+    """
+    waiting, active, failures = list(runs), {}, {}
+    free = list(range(jobs))
+    labels = _labels(runs)
+    threads = threads_per_job(jobs)
+    with make_display() as display:
+        try:
+            while waiting or active:
+                while waiting and free:
+                    run, slot = waiting.pop(0), free.pop(0)
+                    active[run] = (slot, _start(run, slot, threads))
+                for run, (slot, process) in list(active.items()):
+                    status = process.poll()
+                    if status is None:
+                        state = read_json(run.folder / 'progress.json') or {'state': 'starting'}
+                    else:
+                        free.append(slot)
+                        del active[run]
+                        state = {
+                            'state': 'failed' if status else 'evaluated',
+                            'step': 1,
+                            'steps': 1,
+                        }
+                        if status:
+                            failures[run] = _tail(run.folder / 'log.txt')
+                    display.update(labels[run], state)
+                time.sleep(_POLL_SECONDS)
+        finally:
+            for _, process in active.values():
+                process.kill()
+                process.wait()
+    return failures
+
+
+def measure_runs(runs, jobs, train):
+    """Time evaluated runs with nothing else running.
+
+    Args:
+        runs (Sequence[Run]): Evaluated runs.
+        jobs (int): How many were trained at a time; timing uses as many threads as training did.
+        train (bool): Time training iterations too.
+
+    Raises:
+        Failure: The measuring process failed.
+    """
+    log = runs[0].work_dir / 'measure.log'
+    command = [sys.executable, '-m', 'mita_seg.comparison.measure']
+    command += [] if train else ['--no-training']
+    command += [str(run.folder) for run in runs]
+    environment = _environment(threads_per_job(jobs))
+    with open(log, 'w') as output:
+        status = subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
+        ).returncode
+    if status:
+        raise Failure(_tail(log))
+
+
+def threads_per_job(jobs):
+    """Threads a training process gets, so that all of them together use every core once."""
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _labels(runs):
+    configs = list(dict.fromkeys(run.name for run in runs))
+    short = dict(zip(configs, short_names(configs), strict=True))
+    return {run: f'{short[run.name]} seed {run.seed}' for run in runs}
+
+
+def _start(run, slot, threads):
+    command = [sys.executable, '-m', 'mita_seg.comparison.worker']
+    command += ['--work-dir', str(run.work_dir), '--config', str(run.config)]
+    command += ['--folder', str(run.folder), '--seed', str(run.seed)]
+    command += [] if run.checkpoint is None else ['--checkpoint', str(run.checkpoint)]
+    environment = _environment(threads)
+    devices = _cuda_devices()
+    if devices:
+        environment['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
+    # A session of its own: Ctrl-C reaches the main process only, which then ends its workers. The
+    # pipe tells a worker when the main process is gone.
+    with open(run.folder / 'log.txt', 'a') as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _environment(threads):
+    return {**os.environ, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads)}
+
+
+def _cuda_devices():
+    import torch
+
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if visible:
+        return visible.split(',')
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _tail(path):
+    return '\n'.join(Path(path).read_text(errors='replace').splitlines()[-_TAIL_LINES:])

@@ -1,0 +1,118 @@
+"""``results.json`` and ``results.md`` from the results of the runs."""
+
+import statistics
+
+from .files import read_json, replacing, write_json
+
+_FIELDS = (
+    'config',
+    'seed',
+    'mIoU',
+    'aAcc',
+    'mAcc',
+    'params',
+    'flops_model',
+    'flops_decoder',
+    'iter_ms',
+    'latency_ms',
+    'peak_mem_mb',
+    'checkpoint',
+)
+# Title, field, divisor, decimals.
+_COLUMNS = (
+    ('mIoU %', 'mIoU', 1, 2),
+    ('aAcc %', 'aAcc', 1, 2),
+    ('mAcc %', 'mAcc', 1, 2),
+    ('params M', 'params', 1e6, 3),
+    ('FLOPs G', 'flops_model', 1e9, 3),
+    ('decoder FLOPs G', 'flops_decoder', 1e9, 3),
+    ('train ms/iter', 'iter_ms', 1, 1),
+    ('latency ms', 'latency_ms', 1, 2),
+    ('memory MB', 'peak_mem_mb', 1, 0),
+)
+
+
+def collect_results(runs):
+    """Read the results of the finished runs.
+
+    Args:
+        runs (Sequence[Run]): The runs of a comparison.
+
+    Returns:
+        list[dict]: Their ``result.json``, in the order of the runs.
+    """
+    return [read_json(run.folder / 'result.json') for run in runs if run.is_finished()]
+
+
+def write_report(work_dir, results, command):
+    """Write ``results.json`` and ``results.md``.
+
+    Args:
+        work_dir (Path): Folder of the comparison.
+        results (Sequence[dict]): At least one result.
+        command (str): The command line, for the record.
+
+    Returns:
+        str: The table in Markdown.
+    """
+    environment = {**results[-1]['environment'], 'command': command}
+    rows = [{field: result[field] for field in _FIELDS} for result in results]
+    write_json(work_dir / 'results.json', {'runs': rows, 'environment': environment})
+    table = make_table(results)
+    with replacing(work_dir / 'results.md') as file:
+        file.write(f'# Comparison\n\n{table}\n\n{_notes(results)}\n\n## Environment\n\n')
+        file.writelines(f'- {key}: {value}\n' for key, value in environment.items())
+    return table
+
+
+def make_table(results):
+    """Build a Markdown table with a row for each config: mean ± standard deviation over seeds."""
+    rows = [['config', 'seeds', *(title for title, *_ in _COLUMNS)]]
+    for config, group in group_by_config(results).items():
+        cells = [
+            _cell([result[field] for result in group], divisor, decimals)
+            for _, field, divisor, decimals in _COLUMNS
+        ]
+        rows.append([config, str(len(group)), *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + ' |'
+        for row in rows
+    ]
+    rule = '|' + '|'.join('-' * (width + 2) for width in widths) + '|'
+    return '\n'.join([lines[0], rule, *lines[1:]])
+
+
+def group_by_config(results):
+    """Results of each config, in the order in which the configs first appear."""
+    groups = {}
+    for result in results:
+        groups.setdefault(result['config'], []).append(result)
+    return groups
+
+
+def mean_and_spread(values):
+    """Mean and sample standard deviation; the latter is 0 for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _cell(values, divisor, decimals):
+    if None in values:
+        return '-'
+    mean, spread = mean_and_spread([value / divisor for value in values])
+    text = f'{mean:.{decimals}f}'
+    # Counts are the same for every seed.
+    return f'{text} ± {spread:.{decimals}f}' if spread else text
+
+
+def _notes(results):
+    environment = results[-1]['environment']
+    notes = [
+        'mIoU, aAcc and mAcc on the held-out images; ± is the standard deviation over seeds. '
+        'FLOPs: one multiply-add = 1, one image at crop size. '
+        'Latency: median forward pass of one image at crop size; train: median iteration. '
+        f'Timing: {environment["timing"]}. Memory: {environment["peak_mem_mb"]}.'
+    ]
+    if len({(r['environment']['device'], r['environment']['torch']) for r in results}) > 1:
+        notes.append('**The runs were measured on different devices or torch versions.**')
+    return '\n\n'.join(notes)

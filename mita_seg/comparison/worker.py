@@ -1,0 +1,87 @@
+"""One run in a process of its own: train (or go on training), evaluate, predict a few images."""
+
+import argparse
+import os
+import re
+import sys
+import threading
+from pathlib import Path
+
+from .files import write_json
+
+
+def main(argv=None):
+    """Run one (config, seed) and leave ``evaluation.json`` and ``samples.npz`` in its folder."""
+    parser = argparse.ArgumentParser(prog='mita_seg.comparison.worker')
+    parser.add_argument('--work-dir', type=Path, required=True)
+    parser.add_argument('--config', required=True)
+    parser.add_argument('--folder', type=Path, required=True)
+    parser.add_argument('--seed', type=int, required=True)
+    parser.add_argument('--checkpoint', type=Path)
+    args = parser.parse_args(argv)
+    _die_with_parent()
+
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    from mita_seg.checkpoint import find_resumable, guard_mmengine_loading
+    from mita_seg.cli import require_matching_checkpoint
+
+    from .progress import ProgressHook, peak_memory_mb
+    from .samples import save_samples
+
+    cfg = Config.fromfile(args.config)
+    cfg.work_dir = str(args.folder)
+    cfg.launcher = 'none'
+    cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
+    latest = args.checkpoint or find_resumable(args.folder)
+    train = args.checkpoint is None and not _is_trained(latest, cfg)
+    if latest:
+        cfg.load_from, cfg.resume = str(latest), train
+        # The checkpoint holds every weight: pretrained ones need not be fetched.
+        if cfg.model.get('backbone', {}).get('init_cfg'):
+            cfg.model.backbone.init_cfg = None
+
+    guard_mmengine_loading()
+    runner = Runner.from_cfg(cfg)
+    progress = ProgressHook(args.folder / 'progress.json')
+    runner.register_hook(progress)
+    if latest:
+        require_matching_checkpoint(runner, args.folder.parent.name)
+    if train:
+        runner.train()
+        latest = find_resumable(args.folder)
+        if latest is None:
+            sys.exit('training left no checkpoint: the config needs a CheckpointHook')
+    metrics = runner.test()
+    save_samples(runner, args.folder / 'samples.npz')
+    write_json(
+        args.folder / 'evaluation.json',
+        {
+            **{name: float(metrics[name]) for name in ('mIoU', 'aAcc', 'mAcc')},
+            'peak_mem_mb': round(progress.peak_mem_mb or peak_memory_mb(), 1),
+            'checkpoint': os.path.relpath(latest, args.work_dir),
+        },
+    )
+
+
+def _is_trained(checkpoint, cfg):
+    """Whether a checkpoint is the last one of its training."""
+    match = re.search(r'(iter|epoch)_(\d+)\.pth$', str(checkpoint))
+    if match is None:
+        return False
+    return int(match[2]) >= cfg.train_cfg.get(f'max_{match[1]}s', float('inf'))
+
+
+def _die_with_parent():
+    """End this process when the main one is gone, however it went: its end closes our stdin."""
+
+    def watch():
+        os.read(0, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == '__main__':
+    main()

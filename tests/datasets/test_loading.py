@@ -1,0 +1,108 @@
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('mmseg')
+
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import TRANSFORMS
+
+from mita_seg.datasets import LoadCheckedImage, LoadCheckedLabels
+
+
+def write(path, pixels):
+    assert cv2.imwrite(str(path), pixels)
+    return str(path)
+
+
+def sample(path, reduce_zero_label=False, label_map=None):
+    return {
+        'seg_map_path': str(path),
+        'reduce_zero_label': reduce_zero_label,
+        'label_map': label_map,
+        'seg_fields': [],
+    }
+
+
+def test_registered():
+    assert TRANSFORMS.get('LoadCheckedImage') is LoadCheckedImage
+    assert TRANSFORMS.get('LoadCheckedLabels') is LoadCheckedLabels
+
+
+@pytest.mark.parametrize('damage', ['empty', 'text', 'truncated'])
+def test_damaged_files_are_named(tmp_path, damage):
+    pixels = np.random.default_rng(0).integers(0, 5, (64, 64), dtype=np.uint8)
+    for name, load in (
+        ('bad.jpg', lambda p: LoadCheckedImage()({'img_path': p})),
+        ('bad.png', lambda p: LoadCheckedLabels(num_classes=5)(sample(p))),
+    ):
+        path = write(tmp_path / name, pixels)
+        data = (tmp_path / name).read_bytes()
+        content = {'empty': b'', 'text': b'not an image', 'truncated': data[: len(data) // 2]}
+        (tmp_path / name).write_bytes(content[damage])
+        with pytest.raises(ValueError, match=name):
+            load(path)
+
+
+def test_missing_files_are_named():
+    with pytest.raises(FileNotFoundError, match=r'gone\.jpg'):
+        LoadCheckedImage()({'img_path': 'gone.jpg'})
+    with pytest.raises(FileNotFoundError, match=r'gone\.png'):
+        LoadCheckedLabels(num_classes=5)(sample('gone.png'))
+
+
+@pytest.mark.parametrize('label_map', [None, {0: 255, 1: 0, 2: 1, 3: 255, 4: 2}])
+@pytest.mark.parametrize('reduce_zero_label', [False, True])
+def test_labels_equal_the_stock_transform(tmp_path, reduce_zero_label, label_map):
+    values = [0, 1, 2, 3, 4, 255] + [5] * reduce_zero_label
+    path = write(tmp_path / 'a.png', np.resize(np.array(values, np.uint8), (9, 14)))
+    got = LoadCheckedLabels(num_classes=5)(sample(path, reduce_zero_label, label_map))
+    want = LoadAnnotations()(sample(path, reduce_zero_label, label_map))
+    assert np.array_equal(got['gt_seg_map'], want['gt_seg_map'])
+    assert got['gt_seg_map'].dtype == np.uint8
+    assert got['seg_fields'] == ['gt_seg_map']
+
+
+@pytest.mark.parametrize('reduce_zero_label, highest', [(False, 4), (True, 5)])
+def test_labels_outside_the_classes(tmp_path, reduce_zero_label, highest):
+    labels = np.zeros((8, 8), np.uint8)
+    labels[0, :2] = highest, 255
+    load = LoadCheckedLabels(num_classes=5)
+    load(sample(write(tmp_path / 'good.png', labels), reduce_zero_label))
+    labels[3, :2] = highest + 1, 77
+    with pytest.raises(
+        ValueError, match=rf"bad\.png' holds {highest + 1}, 77; accepted: 0\.\.{highest} and 255"
+    ):
+        load(sample(write(tmp_path / 'bad.png', labels), reduce_zero_label))
+
+
+def test_sixteen_bit_labels_are_not_wrapped(tmp_path):
+    # The stock transform would read 257 as 1.
+    path = write(tmp_path / 'wide.png', np.full((8, 8), 257, np.uint16))
+    with pytest.raises(ValueError, match='holds 257'):
+        LoadCheckedLabels(num_classes=5)(sample(path))
+
+
+def test_colour_labels_and_other_sizes(tmp_path):
+    load = LoadCheckedLabels(num_classes=5)
+    with pytest.raises(ValueError, match=r'colour\.png.* one channel'):
+        load(sample(write(tmp_path / 'colour.png', np.ones((8, 8, 3), np.uint8))))
+    path = write(tmp_path / 'small.png', np.zeros((8, 6), np.uint8))
+    with pytest.raises(ValueError, match=r'small\.png.* 6x8 pixels, its image 10x12'):
+        load({**sample(path), 'ori_shape': (12, 10)})
+
+
+def test_without_labels_the_sample_passes():
+    assert LoadCheckedLabels(num_classes=5)({'img_path': 'a.jpg'}) == {'img_path': 'a.jpg'}
+
+
+@pytest.mark.parametrize('value', [0, 255, -1])
+def test_num_classes_range(value):
+    with pytest.raises(ValueError, match=f'num_classes .*{value}'):
+        LoadCheckedLabels(num_classes=value)
+
+
+@pytest.mark.parametrize('value', [None, 2.0, True])
+def test_num_classes_type(value):
+    with pytest.raises(TypeError, match='num_classes'):
+        LoadCheckedLabels(num_classes=value)

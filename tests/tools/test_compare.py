@@ -1,0 +1,199 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip('mmseg')
+
+from mita_seg.comparison import pictures, report
+from mita_seg.comparison.files import exclusive
+from mita_seg.comparison.names import short_names
+from mita_seg.comparison.plan import make_runs
+
+FIELDS = {
+    'config',
+    'seed',
+    'mIoU',
+    'aAcc',
+    'mAcc',
+    'params',
+    'flops_model',
+    'flops_decoder',
+    'iter_ms',
+    'latency_ms',
+    'peak_mem_mb',
+    'checkpoint',
+}
+
+
+def command(repository, configs, work_dir, *more):
+    return [sys.executable, str(repository / 'tools/compare.py'), *configs] + [
+        '--work-dir',
+        str(work_dir),
+        *more,
+    ]
+
+
+def environment(repository):
+    return {**os.environ, 'PYTHONPATH': str(repository), 'OMP_NUM_THREADS': '1'}
+
+
+def wait_for(condition, process, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, 'ended too early'
+        assert time.monotonic() < end, 'took too long'
+        time.sleep(0.05)
+
+
+def test_killed_comparison_goes_on(repository, tiny, shapes_configs, tmp_path):
+    """Two configs: killed once a checkpoint is there, run again, evaluated by --test-only."""
+    work_dir = tmp_path / 'work'
+    # Long enough to be killed on the way.
+    settings = [
+        '--cfg-options',
+        *tiny,
+        'train_cfg.max_iters=25',
+        'default_hooks.checkpoint.interval=5',
+    ]
+    arguments = command(repository, shapes_configs, work_dir, '--jobs', '2', *settings)
+    first = subprocess.Popen(
+        arguments, env=environment(repository), stdout=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: list(work_dir.glob('*/seed0/last_checkpoint')), first)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert not (work_dir / 'results.json').exists()
+
+    second = subprocess.run(
+        arguments, env=environment(repository), capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 0, second.stderr
+    logs = [path.read_text() for path in work_dir.glob('*/seed0/log.txt')]
+    assert any('resumed epoch: 0, iter:' in log for log in logs)
+
+    results = json.loads((work_dir / 'results.json').read_text())
+    assert set(results) == {'runs', 'environment'}
+    assert len(results['runs']) == 2
+    for run in results['runs']:
+        assert set(run) == FIELDS
+        assert 0 <= run['mIoU'] <= 100
+        assert isinstance(run['flops_model'], int) and run['flops_model'] > run['flops_decoder'] > 0
+        assert run['iter_ms'] > run['latency_ms'] > 0
+        assert run['peak_mem_mb'] > 0
+        assert (work_dir / run['checkpoint']).is_file()
+    full, mita = results['runs']
+    assert full['params'] == mita['params']
+    assert full['flops_decoder'] != mita['flops_decoder']
+    assert {'device', 'torch', 'python', 'date', 'threads', 'command', 'peak_mem_mb'} <= set(
+        results['environment']
+    )
+    table = (work_dir / 'results.md').read_text()
+    assert all(run['config'] in table and run['config'] in second.stdout for run in results['runs'])
+    for picture in ('comparison.png', 'results.png'):
+        assert (work_dir / picture).stat().st_size > 10_000
+
+    checkpoint, tested = work_dir / full['checkpoint'], tmp_path / 'tested'
+    more = ['--test-only', str(checkpoint), *settings]
+    subprocess.run(
+        command(repository, shapes_configs[:1], tested, *more),
+        env=environment(repository),
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    (again,) = json.loads((tested / 'results.json').read_text())['runs']
+    assert again['mIoU'] == full['mIoU']
+    assert again['iter_ms'] is None
+    assert (tested / again['checkpoint']).samefile(checkpoint)
+
+
+def test_finished_runs_are_skipped_and_failures_reported(
+    tool, repository, tiny, shapes_configs, tmp_path, capsys, monkeypatch
+):
+    """A config that fails leaves the others alone; pictures are drawn again from the files."""
+    broken = tmp_path / 'broken.py'
+    broken.write_text(
+        f'_base_ = {shapes_configs[0]!r}\nmodel = dict(decode_head=dict(in_channels=7))\n'
+    )
+    configs = [shapes_configs[0], str(broken)]
+    work_dir = tmp_path / 'work'
+    compare = tool('compare').main
+    arguments = [*configs, '--work-dir', str(work_dir), '--cfg-options', *tiny]
+    monkeypatch.setenv('PYTHONPATH', str(repository))
+    for finished in (False, True):
+        assert compare(arguments) == 1
+        captured = capsys.readouterr()
+        assert 'broken seed 0 failed' in captured.err and 'Error' in captured.err
+        assert ('1 of 2 runs are finished already' in captured.out) == finished
+        assert len(json.loads((work_dir / 'results.json').read_text())['runs']) == 1
+        (work_dir / 'comparison.png').unlink()
+
+    with pytest.raises(SystemExit) as end:
+        compare([*arguments, 'train_cfg.max_iters=5'])
+    assert end.value.code == 2
+    assert 'other settings' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        ({'seeds': [1, 1]}, 'seed given twice: 1'),
+        ({'checkpoints': ['a.pth']}, '2 configs, 1 checkpoints'),
+        ({'checkpoints': ['a.pth', 'b.pth'], 'seeds': [0, 1]}, 'one seed'),
+    ],
+)
+def test_contradictions_are_refused(shapes_configs, tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        make_runs(shapes_configs, tmp_path, **change)
+    with pytest.raises(ValueError, match='config given twice'):
+        make_runs([shapes_configs[0]] * 2, tmp_path)
+
+
+def test_different_data_are_refused(shapes_root, shapes_configs, tmp_path):
+    loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+    options = {f'{loader}.dataset.data_root': str(shapes_root) for loader in loaders}
+    other = tmp_path / 'other.py'
+    other.write_text(
+        f'_base_ = {shapes_configs[0]!r}\n'
+        'test_dataloader = dict(dataset=dict(reduce_zero_label=False))\n'
+    )
+    with pytest.raises(ValueError, match='different data'):
+        make_runs([shapes_configs[0], str(other)], tmp_path / 'work', cfg_options=options)
+
+
+def test_one_comparison_a_folder(tmp_path):
+    with (
+        exclusive(tmp_path),
+        pytest.raises(ValueError, match='another comparison'),
+        exclusive(tmp_path),
+    ):
+        pass
+    with exclusive(tmp_path):
+        pass
+
+
+def test_table_and_bars_over_seeds(tmp_path):
+    results = [
+        {
+            **dict.fromkeys(FIELDS, 1),
+            'config': f'net_{kind}_data',
+            'seed': seed,
+            'mIoU': 40.0 + seed,
+            'params': 6_270_000,
+            'iter_ms': None,
+            'environment': {'device': 'd', 'torch': 't', 'timing': 'x', 'peak_mem_mb': 'y'},
+        }
+        for seed in (0, 1, 2)
+        for kind in ('full', 'mita')
+    ]
+    table = report.write_report(tmp_path, results, 'compare.py')
+    assert table.count('41.00 ± 1.00') == 2
+    assert table.count(' 6.270 ') == 2
+    assert table.count(' - ') == 2
+    assert short_names(['net_full_data', 'net_mita_data']) == ['full', 'mita']
+    assert short_names(['net_full_data']) == ['net_full_data']
+    assert pictures.draw_bars(tmp_path, results).stat().st_size > 10_000

@@ -1,0 +1,135 @@
+import os
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+
+
+def options(tiny, *more):
+    # Within a process MMEngine hands out an earlier run's logger and visualizer by their names.
+    name = f'test_{time.monotonic_ns()}'
+    return ['--cfg-options', *tiny, f'experiment_name={name}', f'visualizer.name={name}', *more]
+
+
+def refusal(tool, name, capsys, *arguments):
+    """What a tool says before it ends with status 2."""
+    with pytest.raises(SystemExit) as end:
+        tool(name).main(list(map(str, arguments)))
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f'{name}.py: ') and message.count('\n') == 1
+    return message
+
+
+@pytest.mark.parametrize('amp', [False, True])
+def test_train_resume_and_test(tool, tiny, shapes_configs, tmp_path, capsys, amp):
+    config, work_dir = shapes_configs[0], tmp_path / 'run'
+    flags = ['--work-dir', str(work_dir)] + ['--amp'] * amp
+    train = tool('train').main
+    train([config, *flags, '--resume', *options(tiny)])
+    assert 'no checkpoint to resume' in capsys.readouterr().out
+    train([config, *flags, '--resume', *options(tiny, 'train_cfg.max_iters=6')])
+    assert 'resuming from' in capsys.readouterr().out
+    assert (work_dir / 'iter_6.pth').exists()
+
+    checkpoint = str(work_dir / 'iter_6.pth')
+    out, painted = tmp_path / 'out', tmp_path / 'painted'
+    tool('test').main(
+        [config, checkpoint, '--work-dir', str(tmp_path / 'test')]
+        + ['--out', str(out), '--show-dir', str(painted)]
+        + options(tiny)
+    )
+    assert len(list(out.glob('*.png'))) == 4
+    assert list(painted.rglob('*.png'))
+
+
+@pytest.mark.parametrize('name, more', [('train', []), ('test', ['weights.pth'])])
+def test_wrong_input_is_one_sentence(tool, tiny, shapes_configs, tmp_path, capsys, name, more):
+    config = shapes_configs[0]
+    torch.save({'state_dict': {}}, tmp_path / 'weights.pth')
+    more = [str(tmp_path / file) for file in more]
+    work_dir = ['--work-dir', str(tmp_path / 'run')]
+    message = refusal(tool, name, capsys, 'gone.py', *more, *work_dir)
+    assert "config 'gone.py' does not exist" in message
+
+    (tmp_path / 'broken.py').write_text('model = dict(\n')
+    message = refusal(tool, name, capsys, tmp_path / 'broken.py', *more, *work_dir)
+    assert 'broken.py' in message and 'SyntaxError' in message
+
+    (tmp_path / 'file').touch()
+    message = refusal(
+        tool, name, capsys, config, *more, '--work-dir', tmp_path / 'file/run', *options(tiny)
+    )
+    assert 'work_dir' in message and 'cannot be written' in message
+
+    roots = [
+        f'{loader}.dataset.data_root=gone' for loader in ('train_dataloader', 'test_dataloader')
+    ]
+    message = refusal(tool, name, capsys, config, *more, *work_dir, *options(tiny, *roots))
+    assert "data_root 'gone' does not exist" in message and 'prepare_ade20k.py' in message
+
+
+def test_bad_checkpoints(tool, tiny, shapes_configs, tmp_path, capsys):
+    config, work_dir = shapes_configs[0], ['--work-dir', str(tmp_path / 'run')]
+    good = tmp_path / 'good.pth'
+    torch.save({'state_dict': {'weight': torch.zeros(100)}, 'meta': {}}, good)
+    truncated = tmp_path / 'truncated.pth'
+    truncated.write_bytes(good.read_bytes()[:500])
+    foreign = tmp_path / 'foreign.pth'
+    torch.save({'state_dict': Fraction(1, 2)}, foreign)
+    for path, words in (
+        (tmp_path / 'gone.pth', 'does not exist'),
+        (truncated, 'truncated'),
+        (foreign, 'refused: it holds fractions.Fraction'),
+    ):
+        message = refusal(tool, 'test', capsys, config, path, *work_dir, *options(tiny))
+        assert path.name in message and words in message
+        message = refusal(
+            tool, 'train', capsys, config, *work_dir, *options(tiny, f'load_from={path}')
+        )
+        assert path.name in message and words in message
+
+    # Only a built model can tell that this one does not fit.
+    with pytest.raises(SystemExit) as end:
+        tool('test').main([config, str(good), *work_dir, *options(tiny)])
+    assert end.value.code == 2
+    assert f"checkpoint '{good}' does not fit the config" in capsys.readouterr().err
+
+
+def test_amp_and_tta_need_the_config_to_allow_them(tool, tiny, shapes_configs, tmp_path, capsys):
+    config, work_dir = shapes_configs[0], ['--work-dir', str(tmp_path / 'run')]
+    message = refusal(
+        tool,
+        'train',
+        capsys,
+        config,
+        '--amp',
+        *work_dir,
+        *options(tiny, 'optim_wrapper.type=Other'),
+    )
+    assert "optim_wrapper.type='OptimWrapper'" in message
+    torch.save({'state_dict': {}}, tmp_path / 'empty.pth')
+    message = refusal(
+        tool, 'test', capsys, config, tmp_path / 'empty.pth', '--tta', *work_dir, *options(tiny)
+    )
+    assert 'tta_pipeline' in message
+
+
+@pytest.mark.parametrize('name', ['train', 'test', 'compare', 'prepare_ade20k'])
+def test_help(repository, name):
+    start = time.monotonic()
+    run = subprocess.run(
+        [sys.executable, repository / f'tools/{name}.py', '-h'],
+        env={**os.environ, 'PYTHONPATH': str(repository)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.monotonic() - start < 5
+    # MIM passes this option on to a tool whose help mentions it.
+    assert '--gpus' not in run.stdout

@@ -1,0 +1,100 @@
+"""Train and evaluate several configs on the same data and compare them in a table and pictures."""
+
+import argparse
+import contextlib
+import shlex
+import sys
+from pathlib import Path
+
+from mita_seg.cli import prepare_work_dir, user_errors
+
+PROG = 'compare.py'
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        description=__doc__,
+        epilog='An interrupted comparison goes on where it was when the same command is run again.',
+    )
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files')
+    parser.add_argument('--work-dir', required=True, help='folder of the comparison')
+    parser.add_argument(
+        '--seeds', nargs='+', type=int, default=[0], help='train with each of them (default: 0)'
+    )
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time (default: 1)')
+    parser.add_argument(
+        '--test-only', nargs='+', metavar='CKPT', help='evaluate these, one a config; train nothing'
+    )
+    parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of every config',
+    )
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f'--jobs must be at least 1, got {args.jobs}')
+    return args
+
+
+def compare(args, runs, command):
+    """Do what is left to do and report; the exit status is 1 if a run failed."""
+    from mita_seg.comparison.pictures import draw_bars, draw_comparison
+    from mita_seg.comparison.pool import Failure, measure_runs, run_workers
+    from mita_seg.comparison.report import collect_results, write_report
+
+    left = [run for run in runs if not run.is_finished()]
+    if len(left) < len(runs):
+        print(f'{len(runs) - len(left)} of {len(runs)} runs are finished already')
+    failures = run_workers([run for run in left if not run.is_evaluated()], args.jobs)
+    evaluated = [run for run in left if run.is_evaluated()]
+    if evaluated:
+        print('measuring size and speed, one model at a time')
+        try:
+            measure_runs(evaluated, args.jobs, train=not args.test_only)
+        except Failure as failure:
+            print(f'{PROG}: measuring failed:\n{failure}', file=sys.stderr)
+            return 1
+    for run, log in failures.items():
+        print(f'\n{PROG}: {run.name} seed {run.seed} failed:\n{log}', file=sys.stderr)
+        print(f'(all of it: {run.folder / "log.txt"})', file=sys.stderr)
+
+    results = collect_results(runs)
+    if results:
+        work_dir = Path(args.work_dir)
+        print(f'\n{write_report(work_dir, results, command)}\n')
+        for picture in (draw_comparison(work_dir, results), draw_bars(work_dir, results)):
+            print(picture)
+    return 1 if failures else 0
+
+
+def main(argv=None):
+    """Run the tool."""
+    with user_errors(PROG):
+        args = parse_args(argv)
+    command = shlex.join([PROG, *(sys.argv[1:] if argv is None else argv)])
+    with contextlib.ExitStack() as held:
+        with user_errors(PROG):
+            from mita_seg.comparison.files import exclusive
+            from mita_seg.comparison.plan import make_runs
+
+            prepare_work_dir(args.work_dir)
+            held.enter_context(exclusive(args.work_dir))
+            runs = make_runs(
+                args.configs, args.work_dir, args.seeds, args.test_only, args.cfg_options, args.amp
+            )
+        return compare(args, runs, command)
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print(f'\n{PROG}: interrupted; run the same command again to go on', file=sys.stderr)
+        sys.exit(130)

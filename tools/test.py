@@ -1,0 +1,106 @@
+"""Evaluate a segmentor."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mita_seg.cli import load_config, prepare_work_dir, user_errors
+
+PROG = 'test.py'
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder of the log and the metrics')
+    parser.add_argument('--out', help='folder for the predictions, one PNG an image')
+    parser.add_argument('--show', action='store_true', help='show the painted images')
+    parser.add_argument('--show-dir', help='folder for the painted images')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds an image is shown')
+    parser.add_argument('--tta', action='store_true', help='multi-scale and flip testing')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config: a.b=1 c="[1,2]"',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def prepare_config(args):
+    """Read the config and check all that can be checked before a model is built."""
+    from mita_seg.checkpoint import load_checkpoint_safely
+    from mita_seg.datasets import check_data
+
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = (
+        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    )
+    for folder in filter(None, (cfg.work_dir, args.out, args.show_dir)):
+        prepare_work_dir(folder)
+    check_data(cfg, loaders=('test_dataloader',))
+    load_checkpoint_safely(args.checkpoint)
+    cfg.load_from = args.checkpoint
+    # The checkpoint holds every weight: pretrained ones need not be fetched first.
+    if cfg.model.get('backbone', {}).get('init_cfg'):
+        cfg.model.backbone.init_cfg = None
+    if args.show or args.show_dir:
+        show_predictions(cfg, args)
+    if args.tta:
+        use_tta(cfg)
+    if args.out:
+        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+    return cfg
+
+
+def show_predictions(cfg, args):
+    """Turn on MMSegmentation's painting of the predictions."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError(
+            '--show and --show-dir need default_hooks.visualization (SegVisualizationHook)'
+        )
+    # Every image, not the hook's default of every fiftieth.
+    hook.update(draw=True, interval=1, show=args.show, wait_time=args.wait_time)
+    if args.show_dir:
+        cfg.visualizer['save_dir'] = args.show_dir
+
+
+def use_tta(cfg):
+    """Wrap the model for test-time augmentation."""
+    if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
+        raise ValueError('--tta needs tta_pipeline and tta_model in the config')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = {**cfg.tta_model, 'module': cfg.model}
+
+
+def main(argv=None):
+    """Run the tool."""
+    with user_errors(PROG):
+        args = parse_args(argv)
+        cfg = prepare_config(args)
+
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    from mita_seg.checkpoint import guard_mmengine_loading
+    from mita_seg.cli import require_matching_checkpoint
+
+    guard_mmengine_loading()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    require_matching_checkpoint(runner, PROG)
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()

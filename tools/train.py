@@ -1,0 +1,88 @@
+"""Train a segmentor."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mita_seg.cli import load_config, prepare_work_dir, user_errors
+
+PROG = 'train.py'
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints')
+    parser.add_argument('--resume', action='store_true', help='go on from the latest checkpoint')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config: a.b=1 c="[1,2]"',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def prepare_config(args):
+    """Read the config and check all that can be checked before a model is built."""
+    from mita_seg.checkpoint import find_resumable, load_checkpoint_safely
+    from mita_seg.datasets import check_data
+
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = (
+        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    )
+    prepare_work_dir(cfg.work_dir)
+    check_data(cfg)
+    if args.amp:
+        from mita_seg.amp import enable_amp
+
+        enable_amp(cfg)
+    cfg.resume = False
+    if args.resume:
+        latest = find_resumable(cfg.work_dir)
+        if latest is None:
+            print(
+                f'{PROG}: no checkpoint to resume in {cfg.work_dir!r}, starting from the beginning'
+            )
+        else:
+            print(f'{PROG}: resuming from {latest}')
+            cfg.resume, cfg.load_from = True, latest
+    pretrained = (cfg.model.get('backbone', {}).get('init_cfg') or {}).get('checkpoint')
+    for checkpoint in (cfg.get('load_from'), pretrained):
+        if checkpoint and '://' not in checkpoint:
+            load_checkpoint_safely(checkpoint)
+    return cfg
+
+
+def main(argv=None):
+    """Run the tool."""
+    with user_errors(PROG):
+        args = parse_args(argv)
+        cfg = prepare_config(args)
+
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    from mita_seg.checkpoint import guard_mmengine_loading
+    from mita_seg.cli import require_matching_checkpoint
+
+    guard_mmengine_loading()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if cfg.resume:
+        require_matching_checkpoint(runner, PROG)
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()
