@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Triton's kernels run in its interpreter then. It reads this once, when it is imported.
+    os.environ['TRITON_INTERPRET'] = '1'
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,4 +1,6 @@
 # Of the 144 patches each query meets 16 landmarks and the 16 keys of one expert.
 _base_ = './shapes_base.py'
-attn_cfg = dict(type='MiTAAttention', landmarks=(4, 4), topk=16)
-model = dict(backbone=dict(attn_cfg=attn_cfg), decode_head=dict(attn_cfg=attn_cfg))
+model = dict(
+    backbone=dict(attn_cfg=dict(type='MiTAAttention', landmarks=(4, 4), topk=16)),
+    decode_head=dict(attn_cfg=dict(type='MiTAAttention', landmarks=(4, 4), topk=16)),
+)

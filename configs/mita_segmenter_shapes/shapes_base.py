@@ -26,7 +26,6 @@ model = dict(
         mlp_ratio=3,
         final_norm=True,
         with_cls_token=True,
-        attn_cfg=dict(type='FullAttention'),
     ),
     decode_head=dict(
         type='MiTAMaskTransformerHead',
@@ -37,7 +36,6 @@ model = dict(
         num_layers=1,
         num_classes=7,
         dropout_ratio=0.0,
-        attn_cfg=dict(type='FullAttention'),
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
     test_cfg=dict(mode='whole'),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import reference, tiled
 from .tracing import traced_attention
+from .triton.support import why_not
 from .validation import (
     check_heads,
     check_num_routed,
@@ -14,8 +15,6 @@ from .validation import (
     check_scale,
     check_topk,
 )
-
-BACKENDS = {'reference': reference.mita_attention, 'tiled': tiled.mita_attention}
 
 
 def mita_attention(
@@ -55,8 +54,10 @@ def mita_attention(
             authors' published code amounts to 1/d.
         shared: Whether queries attend to the shared expert. False: route-only; the landmarks then
             get no gradient.
-        backend: 'reference' (the definition, for tests), 'tiled' (fast in plain torch operations)
-            or 'auto', which picks the fastest that can run.
+        backend: 'reference' (the definition, for tests), 'tiled' (fast in plain torch operations),
+            'triton' (GPU kernels: CUDA, float32, bfloat16 or float16, d a multiple of 8 from 16 to
+            128, at most 256 landmarks and keys an expert) or 'auto': 'triton' where it can run on
+            CUDA tensors, else 'tiled'.
 
     Returns:
         [B, H, N, d], dtype of the inputs.
@@ -82,8 +83,8 @@ def mita_attention(
     landmark_scale = (
         scale if landmark_scale is None else check_scale('landmark_scale', landmark_scale)
     )
-    run = _select_backend(backend)
     topk = min(topk, key.shape[2])
+    run = _select_backend(backend, query, landmarks.shape[2], topk)
     if torch.jit.is_tracing():  # one node in the graph, whatever the backend
         return traced_attention(
             query, key, value, landmarks, topk, num_routed, scale, landmark_scale, shared
@@ -102,26 +103,39 @@ def mita_attention(
         )
 
 
-def _select_backend(backend: str):
-    if backend == 'auto':
-        return tiled.mita_attention
-    if backend == 'triton':
-        raise NotImplementedError(
-            "backend='triton' can't run: this version has no Triton kernels; use 'auto', 'tiled' "
-            "or 'reference'"
-        )
-    if backend not in BACKENDS:
-        known = ', '.join(repr(name) for name in ('auto', *BACKENDS))
+def _select_backend(backend: str, query: Tensor, num_landmarks: int, topk: int):
+    if backend not in ('auto', *BACKENDS):
+        known = ', '.join(map(repr, ('auto', *BACKENDS)))
         raise ValueError(f'backend must be one of {known}, got {backend!r}')
+    if backend == 'auto':
+        kernels = query.is_cuda and why_not(query, num_landmarks, topk) is None
+        backend = 'triton' if kernels else 'tiled'
+    elif backend == 'triton':
+        reason = why_not(query, num_landmarks, topk)
+        if reason:
+            raise NotImplementedError(f"backend='triton' can't run: {reason}")
     return BACKENDS[backend]
+
+
+def _triton(query, key, value, landmarks, **options) -> Tensor:
+    from .triton.op import triton_attention  # needs Triton
+
+    return triton_attention(query, key, value, landmarks, **options)[0]
+
+
+BACKENDS = {
+    'reference': reference.mita_attention,
+    'tiled': tiled.mita_attention,
+    'triton': _triton,
+}
 
 
 def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The dtype that autocast would run this tensor's device in; None where it is off."""
-    device = tensor.device.type if isinstance(tensor, Tensor) else None  # refused by the checks
-    if device and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return None
+    device = tensor.device.type if isinstance(tensor, Tensor) else 'meta'  # refused by the checks
+    if device == 'meta' or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
 
 
 def _lower(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from .tracing import traced_pooling
+from .triton.support import why_not
 from .validation import check_grid, check_heads, check_pair
 
 
@@ -37,6 +38,10 @@ def pool_landmarks(
     check_pair('num_landmarks', num_landmarks)
     check_grid(grid, start, query.shape[2])
     height, width = grid
+    if query.is_cuda and not torch.jit.is_tracing() and why_not(query) is None:
+        from .triton.op import triton_pool  # needs Triton
+
+        return triton_pool(query, height, width, *num_landmarks, start)
     batch, heads, _, dim = query.shape
     patches = query[:, :, start : start + height * width]
     patch_map = patches.mT.reshape(batch, heads * dim, height, width)

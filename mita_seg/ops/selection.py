@@ -23,7 +23,8 @@ def select_experts(key: Tensor, landmarks: Tensor, topk: int) -> Tensor:
 
     Returns:
         int64 indices [B, H, m, k] into the N tokens, ascending. Of equal scores at the boundary
-        the lowest indices are kept.
+        the lowest indices are kept. Scores are computed in the dtype of the inputs; the Triton
+        kernels keep theirs in float32, so in lower precision nearly equal keys may change places.
 
     Raises:
         TypeError: Not floating point tensors of one dtype, or `topk` is not an int.

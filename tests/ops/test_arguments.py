@@ -35,11 +35,20 @@ def call(**changes):
         ({'scale': '1'}, TypeError, r"scale must be a number, got '1'"),
         ({'scale': float('nan')}, ValueError, r'scale must be finite, got nan'),
         ({'landmark_scale': torch.ones(1)}, TypeError, r'landmark_scale must be a number'),
-        ({'backend': 'flash'}, ValueError, r"one of 'auto', 'reference', 'tiled', got 'flash'"),
-        ({'backend': 'triton'}, NotImplementedError, r"backend='triton' can't run"),
+        (
+            {'backend': 'flash'},
+            ValueError,
+            r"one of 'auto', 'reference', 'tiled', 'triton', got 'flash'",
+        ),
+        (
+            {'backend': 'triton'},
+            NotImplementedError,
+            r"backend='triton' can't run: it needs CUDA tensors.*got cpu",
+        ),
     ],
 )
-def test_mita_attention(changes, error, message):
+def test_mita_attention(changes, error, message, monkeypatch):
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
     with pytest.raises(error, match=message):
         call(**changes)
 

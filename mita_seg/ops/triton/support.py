@@ -1,0 +1,42 @@
+"""Whether the kernels can run a call, and if not, why. Needs no Triton."""
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+MAX_TOKENS = 2**20
+MAX_ROWS = 256  # landmarks, and keys an expert
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels on the CPU (TRITON_INTERPRET=1)."""
+    return os.environ.get('TRITON_INTERPRET') == '1'
+
+
+_HAS_TRITON = importlib.util.find_spec('triton') is not None
+
+
+def why_not(query: Tensor, num_landmarks: int = 1, topk: int = 0) -> str | None:
+    """The reason why the kernels can't run on `query` [B, H, N, d]; None if they can."""
+    if not _HAS_TRITON:
+        return 'Triton is not installed'
+    if query.device.type != 'cuda' and not interpreted():
+        return f'it needs CUDA tensors, or TRITON_INTERPRET=1 for others; got {query.device}'
+    if query.dtype not in _DTYPES:
+        return f'it takes float32, bfloat16 and float16; got {query.dtype}'
+    if interpreted() and query.dtype == torch.bfloat16:
+        return "Triton's interpreter has no bfloat16"
+    dim, tokens = query.shape[3], query.shape[2]
+    if dim % 8 or not 16 <= dim <= 128:
+        return f'it takes head dimensions from 16 to 128 that are multiples of 8; got {dim}'
+    if tokens > MAX_TOKENS:
+        return f'it takes at most {MAX_TOKENS} tokens; got {tokens}'
+    if max(num_landmarks, topk) > MAX_ROWS:
+        return (
+            f'it takes at most {MAX_ROWS} landmarks and keys an expert; got {num_landmarks} and '
+            f'{topk}'
+        )
+    return None

@@ -1,0 +1,206 @@
+"""The Triton kernels against the reference: on a GPU where there is one, else interpreted."""
+
+import pytest
+import torch
+from operator_cases import CASES, gradients, make_inputs
+
+from mita_seg.ops import mita_attention, pool_landmarks, route_queries, select_experts
+
+pytest.importorskip('triton')
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+@pytest.fixture
+def poisoned_memory():
+    """New tensors hold NaN, so that an element that no kernel writes shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def on_device(tensors, dtype=torch.float32):
+    return [tensor.detach().to(DEVICE, dtype).requires_grad_() for tensor in tensors]
+
+
+def with_gradients(tensors, **arguments):
+    output = mita_attention(*tensors, **arguments)
+    return output, *gradients(output, tensors)
+
+
+def assert_kernels_agree(tensors, tolerance=1e-5, **arguments):
+    expected = with_gradients(tensors, **arguments, backend='reference')
+    results = with_gradients(tensors, **arguments, backend='triton')
+    names = ('output', 'query', 'key', 'value', 'landmarks')
+    for name, wanted, result in zip(names, expected, results, strict=True):
+        if wanted is None:
+            assert result is None or not result.any(), name
+        else:
+            assert result.dtype == wanted.dtype and result.isfinite().all(), name
+            # A gradient that cancels to nearly nothing is compared with the output's size.
+            size = max(wanted.norm(), 0.1 * expected[0].norm())
+            error = (result - wanted).norm() / size
+            assert error < tolerance, f'{name}: relative error {error}'
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_equals_reference_in_outputs_and_gradients(case, poisoned_memory):
+    tensors, arguments = make_inputs(case)
+    assert_kernels_agree(on_device(tensors), **arguments, landmark_scale=0.1)
+
+
+@pytest.mark.parametrize('dim', [24, 64, 128])
+def test_head_dimensions(dim):
+    tensors = [torch.randn(1, 1, rows, dim) for rows in (45, 45, 45, 6)]
+    assert_kernels_agree(on_device(tensors), topk=5)
+
+
+@pytest.mark.parametrize(('tokens', 'landmarks', 'num_routed'), [(1100, 5, 1), (1500, 70, 2)])
+def test_long_rows_and_many_landmarks(tokens, landmarks, num_routed, poisoned_memory):
+    """Selection through block maxima, several chunks of queries, several blocks of landmarks."""
+    tensors = [torch.randn(1, 1, rows, 16) for rows in (tokens, tokens, tokens, landmarks)]
+    assert_kernels_agree(on_device(tensors), topk=7, num_routed=num_routed)
+
+
+@pytest.mark.parametrize(
+    ('grid', 'num_landmarks', 'start'),
+    [((7, 11), (3, 4), 1), ((5, 3), (6, 6), 0), ((8, 8), (4, 4), 2), ((20, 3), (1, 2), 0)],
+)
+def test_pooling_equals_adaptive_average_pooling(grid, num_landmarks, start, poisoned_memory):
+    from mita_seg.ops.triton.op import triton_pool
+
+    shape = (2, 2, start + grid[0] * grid[1] + 1, 16)
+    (query,) = on_device([torch.randn(shape)])
+    expected = pool_landmarks(query.cpu(), grid, num_landmarks, start=start).to(DEVICE)
+    landmarks = triton_pool(query, *grid, *num_landmarks, start)
+    torch.testing.assert_close(landmarks, expected)
+    weights = torch.randn_like(landmarks)
+    (wanted,) = torch.autograd.grad(expected, query, weights)
+    (grad,) = torch.autograd.grad(landmarks, query, weights)
+    torch.testing.assert_close(grad, wanted)
+
+
+def test_selection_keeps_the_tie_rule():
+    key = torch.randint(-1, 2, (1, 2, 1300, 16)).float()
+    landmarks = torch.randint(-1, 2, (1, 2, 5, 16)).float()
+    query, value = torch.randn(2, 1, 2, 1300, 16).unbind(0)
+    tensors = on_device([query, key, value, landmarks])
+    from mita_seg.ops.triton.op import triton_attention
+
+    indices = triton_attention(*tensors, 20, 1, 0.25, 0.25, True)[4]
+    expected = select_experts(tensors[1], tensors[3], 20)
+    assert torch.equal(indices.view_as(expected).long(), expected)
+
+
+def test_every_query_on_one_expert():
+    tensors, arguments = make_inputs('usual')
+    query, key, value, landmarks = (tensor.detach().clone() for tensor in tensors)
+    landmarks = -landmarks.abs()
+    landmarks[:, :, 4] *= -1
+    tensors = on_device([query.abs(), key, value, landmarks])
+    assert (route_queries(tensors[0], tensors[3], 1) == 4).all()
+    assert_kernels_agree(tensors, **arguments)
+
+
+def test_strided_inputs():
+    qkv = torch.randn(2, 40, 3, 2, 16, device=DEVICE, requires_grad=True)
+    tensors = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    landmarks = torch.randn(2, 2, 16, 4, device=DEVICE).mT.requires_grad_()
+    assert_kernels_agree([*tensors, landmarks], topk=5)
+
+
+def test_two_runs_are_bitwise_equal():
+    tensors, arguments = make_inputs('two_experts')
+    tensors = on_device(tensors)
+    runs = [with_gradients(tensors, **arguments, backend='triton') for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('scale', [0.1, 1, 10])
+def test_precision_is_that_of_plain_operations(dtype, scale):
+    """With every key in every expert, errors come from arithmetic alone."""
+    if dtype == torch.bfloat16 and DEVICE == 'cpu':
+        pytest.skip("Triton's interpreter has no bfloat16")
+    tensors, _ = make_inputs('usual', requires_grad=False)
+    tensors = on_device([tensor * scale for tensor in tensors], dtype)
+    exact = with_gradients(on_device(tensors, torch.float64), topk=64)
+
+    def errors(backend):
+        results = with_gradients(tensors, topk=64, backend=backend)
+        return [
+            (result.double() - wanted).norm() / wanted.norm()
+            for result, wanted in zip(results, exact, strict=True)
+        ]
+
+    for name, kernel, plain in zip(
+        ('output', 'query', 'key', 'value', 'landmarks'),
+        errors('triton'),
+        errors('reference'),
+        strict=True,
+    ):
+        assert kernel <= (2 if name == 'output' else 3) * plain, name
+
+
+@pytest.mark.parametrize('case', ['usual', 'two_experts', 'compress_only', 'route_only'])
+def test_operator_is_registered_correctly(case):
+    from mita_seg.ops.triton.op import triton_attention
+
+    tensors, options = make_inputs(case)
+    arguments = (options['topk'], options['num_routed'], 0.25, 0.2, options['shared'])
+    utils = ('test_schema', 'test_faketensor', 'test_autograd_registration')
+    torch.library.opcheck(triton_attention, (*on_device(tensors), *arguments), test_utils=utils)
+
+
+def test_compiles_into_one_graph_with_dynamic_tokens():
+    def attend(*tensors):
+        return mita_attention(*tensors, topk=4, backend='triton')
+
+    compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend='aot_eager')
+    for tokens in (30, 63):
+        tensors = on_device([torch.randn(1, 2, rows, 16) for rows in (tokens, tokens, tokens, 4)])
+        results = [function(*tensors) for function in (attend, compiled)]
+        torch.testing.assert_close(*results)
+        for expected, grad in zip(*(gradients(r, tensors) for r in results), strict=True):
+            torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.skipif(DEVICE == 'cpu', reason='CUDA graphs need a GPU')
+def test_graph_capture_without_synchronisation():
+    tensors = on_device([torch.randn(2, 3, rows, 64) for rows in (1025, 1025, 1025, 49)])
+
+    def step():
+        output = mita_attention(*tensors, topk=49, backend='triton')
+        return output, *gradients_of_ones(output, tensors)
+
+    def gradients_of_ones(output, tensors):
+        return torch.autograd.grad(output, tensors, torch.ones_like(output))
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        expected = step()
+        torch.cuda.set_sync_debug_mode('error')
+        step()
+        torch.cuda.set_sync_debug_mode('default')
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ('query', 'options', 'message'),
+    [
+        (torch.randn(1, 1, 20, 12), {}, 'multiples of 8; got 12'),
+        (torch.randn(1, 1, 20, 8), {}, 'from 16 to 128 .*got 8'),
+        (torch.randn(1, 1, 20, 16).double(), {}, 'takes float32, bfloat16 and float16; got'),
+        (torch.randn(1, 1, 300, 16), {'topk': 257}, 'at most 256 .*got 4 and 257'),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_said(query, options, message):
+    query = query.to(DEVICE)
+    landmarks = query[:, :, :4]
+    with pytest.raises(NotImplementedError, match=f"backend='triton' can't run: .*{message}"):
+        mita_attention(query, query, query, landmarks, **{'topk': 3, **options}, backend='triton')
