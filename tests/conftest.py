@@ -13,6 +13,8 @@ if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
 
 ROOT = Path(__file__).resolve().parent.parent
+# Processes that the tests start find the repository, beside what they find already.
+os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (str(ROOT), os.getenv('PYTHONPATH'))))
 
 
 @pytest.fixture(autouse=True, scope='session')
@@ -58,8 +60,7 @@ def shapes_root(tmp_path_factory):
     folder = tmp_path_factory.mktemp('shapes') / 'shapes'
     command = [sys.executable, ROOT / 'tools/make_shapes_dataset.py', folder]
     command += ['--num-train', '12', '--num-val', '4', '--size', '64', '--seed', '0']
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 

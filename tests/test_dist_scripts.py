@@ -16,7 +16,9 @@ CONFIG = 'configs/mita_segmenter/mita-segmenter_vit-t_mita-attnonly_8xb1-160k_ad
 def run(folder, script, *args, **variables):
     command = [ROOT / 'tools' / script, *args]
     variables = {**os.environ, 'PYTHON': sys.executable, **variables}
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -51,7 +53,7 @@ def test_several_machines(script, args, tmp_path):
 def test_trains_and_tests_on_all_gpus(shapes_root, tmp_path):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
-        variables = dict(PORT=str(probe.getsockname()[1]), PYTHONPATH=str(ROOT))
+        variables = dict(PORT=str(probe.getsockname()[1]))
     gpus = str(torch.cuda.device_count())
     options = ['--work-dir', 'run', '--cfg-options', 'model.backbone.init_cfg=None']
     options += ['train_cfg.max_iters=1', 'train_cfg.val_interval=2']

@@ -67,13 +67,13 @@ def closest_landmarks(scores: Tensor, num_routed: int) -> Tensor:
 def top_indices(scores: Tensor, topk: int) -> Tensor:
     """Exact top-k of the last dimension, [..., N] -> [..., k] ascending, ties to the lowest index.
 
-    A stable sort of whole rows would do, but costs more than the attention itself. The top-k
-    entries lie in the k blocks with the largest maxima, of equal maxima the first blocks: each
-    block left out is preceded by k blocks, each with an entry that outranks all of its own. So
-    sort the block maxima, then the entries of k blocks only.
+    Ranking whole rows would do, but costs more than the attention itself. The top-k entries lie in
+    the k blocks with the largest maxima, of equal maxima the first blocks: each block left out is
+    preceded by k blocks, each with an entry that outranks all of its own. So rank the block maxima,
+    then the entries of k blocks only.
     """
     num_scores = scores.shape[-1]
-    block = int(math.sqrt(num_scores / topk))  # balances the two sorts
+    block = int(math.sqrt(num_scores / topk))  # balances the two rankings
     if block < 2:
         return _stable_topk(scores, topk)
 
@@ -87,5 +87,13 @@ def top_indices(scores: Tensor, topk: int) -> Tensor:
 
 
 def _stable_topk(scores: Tensor, topk: int) -> Tensor:
-    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
-    return ranked[..., :topk].sort(dim=-1).values
+    if scores.dtype == torch.float64:
+        ranked = scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+    else:  # torch.topk breaks ties anyhow, so rank integers that hold the score, then the place
+        last = scores.shape[-1] - 1
+        bits = (scores.float() + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
+        ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()  # as the scores are
+        place = last - torch.arange(last + 1, device=scores.device)
+        largest = (ordered << 32 | place).topk(topk, dim=-1, sorted=False).values
+        ranked = last - (largest & 0xFFFFFFFF)
+    return ranked.sort(dim=-1).values

@@ -85,7 +85,7 @@ def tile_rows(expert_of_row: Tensor, num_experts: int, height: int) -> Tiling:
 
 
 class PermuteRows(torch.autograd.Function):
-    """rows [R, d] -> rows[index], with zeros where the index is -1.
+    """rows [R, d] -> rows[index], an arbitrary row where the index is -1.
 
     `inverse` maps each row back to its place (-1: dropped), so that the gradient is a gather too
     instead of a scatter.
@@ -93,14 +93,14 @@ class PermuteRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(index, inverse)
-        picked = rows.index_select(0, index.clamp(min=0))
-        return picked.masked_fill_((index < 0).unsqueeze(1), 0)
+        ctx.save_for_backward(inverse)
+        return rows.index_select(0, index.clamp(min=0))
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        index, inverse = ctx.saved_tensors
-        return PermuteRows.apply(grad, inverse, index), None, None
+        (inverse,) = ctx.saved_tensors
+        picked = grad.index_select(0, inverse.clamp(min=0))
+        return picked.masked_fill((inverse < 0).unsqueeze(1), 0), None, None
 
 
 def routed_partials(

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -38,10 +37,6 @@ def command(repository, configs, work_dir, *more):
     ]
 
 
-def environment(repository):
-    return {**os.environ, 'PYTHONPATH': str(repository), 'OMP_NUM_THREADS': '1'}
-
-
 def wait_for(condition, process, seconds=90):
     end = time.monotonic() + seconds
     while not condition():
@@ -61,17 +56,13 @@ def test_killed_comparison_goes_on(repository, tiny, shapes_configs, tmp_path):
         'default_hooks.checkpoint.interval=5',
     ]
     arguments = command(repository, shapes_configs, work_dir, '--jobs', '2', *settings)
-    first = subprocess.Popen(
-        arguments, env=environment(repository), stdout=subprocess.PIPE, text=True
-    )
+    first = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     wait_for(lambda: list(work_dir.glob('*/seed0/last_checkpoint')), first)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert not (work_dir / 'results.json').exists()
 
-    second = subprocess.run(
-        arguments, env=environment(repository), capture_output=True, text=True, check=False
-    )
+    second = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr
     logs = [path.read_text() for path in work_dir.glob('*/seed0/log.txt')]
     assert any('resumed epoch: 0, iter:' in log for log in logs)
@@ -101,7 +92,6 @@ def test_killed_comparison_goes_on(repository, tiny, shapes_configs, tmp_path):
     more = ['--test-only', str(checkpoint), *settings]
     subprocess.run(
         command(repository, shapes_configs[:1], tested, *more),
-        env=environment(repository),
         stdout=subprocess.DEVNULL,
         check=True,
     )
@@ -123,7 +113,6 @@ def test_finished_runs_are_skipped_and_failures_reported(
     work_dir = tmp_path / 'work'
     compare = tool('compare').main
     arguments = [*configs, '--work-dir', str(work_dir), '--cfg-options', *tiny]
-    monkeypatch.setenv('PYTHONPATH', str(repository))
     for finished in (False, True):
         assert compare(arguments) == 1
         captured = capsys.readouterr()

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 import time
@@ -125,7 +124,6 @@ def test_help(repository, name):
     start = time.monotonic()
     run = subprocess.run(
         [sys.executable, repository / f'tools/{name}.py', '-h'],
-        env={**os.environ, 'PYTHONPATH': str(repository)},
         capture_output=True,
         text=True,
         check=True,
