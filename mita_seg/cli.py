@@ -52,6 +52,60 @@ def load_config(path, options=None):
     return cfg
 
 
+def parse_runner_args(parser, argv=None):
+    """Add the options that training and testing share, with MMSegmentation's names, and parse.
+
+    Args:
+        parser (argparse.ArgumentParser): With the tool's own arguments.
+        argv (Sequence[str], optional): The command line; that of the process by default.
+
+    Returns:
+        argparse.Namespace: The arguments.
+    """
+    from mmengine.config import DictAction
+
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config: a.b=1 c="[1,2]"',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def load_runner_config(args):
+    """Read the config of a training or testing tool; work_dir defaults to the config's name.
+
+    Args:
+        args (argparse.Namespace): From `parse_runner_args`, with `config` and `work_dir`.
+
+    Returns:
+        Config: The config, with `launcher` and `work_dir` set.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = (
+        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    )
+    return cfg
+
+
+def build_runner(cfg):
+    """Build the runner of a config, which loads checkpoints without executing them."""
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    from mita_seg.checkpoint import guard_mmengine_loading
+
+    guard_mmengine_loading()
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
 def prepare_work_dir(path):
     """Create a folder and make sure that files can be written there.
 

@@ -91,10 +91,12 @@ def test_with_our_tools_and_a_config_by_name(way, request, shapes_root, tmp_path
     assert 'mita-segmenter_vit-t_mita-dec_8xb1-160k_ade20k-512x512' in listed
 
 
-def test_with_mmsegmentations_tools(installed, shapes_root, tmp_path):
+@pytest.mark.parametrize('way', ['editable', 'installed'])
+def test_with_mmsegmentations_tools(way, request, shapes_root, tmp_path):
+    environment = request.getfixturevalue(way)
     names = ('onedl-mmsegmentation', 'mmsegmentation')
     (package,) = {d.name for d in metadata.distributions()}.intersection(names)
-    train_and_test(installed, package, CONFIG, shapes_root, tmp_path)
+    train_and_test(environment, package, CONFIG, shapes_root, tmp_path)
 
 
 def test_wheel_is_what_runs(installed, tmp_path):

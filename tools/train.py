@@ -1,35 +1,20 @@
 """Train a segmentor."""
 
 import argparse
-import os
-from pathlib import Path
 
-from mita_seg.cli import load_config, prepare_work_dir, user_errors
+from mita_seg.cli import load_runner_config, parse_runner_args, prepare_work_dir, user_errors
 
 PROG = 'train.py'
 
 
 def parse_args(argv=None):
     """Parse the command line."""
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder of logs and checkpoints')
     parser.add_argument('--resume', action='store_true', help='go on from the latest checkpoint')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config: a.b=1 c="[1,2]"',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse_runner_args(parser, argv)
 
 
 def prepare_config(args):
@@ -37,11 +22,7 @@ def prepare_config(args):
     from mita_seg.checkpoint import find_resumable, load_checkpoint_safely
     from mita_seg.datasets import check_data
 
-    cfg = load_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
-    cfg.work_dir = (
-        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
-    )
+    cfg = load_runner_config(args)
     prepare_work_dir(cfg.work_dir)
     check_data(cfg)
     if args.amp:
@@ -71,14 +52,9 @@ def main(argv=None):
         args = parse_args(argv)
         cfg = prepare_config(args)
 
-    from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
+    from mita_seg.cli import build_runner, require_matching_checkpoint
 
-    from mita_seg.checkpoint import guard_mmengine_loading
-    from mita_seg.cli import require_matching_checkpoint
-
-    guard_mmengine_loading()
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     if cfg.resume:
         require_matching_checkpoint(runner, PROG)
     runner.train()

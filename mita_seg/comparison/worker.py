@@ -22,10 +22,9 @@ def main(argv=None):
     _die_with_parent()
 
     from mmengine.config import Config
-    from mmengine.runner import Runner
 
-    from mita_seg.checkpoint import find_resumable, guard_mmengine_loading
-    from mita_seg.cli import require_matching_checkpoint
+    from mita_seg.checkpoint import find_resumable
+    from mita_seg.cli import build_runner, require_matching_checkpoint
 
     from .progress import ProgressHook, peak_memory_mb
     from .samples import save_samples
@@ -42,8 +41,7 @@ def main(argv=None):
         if cfg.model.get('backbone', {}).get('init_cfg'):
             cfg.model.backbone.init_cfg = None
 
-    guard_mmengine_loading()
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     progress = ProgressHook(args.folder / 'progress.json')
     runner.register_hook(progress)
     if latest:
@@ -58,7 +56,7 @@ def main(argv=None):
     write_json(
         args.folder / 'evaluation.json',
         {
-            **{name: float(metrics[name]) for name in ('mIoU', 'aAcc', 'mAcc')},
+            **{name: round(float(metrics[name]), 2) for name in ('mIoU', 'aAcc', 'mAcc')},
             'peak_mem_mb': round(progress.peak_mem_mb or peak_memory_mb(), 1),
             'checkpoint': os.path.relpath(latest, args.work_dir),
         },
