@@ -55,9 +55,9 @@ def mita_attention(
         shared: Whether queries attend to the shared expert. False: route-only; the landmarks then
             get no gradient.
         backend: 'reference' (the definition, for tests), 'tiled' (fast in plain torch operations),
-            'triton' (GPU kernels: CUDA, float32, bfloat16 or float16, d a multiple of 8 from 16 to
-            128, at most 256 landmarks and keys an expert) or 'auto': 'triton' where it can run on
-            CUDA tensors, else 'tiled'.
+            'triton' (kernels for Hopper GPUs and newer: float32, bfloat16 or float16, d a multiple
+            of 8 from 16 to 128, at most 256 landmarks and keys an expert) or 'auto': 'triton' where
+            it can run on CUDA tensors, else 'tiled'.
 
     Returns:
         [B, H, N, d], dtype of the inputs.

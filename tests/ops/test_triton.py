@@ -1,10 +1,13 @@
 """The Triton kernels against the reference: on a GPU where there is one, else interpreted."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from operator_cases import CASES, gradients, make_inputs
 
 from mita_seg.ops import mita_attention, pool_landmarks, route_queries, select_experts
+from mita_seg.ops.triton import support
 
 pytest.importorskip('triton')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -188,6 +191,17 @@ def test_graph_capture_without_synchronisation():
     graph.replay()
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
+
+
+@pytest.mark.parametrize(('kibibytes', 'fits'), [(99, False), (227, True)])
+def test_gpus_of_little_shared_memory_are_left_to_plain_operations(kibibytes, fits, monkeypatch):
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    monkeypatch.setattr(support, '_shared_memory', lambda index: kibibytes * 1024)
+    query = SimpleNamespace(
+        device=torch.device('cuda', 0), dtype=torch.bfloat16, shape=(1, 2, 1024, 64)
+    )
+    reason = support.why_not(query, 49, 49)
+    assert reason is None if fits else '227 KiB of shared memory' in reason
 
 
 @pytest.mark.parametrize(

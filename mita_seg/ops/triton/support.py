@@ -8,6 +8,7 @@ from torch import Tensor
 
 MAX_TOKENS = 2**20
 MAX_ROWS = 256  # landmarks, and keys an expert
+SHARED_MEMORY = 227 * 1024  # bytes a program may use on Hopper, which the blocks are sized for
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -19,12 +20,24 @@ def interpreted() -> bool:
 _HAS_TRITON = importlib.util.find_spec('triton') is not None
 
 
+@torch.compiler.assume_constant_result
+def _shared_memory(device_index: int) -> int:
+    """Bytes of shared memory that one program may use."""
+    properties = torch.cuda.get_device_properties(device_index)
+    return getattr(properties, 'shared_memory_per_block_optin', 0)
+
+
 def why_not(query: Tensor, num_landmarks: int = 1, topk: int = 0) -> str | None:
     """The reason why the kernels can't run on `query` [B, H, N, d]; None if they can."""
     if not _HAS_TRITON:
         return 'Triton is not installed'
     if query.device.type != 'cuda' and not interpreted():
         return f'it needs CUDA tensors, or TRITON_INTERPRET=1 for others; got {query.device}'
+    if query.device.type == 'cuda' and _shared_memory(query.device.index or 0) < SHARED_MEMORY:
+        return (
+            f'it needs {SHARED_MEMORY // 1024} KiB of shared memory a program (Hopper or newer); '
+            f'{query.device} has {_shared_memory(query.device.index or 0) // 1024}'
+        )
     if query.dtype not in _DTYPES:
         return f'it takes float32, bfloat16 and float16; got {query.dtype}'
     if interpreted() and query.dtype == torch.bfloat16:
