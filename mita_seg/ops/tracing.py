@@ -4,14 +4,13 @@ MMEngine counts FLOPs by the names of the nodes in such a trace. As one node, an
 same count whatever backend runs it.
 """
 
-import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn.functional import adaptive_avg_pool2d
 
 from . import tiled
 
 
-@torch.library.custom_op('mita_seg::mita_attention', mutates_args=())
+@library.custom_op('mita_seg::mita_attention', mutates_args=())
 def traced_attention(
     query: Tensor,
     key: Tensor,
@@ -37,7 +36,7 @@ def traced_attention(
     )
 
 
-@torch.library.custom_op('mita_seg::pool_landmarks', mutates_args=())
+@library.custom_op('mita_seg::pool_landmarks', mutates_args=())
 def traced_pooling(patch_map: Tensor, height: int, width: int) -> Tensor:
     """Adaptive average pooling [B, C, h, w] -> [B, C, height, width] without autograd."""
     return adaptive_avg_pool2d(patch_map, (height, width))

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from operator_cases import CASES, gradients, make_inputs
+from torch import library
 
 from mita_seg.ops import mita_attention, pool_landmarks, route_queries, select_experts
 from mita_seg.ops.triton import support
@@ -151,7 +152,7 @@ def test_operator_is_registered_correctly(case):
     tensors, options = make_inputs(case)
     arguments = (options['topk'], options['num_routed'], 0.25, 0.2, options['shared'])
     utils = ('test_schema', 'test_faketensor', 'test_autograd_registration')
-    torch.library.opcheck(triton_attention, (*on_device(tensors), *arguments), test_utils=utils)
+    library.opcheck(triton_attention, (*on_device(tensors), *arguments), test_utils=utils)
 
 
 def test_compiles_into_one_graph_with_dynamic_tokens():

@@ -1,7 +1,7 @@
 """The kernels as operators with gradients, for eager mode, torch.compile and autograd alike."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from . import pool
 from .backward import mita_backward
@@ -10,7 +10,7 @@ from .forward import Saved, mita_forward
 from .launch import empty_like_query
 
 
-@torch.library.custom_op('mita_seg::triton_attention', mutates_args=())
+@library.custom_op('mita_seg::triton_attention', mutates_args=())
 def triton_attention(
     query: Tensor,
     key: Tensor,
@@ -53,7 +53,7 @@ def _(query, key, value, landmarks, topk, num_routed, scale, landmark_scale, sha
     ]
 
 
-@torch.library.custom_op('mita_seg::triton_attention_backward', mutates_args=())
+@library.custom_op('mita_seg::triton_attention_backward', mutates_args=())
 def triton_attention_backward(
     grad: Tensor,
     query: Tensor,
@@ -99,7 +99,7 @@ def _differentiate(ctx, grads):
 triton_attention.register_autograd(_differentiate, setup_context=_save)
 
 
-@torch.library.custom_op('mita_seg::triton_pool', mutates_args=())
+@library.custom_op('mita_seg::triton_pool', mutates_args=())
 def triton_pool(
     query: Tensor, height: int, width: int, rows: int, columns: int, start: int
 ) -> Tensor:
@@ -112,7 +112,7 @@ def _(query, height, width, rows, columns, start):
     return query.new_empty(*query.shape[:2], rows * columns, query.shape[3])
 
 
-@torch.library.custom_op('mita_seg::triton_pool_backward', mutates_args=())
+@library.custom_op('mita_seg::triton_pool_backward', mutates_args=())
 def triton_pool_backward(
     grad: Tensor, tokens: int, height: int, width: int, rows: int, columns: int, start: int
 ) -> Tensor:
