@@ -123,7 +123,7 @@ def prepare_work_dir(path):
         raise ValueError(f'work_dir {str(path)!r} cannot be written: {error.strerror}') from error
 
 
-def require_matching_checkpoint(runner, prog):
+def require_matching_checkpoint(runner, prog, backbone_only=False):
     """Make a runner refuse a checkpoint that does not fit its model.
 
     MMEngine only logs the mismatch and goes on with random weights.
@@ -131,12 +131,17 @@ def require_matching_checkpoint(runner, prog):
     Args:
         runner (Runner): The runner, before it has loaded anything.
         prog (str): Name of the tool, the prefix of the message.
+        backbone_only (bool): Refuse only weights of the backbone of another shape, so that training
+            may start from a model for other classes.
     """
     load = runner.load_checkpoint
 
     def load_strictly(filename, map_location='cpu', **kwargs):
         with user_errors(prog):
             try:
+                if backbone_only:
+                    _try_backbone(runner.model, filename)
+                    return load(filename, map_location, **kwargs)
                 return load(filename, map_location, **{**kwargs, 'strict': True})
             except RuntimeError as error:
                 details = ' '.join(str(error).split())
@@ -146,3 +151,17 @@ def require_matching_checkpoint(runner, prog):
                 ) from error
 
     runner.load_checkpoint = load_strictly
+
+
+def _try_backbone(model, filename):
+    """Load a checkpoint's backbone; torch raises RuntimeError where a shape differs."""
+    from mita_seg.checkpoint import load_checkpoint_safely
+
+    backbone = getattr(getattr(model, 'module', model), 'backbone', None)
+    if backbone is None:
+        return
+    weights = load_checkpoint_safely(filename)
+    weights = weights.get('state_dict', weights)
+    prefix = 'backbone.'
+    own = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+    backbone.load_state_dict(own, strict=False)

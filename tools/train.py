@@ -55,8 +55,7 @@ def main(argv=None):
     from mita_seg.cli import build_runner, require_matching_checkpoint
 
     runner = build_runner(cfg)
-    if cfg.resume:
-        require_matching_checkpoint(runner, PROG)
+    require_matching_checkpoint(runner, PROG, backbone_only=not cfg.resume)
     runner.train()
 
 

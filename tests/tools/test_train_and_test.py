@@ -8,6 +8,8 @@ import torch
 
 pytest.importorskip('mmseg')
 
+WIDER = [f'model.{key}=192' for key in ('backbone.embed_dims', 'decode_head.in_channels')]
+
 
 def options(tiny, *more):
     # Within a process MMEngine hands out an earlier run's logger and visualizer by their names.
@@ -98,6 +100,24 @@ def test_bad_checkpoints(tool, tiny, shapes_configs, tmp_path, capsys):
         tool('test').main([config, str(good), *work_dir, *options(tiny)])
     assert end.value.code == 2
     assert f"checkpoint '{good}' does not fit the config" in capsys.readouterr().err
+
+
+def test_training_starts_from_other_classes_but_not_from_another_width(
+    tool, tiny, shapes_configs, tmp_path, capsys
+):
+    config, run = shapes_configs[0], ['--work-dir', str(tmp_path / 'run')]
+    train = tool('train').main
+    train([config, *run, *options(tiny)])
+    start = f'load_from={tmp_path}/run/iter_4.pth'
+    more = ['--work-dir', str(tmp_path / 'more')]
+    train([config, *more, *options(tiny, start, 'model.decode_head.num_classes=9')])
+
+    with pytest.raises(SystemExit) as end:
+        train([config, *more, *options(tiny, start, *WIDER)])
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert 'iter_4.pth' in message and 'does not fit the config' in message
+    assert 'size mismatch' in message
 
 
 def test_amp_and_tta_need_the_config_to_allow_them(tool, tiny, shapes_configs, tmp_path, capsys):
