@@ -95,6 +95,12 @@ def load_runner_config(args):
     return cfg
 
 
+def leave_out_pretrained(cfg):
+    """Take the backbone's pretrained weights out of a config, in place: nothing is fetched then."""
+    if cfg.model.get('backbone', {}).get('init_cfg'):
+        cfg.model.backbone.init_cfg = None
+
+
 def build_runner(cfg):
     """Build the runner of a config, which loads checkpoints without executing them."""
     from mmengine.registry import RUNNERS

@@ -2,7 +2,13 @@
 
 import argparse
 
-from mita_seg.cli import load_runner_config, parse_runner_args, prepare_work_dir, user_errors
+from mita_seg.cli import (
+    leave_out_pretrained,
+    load_runner_config,
+    parse_runner_args,
+    prepare_work_dir,
+    user_errors,
+)
 
 PROG = 'test.py'
 
@@ -33,8 +39,7 @@ def prepare_config(args):
     load_checkpoint_safely(args.checkpoint)
     cfg.load_from = args.checkpoint
     # The checkpoint holds every weight: pretrained ones need not be fetched first.
-    if cfg.model.get('backbone', {}).get('init_cfg'):
-        cfg.model.backbone.init_cfg = None
+    leave_out_pretrained(cfg)
     if args.show or args.show_dir:
         show_predictions(cfg, args)
     if args.tta:

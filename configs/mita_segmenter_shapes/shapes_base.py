@@ -1,7 +1,6 @@
 # A Segmenter small enough to train from scratch on two CPU cores, and the drawn data set of
 # tools/make_shapes_dataset.py. What the configs of this folder share.
-default_scope = 'mmseg'
-custom_imports = dict(imports=['mita_seg.models', 'mita_seg.datasets'], allow_failed_imports=False)
+_base_ = '../_base_/default_runtime.py'
 crop_size = (96, 96)
 max_iters = 800
 
@@ -110,11 +109,4 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
-env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(by_epoch=False)
-log_level = 'INFO'
-tta_model = dict(type='SegTTAModel')
-load_from = None
-resume = False
+env_cfg = dict(cudnn_benchmark=False)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from mita_seg.cli import leave_out_pretrained
+
 from .environment import describe_environment
 from .files import read_json, write_json
 
@@ -57,8 +59,7 @@ def measure(config, train=True):
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     torch.manual_seed(0)
     # Counts and times do not depend on the weights, so nothing is loaded.
-    if cfg.model.get('backbone', {}).get('init_cfg'):
-        cfg.model.backbone.init_cfg = None
+    leave_out_pretrained(cfg)
     model = MODELS.build(cfg.model)
     model = model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
     height, width = _crop_size(cfg)

@@ -24,7 +24,7 @@ def main(argv=None):
     from mmengine.config import Config
 
     from mita_seg.checkpoint import find_resumable
-    from mita_seg.cli import build_runner, require_matching_checkpoint
+    from mita_seg.cli import build_runner, leave_out_pretrained, require_matching_checkpoint
 
     from .progress import ProgressHook, peak_memory_mb
     from .samples import save_samples
@@ -38,8 +38,7 @@ def main(argv=None):
     if latest:
         cfg.load_from, cfg.resume = str(latest), train
         # The checkpoint holds every weight: pretrained ones need not be fetched.
-        if cfg.model.get('backbone', {}).get('init_cfg'):
-            cfg.model.backbone.init_cfg = None
+        leave_out_pretrained(cfg)
 
     runner = build_runner(cfg)
     progress = ProgressHook(args.folder / 'progress.json')

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mita_seg.ops import mita_attention, pool_landmarks
-from mita_seg.ops.validation import check_num_routed, check_pair, check_scale, check_topk
+from mita_seg.ops.validation import check_experts, check_pair, check_scale
 
 from .attention import Attention
 
@@ -51,10 +51,7 @@ class MiTAAttention(Attention):
     ) -> None:
         super().__init__(embed_dims, num_heads, **kwargs)
         check_pair('landmarks', landmarks)
-        check_topk(topk)
-        check_num_routed(num_routed, landmarks[0] * landmarks[1])
-        if not topk and not shared:
-            raise ValueError('topk=0 with shared=False leaves nothing to attend to')
+        check_experts(topk, num_routed, landmarks[0] * landmarks[1], shared)
         self.landmarks = tuple(landmarks)
         self.topk = topk
         self.num_routed = num_routed

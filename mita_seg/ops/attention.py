@@ -8,13 +8,7 @@ from torch import Tensor
 from . import reference, tiled
 from .tracing import traced_attention
 from .triton.support import why_not
-from .validation import (
-    check_heads,
-    check_num_routed,
-    check_same_tokens,
-    check_scale,
-    check_topk,
-)
+from .validation import check_experts, check_heads, check_same_tokens, check_scale
 
 
 def mita_attention(
@@ -75,10 +69,7 @@ def mita_attention(
         )
     check_heads(query=query, key=key, value=value, landmarks=landmarks)
     check_same_tokens(query=query, key=key, value=value)
-    check_topk(topk)
-    check_num_routed(num_routed, landmarks.shape[2])
-    if topk == 0 and not shared:
-        raise ValueError('topk=0 with shared=False leaves nothing to attend to')
+    check_experts(topk, num_routed, landmarks.shape[2], shared)
     scale = query.shape[-1] ** -0.5 if scale is None else check_scale('scale', scale)
     landmark_scale = (
         scale if landmark_scale is None else check_scale('landmark_scale', landmark_scale)

@@ -80,6 +80,14 @@ def check_num_routed(num_routed: int, num_landmarks: int) -> None:
         )
 
 
+def check_experts(topk: int, num_routed: int, num_landmarks: int, shared: bool) -> None:
+    """topk and num_routed are in range and leave an expert, else TypeError or ValueError."""
+    check_topk(topk)
+    check_num_routed(num_routed, num_landmarks)
+    if topk == 0 and not shared:
+        raise ValueError('topk=0 with shared=False leaves nothing to attend to')
+
+
 def check_pair(name: str, pair: Sequence[int]) -> None:
     """pair is two positive ints (rows, columns), else TypeError or ValueError."""
     is_pair = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2

@@ -1,4 +1,5 @@
 """Triton kernels for MiTA attention.
 
-Importing this package needs Triton; :mod:`mita_seg.ops` imports it when the backend is first used.
+Its modules need Triton, but for `support`, which tells whether they can run; :mod:`mita_seg.ops`
+imports the others when the backend is first used.
 """

@@ -6,9 +6,7 @@ a thread at four warps. No autotuning: the first training step must not be a sea
 
 from dataclasses import dataclass
 
-import triton
-
-next_power_of_2, cdiv = triton.next_power_of_2, triton.cdiv
+from .launch import cdiv, next_power_of_2
 
 
 @dataclass(frozen=True)
