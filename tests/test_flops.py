@@ -5,7 +5,7 @@ import torch
 from mmengine.analysis import get_model_complexity_info
 
 from mita_seg import flops
-from mita_seg.ops import mita_attention, pool_landmarks
+from mita_seg.ops import mita_attention, pool_landmarks, pooled_mita_attention
 
 
 class Attention(torch.nn.Module):
@@ -49,7 +49,15 @@ def test_every_backend_counts_alike():
     assert len(counts) == 1
 
 
-def test_tracing_keeps_the_result():
-    module, tokens = Attention(topk=5).eval(), torch.randn(2, 3, 50, 16)
+class PooledAttention(Attention):
+    def forward(self, tokens):
+        return pooled_mita_attention(
+            tokens, tokens, tokens, (7, 7), (3, 3), start=1, **self.arguments
+        )
+
+
+@pytest.mark.parametrize('kind', [Attention, PooledAttention])
+def test_tracing_keeps_the_result(kind):
+    module, tokens = kind(topk=5).eval(), torch.randn(2, 3, 50, 16)
     traced = torch.jit.trace(module, tokens, check_trace=False)
     torch.testing.assert_close(traced(tokens), module(tokens))

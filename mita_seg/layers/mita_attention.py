@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mita_seg.ops import mita_attention, pool_landmarks
+from mita_seg.ops import pool_landmarks, pooled_mita_attention
 from mita_seg.ops.validation import check_experts, check_pair, check_scale
 
 from .attention import Attention
@@ -14,8 +14,9 @@ class MiTAAttention(Attention):
     """Mixture of top-k activations: a shared expert of landmarks plus routed experts of keys.
 
     Landmarks are pooled from the queries of the patch tokens; special tokens are queries, keys and
-    values like all others but are never pooled. Compress-only (Agent) attention is ``topk=0``,
-    route-only is ``shared=False``; full attention is ``topk >= N`` with ``shared=False``.
+    values like all others but are not pooled, unless `pooled_tokens` says so. Compress-only (Agent)
+    attention is ``topk=0``, route-only is ``shared=False``; full attention is ``topk >= N`` with
+    ``shared=False``.
 
     Source: arXiv 2602.01219, equations 5-12 and Algorithm 1.
 
@@ -28,7 +29,12 @@ class MiTAAttention(Attention):
         shared: Use the shared expert.
         landmark_scale: Factor of the shared expert's logits: ``'scale'`` for d^-1/2 (the paper),
             ``'inverse_dim'`` for 1/d (the published code), or a number.
-        backend: Backend of :func:`mita_seg.ops.mita_attention`.
+        backend: Backend of :func:`mita_seg.ops.pooled_mita_attention`.
+        pooled_tokens: What landmarks are pooled from. ``'patches'`` (the paper), or
+            ``'all_but_last'`` to compute what the published code computes, for its weights: there
+            the class token, which comes first, is taken for the first patch, every patch moves on
+            by one place of the grid, and the last is left out. That needs one class token and no
+            other special token.
         **kwargs: `qkv_bias`, `qk_norm`, `dwc`, `gate`, `proj_drop`, `attn_drop` of
             :class:`Attention`.
 
@@ -47,6 +53,7 @@ class MiTAAttention(Attention):
         shared: bool = True,
         landmark_scale: float | str = 'scale',
         backend: str = 'auto',
+        pooled_tokens: str = 'patches',
         **kwargs,
     ) -> None:
         super().__init__(embed_dims, num_heads, **kwargs)
@@ -57,15 +64,26 @@ class MiTAAttention(Attention):
         self.num_routed = num_routed
         self.shared = shared
         self.landmark_scale = _resolve_landmark_scale(landmark_scale, self.head_dim)
+        if pooled_tokens not in ('patches', 'all_but_last'):
+            raise ValueError(
+                f"pooled_tokens must be 'patches' or 'all_but_last', got {pooled_tokens!r}"
+            )
+        self.pooled_tokens = pooled_tokens
         self.backend = backend
 
+    def pool(self, q: Tensor, grid: Sequence[int], start: int) -> Tensor:
+        """Landmarks [B, H, m, d], pooled from queries [B, H, N, d]."""
+        return pool_landmarks(q, grid, self.landmarks, start=self._first_pooled(q, grid, start))
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Sequence[int], start: int) -> Tensor:
-        """MiTA attention with landmarks pooled from the patches' queries; all [B, H, N, d]."""
-        return mita_attention(
+        """MiTA attention with landmarks pooled from the queries; all [B, H, N, d]."""
+        return pooled_mita_attention(
             q,
             k,
             v,
-            pool_landmarks(q, grid, self.landmarks, start=start),
+            grid,
+            self.landmarks,
+            start=self._first_pooled(q, grid, start),
             topk=self.topk,
             num_routed=self.num_routed,
             landmark_scale=self.landmark_scale,
@@ -73,12 +91,23 @@ class MiTAAttention(Attention):
             backend=self.backend,
         )
 
+    def _first_pooled(self, q: Tensor, grid: Sequence[int], start: int) -> int:
+        """The first of the h * w tokens that landmarks are pooled from."""
+        if self.pooled_tokens == 'patches':
+            return start
+        if start != 1 or q.shape[2] != 1 + grid[0] * grid[1]:
+            raise ValueError(
+                "pooled_tokens='all_but_last' needs a class token and then the patches, got "
+                f'N={q.shape[2]} tokens, grid={tuple(grid)}, start={start}'
+            )
+        return 0
+
     def extra_repr(self) -> str:
         """The settings, which no submodule shows."""
         return (
             f'landmarks={self.landmarks}, topk={self.topk}, num_routed={self.num_routed}, '
             f'shared={self.shared}, landmark_scale={self.landmark_scale:.4g}, '
-            f'backend={self.backend!r}'
+            f'pooled_tokens={self.pooled_tokens!r}, backend={self.backend!r}'
         )
 
 

@@ -1,7 +1,13 @@
 """MiTA attention on tensors. Needs torch alone."""
 
-from .attention import mita_attention
+from .attention import mita_attention, pooled_mita_attention
 from .pooling import pool_landmarks
 from .selection import route_queries, select_experts
 
-__all__ = ['mita_attention', 'pool_landmarks', 'route_queries', 'select_experts']
+__all__ = [
+    'mita_attention',
+    'pool_landmarks',
+    'pooled_mita_attention',
+    'route_queries',
+    'select_experts',
+]

@@ -1,14 +1,23 @@
 """The public operator: checks its arguments and picks a backend."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from . import reference, tiled
+from .pooling import pool_landmarks
 from .tracing import traced_attention
 from .triton.support import why_not
-from .validation import check_experts, check_heads, check_same_tokens, check_scale
+from .validation import (
+    check_experts,
+    check_grid,
+    check_heads,
+    check_pair,
+    check_same_tokens,
+    check_scale,
+)
 
 
 def mita_attention(
@@ -50,8 +59,8 @@ def mita_attention(
             get no gradient.
         backend: 'reference' (the definition, for tests), 'tiled' (fast in plain torch operations),
             'triton' (kernels for Hopper GPUs and newer: float32, bfloat16 or float16, d a multiple
-            of 8 from 16 to 128, at most 256 landmarks and keys an expert) or 'auto': 'triton' where
-            it can run on CUDA tensors, else 'tiled'.
+            of 8 from 16 to 128, m and k at most 1024, positive scales) or 'auto': 'triton' where it
+            can run on CUDA tensors, else 'tiled'.
 
     Returns:
         [B, H, N, d], dtype of the inputs.
@@ -62,56 +71,117 @@ def mita_attention(
             routed expert, or an unknown backend.
         NotImplementedError: A known backend that can't run here.
     """
-    lower_dtype = _autocast_dtype(query)
-    if lower_dtype:
-        query, key, value, landmarks = (
-            _lower(tensor, lower_dtype) for tensor in (query, key, value, landmarks)
-        )
-    check_heads(query=query, key=key, value=value, landmarks=landmarks)
-    check_same_tokens(query=query, key=key, value=value)
-    check_experts(topk, num_routed, landmarks.shape[2], shared)
-    scale = query.shape[-1] ** -0.5 if scale is None else check_scale('scale', scale)
-    landmark_scale = (
-        scale if landmark_scale is None else check_scale('landmark_scale', landmark_scale)
+    tensors, lowered = _lower_all(query=query, key=key, value=value, landmarks=landmarks)
+    check_heads(**tensors)
+    query, landmarks = tensors['query'], tensors['landmarks']
+    options = _check_options(
+        tensors, landmarks.shape[2], topk, num_routed, scale, landmark_scale, shared
     )
-    topk = min(topk, key.shape[2])
-    run = _select_backend(backend, query, landmarks.shape[2], topk)
+    run = _select_backend(backend, query, landmarks.shape[2], options)
     if torch.jit.is_tracing():  # one node in the graph, whatever the backend
-        return traced_attention(
-            query, key, value, landmarks, topk, num_routed, scale, landmark_scale, shared
-        )
-    with torch.autocast(query.device.type, enabled=False) if lower_dtype else nullcontext():
-        return run(
-            query,
-            key,
-            value,
-            landmarks,
+        return traced_attention(*tensors.values(), *options.values())
+    with torch.autocast(query.device.type, enabled=False) if lowered else nullcontext():
+        return run(*tensors.values(), **options)
+
+
+def pooled_mita_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grid: Sequence[int],
+    num_landmarks: Sequence[int],
+    *,
+    start: int = 0,
+    topk: int,
+    num_routed: int = 1,
+    scale: float | None = None,
+    landmark_scale: float | None = None,
+    shared: bool = True,
+    backend: str = 'auto',
+) -> Tensor:
+    """:func:`mita_attention` with landmarks from :func:`pool_landmarks`, as one operator.
+
+    Equal to calling the two, quicker and in less memory where the kernels run: the gradient of the
+    landmarks is added to the queries' in place.
+
+    Args:
+        query, key, value: As in :func:`mita_attention`.
+        grid, num_landmarks, start: As in :func:`pool_landmarks`.
+        topk, num_routed, scale, landmark_scale, shared, backend: As in :func:`mita_attention`.
+
+    Returns:
+        [B, H, N, d], dtype of the inputs.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: As the two functions do.
+    """
+    tensors, lowered = _lower_all(query=query, key=key, value=value)
+    check_heads(**tensors)
+    query = tensors['query']
+    check_pair('num_landmarks', num_landmarks)
+    check_grid(grid, start, query.shape[2])
+    count = num_landmarks[0] * num_landmarks[1]
+    options = _check_options(tensors, count, topk, num_routed, scale, landmark_scale, shared)
+    run = _select_backend(backend, query, count, options)
+    if run is _triton and not torch.jit.is_tracing():
+        window = (*grid, *num_landmarks, start)
+        return _triton(*tensors.values(), None, window=window, **options)
+    with torch.autocast(query.device.type, enabled=False) if lowered else nullcontext():
+        return mita_attention(
+            *tensors.values(),
+            pool_landmarks(query, grid, num_landmarks, start=start),
             topk=topk,
             num_routed=num_routed,
             scale=scale,
             landmark_scale=landmark_scale,
             shared=shared,
+            backend=backend,
         )
 
 
-def _select_backend(backend: str, query: Tensor, num_landmarks: int, topk: int):
+def _check_options(
+    tensors: dict[str, Tensor], num_landmarks: int, topk, num_routed, scale, landmark_scale, shared
+) -> dict:
+    """The options with their defaults filled in, else TypeError or ValueError."""
+    query, key, value = (tensors[name] for name in ('query', 'key', 'value'))
+    check_same_tokens(query=query, key=key, value=value)
+    check_experts(topk, num_routed, num_landmarks, shared)
+    scale = query.shape[-1] ** -0.5 if scale is None else check_scale('scale', scale)
+    landmark_scale = (
+        scale if landmark_scale is None else check_scale('landmark_scale', landmark_scale)
+    )
+    return {
+        'topk': min(topk, key.shape[2]),
+        'num_routed': num_routed,
+        'scale': scale,
+        'landmark_scale': landmark_scale,
+        'shared': shared,
+    }
+
+
+def _select_backend(backend: str, query: Tensor, num_landmarks: int, options: dict):
     if backend not in ('auto', *BACKENDS):
         known = ', '.join(map(repr, ('auto', *BACKENDS)))
         raise ValueError(f'backend must be one of {known}, got {backend!r}')
-    if backend == 'auto':
-        kernels = query.is_cuda and why_not(query, num_landmarks, topk) is None
-        backend = 'triton' if kernels else 'tiled'
-    elif backend == 'triton':
-        reason = why_not(query, num_landmarks, topk)
-        if reason:
+    if backend in ('auto', 'triton'):
+        scales = options['scale'], options['landmark_scale']
+        reason = why_not(query, num_landmarks, options['topk'], scales)
+        if backend == 'auto':
+            backend = 'triton' if query.is_cuda and reason is None else 'tiled'
+        elif reason:
             raise NotImplementedError(f"backend='triton' can't run: {reason}")
     return BACKENDS[backend]
 
 
-def _triton(query, key, value, landmarks, **options) -> Tensor:
-    from .triton.op import triton_attention  # needs Triton
+def _triton(
+    query, key, value, landmarks, *, topk, num_routed, scale, landmark_scale, shared,
+    window=(0, 0, 0, 0, 0),
+) -> Tensor:  # fmt: skip
+    from .triton.op import attention  # needs Triton
 
-    return triton_attention(query, key, value, landmarks, **options)[0]
+    return attention(
+        query, key, value, landmarks, *window, topk, num_routed, scale, landmark_scale, shared
+    )
 
 
 BACKENDS = {
@@ -119,6 +189,14 @@ BACKENDS = {
     'tiled': tiled.mita_attention,
     'triton': _triton,
 }
+
+
+def _lower_all(**tensors: Tensor) -> tuple[dict[str, Tensor], bool]:
+    """The tensors as autocast casts them, and whether it is on."""
+    dtype = _autocast_dtype(tensors['query'])
+    if not dtype:
+        return tensors, False
+    return {name: _lower(tensor, dtype) for name, tensor in tensors.items()}, True
 
 
 def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:

@@ -59,6 +59,39 @@ def test_landmark_scale(value, expected):
     assert MiTAAttention(32, 2, landmark_scale=value).landmark_scale == expected
 
 
+def test_pooling_all_tokens_but_the_last_computes_what_the_published_code_computes():
+    """Query by query: q[:, :-1] as the map, landmark logits over d, one softmax."""
+    published = {'landmark_scale': 'inverse_dim', 'pooled_tokens': 'all_but_last'}
+    layer = MiTAAttention(8, 1, landmarks=(2, 2), topk=3, **published).double()
+    x, (height, width) = torch.randn(1, 13, 8, dtype=torch.float64), (3, 4)
+    q, k, v = layer.qkv(x)[0].split(8, dim=-1)  # [13, 8] each
+
+    rows, columns = ((0, 2), (1, 3)), ((0, 2), (2, 4))  # windows that halve 3 and 4
+    query_map = q[:-1].reshape(height, width, 8)
+    landmarks = [query_map[a:b, c:d].mean((0, 1)) for a, b in rows for c, d in columns]
+    shared = [((k @ landmark) * 8**-0.5).softmax(0) @ v for landmark in landmarks]
+    expected = []
+    for query in q:
+        closest = max(landmarks, key=lambda landmark: (query @ landmark).item())
+        chosen = (k @ closest).topk(3).indices
+        logits = [query @ landmark / 8 for landmark in landmarks]
+        logits += [query @ key * 8**-0.5 for key in k[chosen]]
+        expected.append(torch.stack(logits).softmax(0) @ torch.stack([*shared, *v[chosen]]))
+    expected = layer.proj(torch.stack(expected))[None]
+    torch.testing.assert_close(layer(x, (height, width), 1), expected, atol=1e-12, rtol=0)
+
+    default = MiTAAttention(8, 1, landmarks=(2, 2), topk=3, landmark_scale='inverse_dim').double()
+    default.load_state_dict(layer.state_dict())
+    assert not torch.allclose(default(x, (height, width), 1), expected)
+
+
+@pytest.mark.parametrize(('start', 'after'), [(0, 1), (2, 0), (1, 1), (0, 0)])
+def test_pooling_all_tokens_but_the_last_needs_the_class_token_alone(start, after):
+    layer = MiTAAttention(32, 2, landmarks=(2, 2), topk=3, pooled_tokens='all_but_last').double()
+    with pytest.raises(ValueError, match=rf'needs a class token.*start={start}'):
+        layer(tokens(start, after), GRID, start)
+
+
 def test_dwc_convolves_the_value_map_of_the_patches_and_gate_comes_after_it():
     layer = FullAttention(32, 2, dwc=True, gate=True).double()
     plain = FullAttention(32, 2).double()
@@ -137,6 +170,7 @@ def test_bad_shapes_and_attention_dropout_are_refused(kind, arguments, message):
         ({'num_routed': 37}, ValueError, 'num_routed must be from 1 to .*36, got 37'),
         ({'topk': 0, 'shared': False}, ValueError, 'topk=0 with shared=False'),
         ({'landmark_scale': None}, TypeError, 'landmark_scale must be a number, got None'),
+        ({'pooled_tokens': 'all'}, ValueError, "'patches' or 'all_but_last', got 'all'"),
         ({'landmark_scale': 'half'}, ValueError, "'scale', 'inverse_dim' or a number, got 'half'"),
     ],
 )

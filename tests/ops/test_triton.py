@@ -6,8 +6,17 @@ import pytest
 import torch
 from operator_cases import CASES, gradients, make_inputs
 from torch import library
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
-from mita_seg.ops import mita_attention, pool_landmarks, route_queries, select_experts
+from mita_seg.layers.mita_attention import MiTAAttention
+from mita_seg.ops import (
+    mita_attention,
+    pool_landmarks,
+    pooled_mita_attention,
+    route_queries,
+    select_experts,
+)
 from mita_seg.ops.triton import support
 
 pytest.importorskip('triton')
@@ -58,11 +67,38 @@ def test_head_dimensions(dim):
     assert_kernels_agree(on_device(tensors), topk=5)
 
 
-@pytest.mark.parametrize(('tokens', 'landmarks', 'num_routed'), [(1100, 5, 1), (1500, 70, 2)])
-def test_long_rows_and_many_landmarks(tokens, landmarks, num_routed, poisoned_memory):
-    """Selection through block maxima, several chunks of queries, several blocks of landmarks."""
+@pytest.mark.parametrize(
+    ('tokens', 'landmarks', 'topk', 'num_routed'),
+    [(1100, 5, 7, 1), (1500, 70, 7, 2), (700, 6, 130, 1), (200, 70, 6, 1)],
+)
+def test_several_blocks(tokens, landmarks, topk, num_routed, poisoned_memory):
+    """Selection through block maxima, several chunks of queries, blocks of landmarks and keys."""
     tensors = [torch.randn(1, 1, rows, 16) for rows in (tokens, tokens, tokens, landmarks)]
-    assert_kernels_agree(on_device(tensors), topk=7, num_routed=num_routed)
+    assert_kernels_agree(on_device(tensors), topk=topk, num_routed=num_routed)
+
+
+@pytest.mark.skipif(DEVICE == 'cpu', reason='takes minutes under the interpreter')
+def test_the_most_landmarks_and_keys(poisoned_memory):
+    tensors = [torch.randn(1, 2, rows, 32) for rows in (3000, 3000, 3000, 1024)]
+    assert_kernels_agree(on_device(tensors), topk=1024)
+
+
+def test_offsets_of_64_bits(monkeypatch):
+    from mita_seg.ops.triton import launch
+
+    monkeypatch.setattr(launch, 'is_wide', lambda tensor: True)
+    monkeypatch.setattr(launch, '_plans', {})
+    assert_kernels_agree(
+        on_device([torch.randn(1, 2, rows, 16) for rows in (90, 90, 90, 7)]), topk=5
+    )
+
+
+@pytest.mark.parametrize(('shape', 'stride', 'wide'), [(2**20, 64, False), (2**20, 3 * 1024, True)])
+def test_when_offsets_need_64_bits(shape, stride, wide):
+    from mita_seg.ops.triton.launch import is_wide
+
+    tensor = torch.empty(1, device='meta').as_strided((1, 1, shape, 64), (0, 0, stride, 1))
+    assert is_wide(tensor) == wide
 
 
 @pytest.mark.parametrize(
@@ -83,6 +119,18 @@ def test_pooling_equals_adaptive_average_pooling(grid, num_landmarks, start, poi
     torch.testing.assert_close(grad, wanted)
 
 
+@pytest.mark.parametrize('options', [{}, {'num_routed': 2}, {'topk': 0}, {'shared': False}])
+def test_pooled_attention_equals_pooling_then_attention(options, poisoned_memory):
+    tensors = on_device([torch.randn(2, 2, 37, 16) for _ in range(3)])
+    options = {'topk': 6, **options, 'backend': 'triton'}
+    output = pooled_mita_attention(*tensors, (7, 5), (3, 2), start=1, **options)
+    landmarks = pool_landmarks(tensors[0], (7, 5), (3, 2), start=1)
+    expected = mita_attention(*tensors, landmarks, **options)
+    torch.testing.assert_close(output, expected)
+    for grad, wanted in zip(gradients(output, tensors), gradients(expected, tensors), strict=True):
+        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_selection_keeps_the_tie_rule():
     key = torch.randint(-1, 2, (1, 2, 1300, 16)).float()
     landmarks = torch.randint(-1, 2, (1, 2, 5, 16)).float()
@@ -90,7 +138,7 @@ def test_selection_keeps_the_tie_rule():
     tensors = on_device([query, key, value, landmarks])
     from mita_seg.ops.triton.op import triton_attention
 
-    indices = triton_attention(*tensors, 20, 1, 0.25, 0.25, True)[4]
+    indices = triton_attention(*tensors, 0, 0, 0, 0, 0, 20, 1, 0.25, 0.25, True)[5]
     expected = select_experts(tensors[1], tensors[3], 20)
     assert torch.equal(indices.view_as(expected).long(), expected)
 
@@ -152,7 +200,7 @@ def test_operator_is_registered_correctly(case):
     tensors, options = make_inputs(case)
     arguments = (options['topk'], options['num_routed'], 0.25, 0.2, options['shared'])
     utils = ('test_schema', 'test_faketensor', 'test_autograd_registration')
-    library.opcheck(triton_attention, (*on_device(tensors), *arguments), test_utils=utils)
+    library.opcheck(triton_attention, (*on_device(tensors), *[0] * 5, *arguments), test_utils=utils)
 
 
 def test_compiles_into_one_graph_with_dynamic_tokens():
@@ -166,6 +214,56 @@ def test_compiles_into_one_graph_with_dynamic_tokens():
         torch.testing.assert_close(*results)
         for expected, grad in zip(*(gradients(r, tensors) for r in results), strict=True):
             torch.testing.assert_close(grad, expected)
+
+
+def make_layer():
+    torch.manual_seed(0)
+    layer = MiTAAttention(32, 2, landmarks=(2, 3), topk=5, backend='triton').to(DEVICE)
+    return layer, torch.randn(2, 31, 32, device=DEVICE)
+
+
+def test_gradients_under_autocast():
+    layer, tokens = make_layer()
+    layer.topk = 31  # all keys: rounding chooses no others
+    dtype = torch.bfloat16 if DEVICE == 'cuda' else torch.float16
+    with torch.autocast(DEVICE, dtype):
+        output = layer(tokens, (6, 5), 1)
+    output.float().square().sum().backward()
+    expected = layer(tokens, (6, 5), 1)
+    torch.testing.assert_close(output.float(), expected, rtol=0.05, atol=0.02)
+    assert output.dtype == dtype and layer.qkv.weight.grad.isfinite().all()
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    layer, tokens = make_layer()
+    (expected,) = torch.autograd.grad(layer(tokens, (6, 5), 1).square().sum(), layer.qkv.weight)
+    output = checkpoint(layer, tokens, (6, 5), 1, use_reentrant=False)
+    (grad,) = torch.autograd.grad(output.square().sum(), layer.qkv.weight)
+    assert torch.equal(grad, expected)
+
+
+def test_distributed_data_parallel(tmp_path):
+    layer, tokens = make_layer()
+    layer(tokens, (6, 5), 1).square().sum().backward()
+    expected, layer.qkv.weight.grad = layer.qkv.weight.grad, None
+    backend = 'nccl' if DEVICE == 'cuda' else 'gloo'
+    torch.distributed.init_process_group(
+        backend, init_method=f'file://{tmp_path / "store"}', rank=0, world_size=1
+    )
+    try:
+        DistributedDataParallel(layer)(tokens, (6, 5), 1).square().sum().backward()
+        torch.testing.assert_close(layer.qkv.weight.grad, expected)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_scale_that_is_not_positive_is_left_to_plain_operations():
+    tensors = on_device([torch.randn(1, 1, rows, 16) for rows in (20, 20, 20, 4)])
+    with pytest.raises(NotImplementedError, match='positive scales; got 0.25 and -1.0'):
+        mita_attention(*tensors, topk=3, landmark_scale=-1, backend='triton')
+    output = mita_attention(*tensors, topk=3, landmark_scale=-1)
+    expected = mita_attention(*tensors, topk=3, landmark_scale=-1, backend='reference')
+    torch.testing.assert_close(output, expected)
 
 
 @pytest.mark.skipif(DEVICE == 'cpu', reason='CUDA graphs need a GPU')
@@ -211,7 +309,7 @@ def test_gpus_of_little_shared_memory_are_left_to_plain_operations(kibibytes, fi
         (torch.randn(1, 1, 20, 12), {}, 'multiples of 8; got 12'),
         (torch.randn(1, 1, 20, 8), {}, 'from 16 to 128 .*got 8'),
         (torch.randn(1, 1, 20, 16).double(), {}, 'takes float32, bfloat16 and float16; got'),
-        (torch.randn(1, 1, 300, 16), {'topk': 257}, 'at most 256 .*got 4 and 257'),
+        (torch.randn(1, 1, 1100, 16), {'topk': 1025}, 'at most 1024 .*got 4 and 1025'),
     ],
 )
 def test_what_the_kernels_cannot_do_is_said(query, options, message):

@@ -1,117 +1,218 @@
-"""The backward pass: shared expert, queries, routed experts, keys and values."""
+"""The backward pass: shared expert, routed experts, queries, keys and values, landmarks."""
 
 import torch
 from torch import Tensor
 
-from .blocks import choose_blocks
+from .blocks import ATTEND, BACKWARD, BACKWARD_PROGRAMS, ONE_WARP, PROGRAMS, choose_blocks
+from .entries import _entries_kernel
 from .expert_backward import _expert_backward_kernel
+from .fold import _fold_kernel
 from .forward import Saved
-from .key_backward import _bounds_kernel, _key_backward_kernel, _reduce_landmarks_kernel
-from .launch import LOG2E, cdiv, empty_like_query, next_power_of_2, precision
+from .key_backward import _key_backward_kernel
+from .landmark_backward import _landmark_backward_kernel
+from .launch import (
+    LOG2E,
+    cdiv,
+    empty_like_query,
+    find_plan,
+    next_power_of_2,
+    on_its_device,
+    precision,
+)
 from .query_backward import _query_backward_kernel
-from .shared_backward import _reduce_shared_kernel, _shared_backward_kernel
+from .reduce import _reduce_landmarks_kernel, _reduce_values_kernel
+from .shared_backward import _shared_backward_kernel
 
 
+@on_its_device
 def mita_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, saved: Saved,
     topk: int, num_routed: int, scale: float, landmark_scale: float, shared: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of query, key, value [B, H, N, d] and landmarks [B, H, m, d]."""
+    window: tuple[int, int, int, int] | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients of query, key, value [B, H, N, d] and landmarks [B, H, m, d].
+
+    window: (h, w, mh, mw) of pooled landmarks, whose gradient comes in float32 and divided by the
+    number of tokens in each window. It is None without a shared expert.
+    """
     batch, heads, tokens, dim = query.shape
     num_landmarks, rows = landmarks.shape[2], batch * heads
-    if not topk:
-        num_routed = 1
-    blocks = choose_blocks(rows, tokens, dim, num_landmarks, topk, num_routed, query.element_size())
-    dtype_precision = precision(query.dtype)
-    as_float = {'dtype': torch.float32, 'device': query.device}
-    empty = torch.empty(0, **as_float)
-    experts, tiles = saved.experts, saved.tiles
-    sizes = {'D': dim, 'BLOCK_D': blocks.dim}
+    num_routed = num_routed if topk else 1
+    plan = find_plan(
+        lambda: choose_blocks(
+            rows, tokens, dim, num_landmarks, topk, num_routed, query.element_size()
+        ),
+        [grad, query, key, value, landmarks],
+        topk, num_routed, shared, window,
+    )  # fmt: skip
+    blocks = plan.blocks
+    routed, partial = topk > 0, num_routed > 1
+    # One program sees all landmarks, or all keys of an expert, and so completes other gradients.
+    one_landmark_block = shared and num_landmarks <= blocks.landmarks
+    one_pass = not partial and (one_landmark_block or not shared) and topk <= blocks.keys
+    out, lse, experts = saved
+    common = {
+        'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(query.dtype),
+        'WIDE': plan.wide, 'num_stages': blocks.stages, **BACKWARD,
+    }  # fmt: skip
+    reduce = {
+        'D': dim, 'BLOCK_D': blocks.dim,
+        'BLOCK_S': min(16, next_power_of_2(blocks.backward_splits)),
+        **ONE_WARP,
+    }  # fmt: skip
 
-    delta = torch.empty(rows, tokens, **as_float)
-    part_values = part_landmarks = grad_values = value_delta = grad_landmarks = empty
+    grad_query = empty_like_query(query)
+    delta = torch.empty_like(lse)
+    part_values = part_landmarks = grad_values = value_delta = query  # where left out
     if shared:
-        part_values = torch.empty(rows, blocks.splits, num_landmarks, dim, **as_float)
-        part_landmarks = torch.empty_like(part_values)
-        grad_values = query.new_empty(rows, num_landmarks, dim)
-        value_delta = torch.empty(rows, num_landmarks, **as_float)
-        grad_landmarks = torch.empty(rows, num_landmarks, dim, **as_float)
-    landmark_blocks = cdiv(num_landmarks, blocks.landmarks) if shared else 1
-    _shared_backward_kernel[(blocks.splits, landmark_blocks, rows)](
-        query, grad, saved.out, saved.lse, delta, landmarks, experts.values,
-        part_values, part_landmarks,
-        *query.stride(), *grad.stride(), *saved.out.stride(), *landmarks.stride(),
-        heads, tokens, num_landmarks, blocks.splits, blocks.tokens_per_split,
+        part_values, part_landmarks = query.new_empty(
+            2, rows, blocks.backward_splits, num_landmarks, dim, dtype=torch.float32
+        )
+    landmark_blocks = cdiv(num_landmarks, blocks.landmarks)
+    plan.launch(
+        _shared_backward_kernel,
+        (blocks.backward_splits, landmark_blocks if shared else 1, rows),
+        query, grad, out, lse, delta, landmarks, experts.values,
+        part_values, part_landmarks, grad_query,
+        *query.stride(), *grad.stride(), *out.stride(), *landmarks.stride(), *grad_query.stride(),
+        heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
         landmark_scale * LOG2E, landmark_scale,
-        BLOCK_M=blocks.landmarks, BLOCK_N=blocks.rows, SHARED=shared,
-        PRECISION=dtype_precision, **sizes,
+        BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.rows, SHARED=shared, WITH_QUERY=one_pass,
+        STAGES=blocks.stages, **common,
     )  # fmt: skip
     if shared:
-        _reduce_shared_kernel[(num_landmarks, rows)](
-            part_values, part_landmarks, experts.values, grad_values, value_delta, grad_landmarks,
-            num_landmarks, blocks.splits,
-            BLOCK_S=min(32, next_power_of_2(blocks.splits)), **sizes,
+        grad_values = torch.empty_like(experts.values)
+        value_delta = torch.empty_like(experts.lse)
+        plan.launch(
+            _reduce_values_kernel, (num_landmarks, rows),
+            part_values, experts.values, grad_values, value_delta,
+            num_landmarks, blocks.backward_splits, **reduce,
+        )  # fmt: skip
+    del part_values
+
+    if not one_pass:
+        _grad_query(
+            grad_query, query, key, value, landmarks, grad, lse, delta, experts,
+            topk, num_routed, scale, landmark_scale, shared, plan,
         )  # fmt: skip
 
-    partial = num_routed > 1
-    num_rows = tokens * num_routed
-    grad_query = empty_like_query(query)
+    grad_key, grad_value = empty_like_query(key), empty_like_query(value)
+    if shared:
+        part_keys = torch.empty_like(part_landmarks)
+        # One block of landmarks: a program sums their gradient; else another kernel does.
+        per_program = blocks.backward_tokens if one_landmark_block else blocks.rows
+        plan.launch(
+            _key_backward_kernel, (cdiv(tokens, per_program), rows),
+            key, value, landmarks, experts.lse, grad_values, value_delta,
+            grad_key, grad_value, part_keys,
+            *key.stride(), *value.stride(), *landmarks.stride(), *grad_key.stride(),
+            *grad_value.stride(),
+            heads, tokens, num_landmarks, blocks.backward_splits, per_program, scale * LOG2E, scale,
+            BLOCK_N=blocks.rows, BLOCK_M=blocks.landmarks, ONE_BLOCK=one_landmark_block,
+            STAGES=blocks.stages, **common,
+        )  # fmt: skip
+        if not one_landmark_block:
+            plan.launch(
+                _landmark_backward_kernel, (blocks.backward_splits, landmark_blocks, rows),
+                key, value, landmarks, experts.lse, grad_values, value_delta, part_keys,
+                *key.stride(), *value.stride(), *landmarks.stride(),
+                heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
+                scale * LOG2E, scale,
+                BLOCK_N=blocks.rows, BLOCK_M=blocks.landmarks, STAGES=blocks.stages, **common,
+            )  # fmt: skip
+    if routed:
+        _grad_routed(
+            grad_query, grad_key, grad_value, query, key, value, grad, lse, delta, experts,
+            topk, num_routed, scale, shared, one_pass, common, plan,
+        )  # fmt: skip
+    if not shared:
+        return grad_query, grad_key, grad_value, None
+    grad_landmarks = query.new_empty(
+        batch, heads, num_landmarks, dim, dtype=torch.float32 if window else landmarks.dtype
+    )
+    plan.launch(
+        _reduce_landmarks_kernel, (num_landmarks, rows),
+        part_landmarks, part_keys, grad_landmarks, num_landmarks, blocks.backward_splits,
+        *(window or (1, 1, 1, num_landmarks)), AVERAGE=bool(window), **reduce,
+    )  # fmt: skip
+    return grad_query, grad_key, grad_value, grad_landmarks
+
+
+def _grad_query(
+    grad_query, query, key, value, landmarks, grad, lse, delta, experts,
+    topk, num_routed, scale, landmark_scale, shared, plan,
+):  # fmt: skip
+    """Writes the gradient of the queries [B, H, N, d] in a pass of its own."""
+    blocks = plan.blocks
+    batch, heads, tokens, dim = query.shape
+    rows, num_rows = batch * heads, tokens * num_routed
+    routed, partial = topk > 0, num_routed > 1
     part_query = query.new_empty(rows, num_rows, dim) if partial else grad_query
-    routed = topk > 0
-    height = blocks.height if routed else 64
-    num_tiles = tiles.expert.shape[1] if routed else cdiv(tokens, height)
-    _query_backward_kernel[(num_tiles, rows)](
-        query, key, value, landmarks, experts.values, experts.indices, grad, saved.lse, delta,
-        *tiles[:3], part_query,
+    height = blocks.height if routed else blocks.rows
+    num_tiles = experts.tiles.shape[1] - 1 if routed else cdiv(tokens, height)
+    plan.launch(
+        _query_backward_kernel, (num_tiles, rows),
+        query, key, value, landmarks, experts.values, experts.indices, grad, lse, delta,
+        experts.row_of_slot, experts.tiles, part_query,
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *grad.stride(),
         *grad_query.stride(),
-        heads, tokens, num_landmarks, topk, num_routed, num_tiles, num_rows,
+        heads, tokens, landmarks.shape[2], topk, num_routed, num_tiles, num_rows,
         scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale,
-        HEIGHT=height, BLOCK_K=blocks.keys, SHARED=shared, ROUTED=routed,
-        PARTIAL=partial, PRECISION=dtype_precision, **sizes,
+        D=dim, BLOCK_D=blocks.dim, WIDE=plan.wide,
+        HEIGHT=height, BLOCK_K=blocks.keys, SHARED=shared, ROUTED=routed, PARTIAL=partial,
+        PRECISION=precision(query.dtype), num_stages=blocks.stages, **ATTEND,
     )  # fmt: skip
     if partial:
         torch.sum(part_query.view(batch, heads, tokens, num_routed, dim), 3, out=grad_query)
 
-    expert_grad_key = expert_grad_value = bounds = empty
-    key_blocks = cdiv(tokens, blocks.rows)
-    if routed:
-        expert_grad_key = query.new_empty(rows, num_landmarks, topk, dim)
-        expert_grad_value = torch.empty_like(expert_grad_key)
-        _expert_backward_kernel[(num_landmarks, cdiv(topk, blocks.keys), rows)](
-            query, key, value, experts.indices, grad, saved.lse, delta,
-            tiles.row_of_slot, tiles.first, tiles.total, expert_grad_key, expert_grad_value,
-            *query.stride(), *key.stride(), *value.stride(), *grad.stride(),
-            heads, tokens, num_landmarks, topk, num_routed, tiles.row_of_slot.shape[1],
-            blocks.height, scale * LOG2E, scale,
-            BLOCK_Q=min(blocks.rows, blocks.height), BLOCK_K=blocks.keys, PRECISION=dtype_precision,
-            **sizes,
-        )  # fmt: skip
-        bounds = torch.empty(
-            rows, num_landmarks, key_blocks + 1, dtype=torch.int32, device=query.device
-        )
-        _bounds_kernel[(num_landmarks, rows, cdiv(key_blocks + 1, 64))](
-            experts.indices, bounds, num_landmarks, topk, key_blocks + 1,
-            BLOCK_N=blocks.rows, BLOCK_K=64, BLOCK_B=64,
-        )  # fmt: skip
 
-    grad_key, grad_value = empty_like_query(key), empty_like_query(value)
-    part = torch.empty(rows, key_blocks, num_landmarks, dim, **as_float) if shared else empty
-    _key_backward_kernel[(key_blocks, rows)](
-        key, value, landmarks, experts.lse, grad_values, value_delta,
-        experts.indices, bounds, expert_grad_key, expert_grad_value, grad_key, grad_value, part,
-        *key.stride(), *value.stride(), *landmarks.stride(), *grad_key.stride(),
-        *grad_value.stride(),
-        heads, tokens, num_landmarks, topk, key_blocks + 1, key_blocks, scale * LOG2E, scale,
-        BLOCK_N=blocks.rows, BLOCK_M=blocks.landmarks, ALL_M=blocks.all_landmarks,
-        BLOCK_E=blocks.rows, SHARED=shared, ROUTED=routed, PRECISION=dtype_precision,
-        **sizes,
+def _grad_routed(
+    grad_query, grad_key, grad_value, query, key, value, grad, lse, delta, experts,
+    topk, num_routed, scale, shared, one_pass, common, plan,
+):  # fmt: skip
+    """Adds what the routed experts give; without a shared expert, writes it."""
+    heads, tokens, dim = query.shape[1:]
+    rows, num_landmarks = experts.indices.shape[:2]
+    blocks = plan.blocks
+    num_entries = num_landmarks * topk
+    key_blocks = cdiv(tokens, blocks.rows)
+    shift = query.new_empty(rows, key_blocks, num_landmarks, dtype=torch.int32)
+    start = query.new_empty(rows, key_blocks + 1, dtype=torch.int32)
+    per_program = max(1, 1024 // blocks.all_landmarks)
+    plan.launch(
+        _entries_kernel, (cdiv(key_blocks, per_program), rows),
+        experts.indices, shift, start, num_landmarks, topk, key_blocks,
+        KEYS=blocks.rows, STEPS=topk.bit_length(), BLOCK_B=per_program,
+        ALL_M=blocks.all_landmarks, **BACKWARD,
     )  # fmt: skip
-    if not shared:
-        return grad_query, grad_key, grad_value, torch.zeros_like(landmarks)
-    landmark_grad = landmarks.new_empty(batch, heads, num_landmarks, dim)
-    _reduce_landmarks_kernel[(num_landmarks, rows)](
-        part, grad_landmarks, landmark_grad, num_landmarks, key_blocks,
-        BLOCK_S=min(32, next_power_of_2(key_blocks)), **sizes,
-    )  # fmt: skip
-    return grad_query, grad_key, grad_value, landmark_grad
+    # Where experts overlap much, their gradients are larger than the keys': half the heads at once.
+    part = cdiv(rows, 2) if num_entries > tokens else rows
+    entry_key = query.new_empty(part, num_entries, dtype=torch.int32)
+    entry_grad_key, entry_grad_value = query.new_empty(2, part, num_entries, dim)
+    key_programs = cdiv(topk, blocks.keys)
+    low = blocks.height <= 32  # tiles: fewer registers, so that more programs run at once
+    programs = (PROGRAMS if low else BACKWARD_PROGRAMS) // (part * key_programs)
+    programs = min(num_landmarks, max(1, programs))
+    per_block = next_power_of_2(max(1, num_entries * blocks.rows // tokens))
+    for first_head in range(0, rows, part):
+        part_heads = min(part, rows - first_head)
+        plan.launch(
+            _expert_backward_kernel, (programs, key_programs, part_heads),
+            query, key, value, experts.indices, grad, lse, delta,
+            experts.row_of_slot, experts.tiles, experts.first_tile, shift,
+            grad_query, entry_key, entry_grad_key, entry_grad_value,
+            *query.stride(), *key.stride(), *value.stride(), *grad.stride(), *grad_query.stride(),
+            first_head, heads, tokens, num_landmarks, topk, num_routed, experts.tiles.shape[1] - 1,
+            key_blocks, scale * LOG2E, scale,
+            HEIGHT=blocks.height, BLOCK_K=blocks.keys, KEYS=blocks.rows,
+            WITH_QUERY=one_pass, ADD=shared, STAGES=blocks.stages,
+            **common, **({'maxnreg': 168} if low else {}),
+        )  # fmt: skip
+        plan.launch(
+            _fold_kernel, (key_blocks, part_heads, 2),
+            start, entry_key, entry_grad_key, entry_grad_value, grad_key, grad_value,
+            *grad_key.stride(), *grad_value.stride(),
+            first_head, heads, tokens, num_entries, key_blocks,
+            BLOCK_N=blocks.rows, BLOCK_E=min(blocks.rows, max(16, per_block)), ADD=shared,
+            SPARSE=2 * per_block < blocks.rows, **common,
+        )  # fmt: skip

@@ -1,12 +1,20 @@
-"""Block sizes of the kernels, in one place.
+"""Block sizes and launch options of the kernels, in one place.
 
-Products of two block sizes bound the registers of a program: 8,192 float32 entries are 64 registers
-a thread at four warps. No autotuning: the first training step must not be a search.
+Products of two block sizes bound the registers of a program: 4,096 float32 entries are 32 registers
+a thread at four warps, and the backward kernels hold five such blocks. No autotuning: the first
+training step must not be a search.
 """
 
 from dataclasses import dataclass
 
 from .launch import cdiv, next_power_of_2
+
+# Programs that share the tokens or tiles: as many as run at once, three and two a multiprocessor.
+PROGRAMS, BACKWARD_PROGRAMS = 396, 264
+PROBE = {'num_warps': 4, 'maxnreg': 168}  # three programs a multiprocessor
+ATTEND = {'num_warps': 4}
+BACKWARD = {'num_warps': 4}
+ONE_WARP = {'num_warps': 1}  # sums and searches: no barriers between warps
 
 
 @dataclass(frozen=True)
@@ -15,16 +23,18 @@ class Blocks:
 
     dim: int  # head dimension, padded to a power of two
     landmarks: int  # landmarks that a kernel holds at a time
-    all_landmarks: int  # every landmark, padded: the routing compares them all at once
+    all_landmarks: int  # every landmark, padded
     keys: int  # keys or landmarks that the attention takes at a time
     rows: int  # keys, queries or entries that a backward kernel takes at a time
-    score_keys: int  # keys that the score kernel takes at a time
+    stages: int  # of the loops over tokens: loads in flight
     key_block: int  # keys under one maximum in the selection, 1: none
+    select_warps: int  # of the program that selects one expert's keys
     splits: int  # programs that share the keys of a head
     tokens_per_split: int
+    backward_splits: int  # the same in the backward pass
+    backward_tokens: int
     height: int  # queries in a tile
     chunk: int  # queries that one routing program counts
-    query_block: int  # queries that the routing takes at a time
 
 
 def choose_blocks(
@@ -33,37 +43,41 @@ def choose_blocks(
     """heads = B H, itemsize in bytes; all other arguments are a head's."""
     # Blocks of rows stay in shared memory, a few at a time: 64 rows of up to 256 bytes.
     row_bytes = max(16, next_power_of_2(dim)) * itemsize
-    rows = 64 if row_bytes <= 256 else 32
-    score_keys = 128 if row_bytes <= 128 else rows
+    rows = 64 if itemsize == 2 else 32  # float32 has no tensor cores: registers hold its products
     all_landmarks = max(16, next_power_of_2(landmarks))
-    # Enough programs for two waves of 132 multiprocessors, in whole steps of 128 keys.
-    landmark_blocks = cdiv(landmarks, rows)
-    splits = max(1, min(cdiv(tokens, 128), 512 // (heads * landmark_blocks)))
-    tokens_per_split = cdiv(cdiv(tokens, splits), 128) * 128
+    block_landmarks = min(rows, all_landmarks)
+    programs = heads * cdiv(landmarks, block_landmarks)  # a split
+    tokens_per_split = cdiv(cdiv(tokens, max(1, PROGRAMS // programs)), 128) * 128
+    backward_tokens = cdiv(cdiv(tokens, max(1, BACKWARD_PROGRAMS // programs)), 64) * 64
     # As many rows as an expert has on average, within what the tensor cores and registers like.
-    height = min(128, max(16, next_power_of_2(cdiv(tokens * routed, landmarks))))
-    query_block = max(16, min(128, 8192 // all_landmarks))
-    chunk = max(query_block, min(1024, next_power_of_2(cdiv(tokens * heads, 512))))
+    height = min(rows, max(16, next_power_of_2(cdiv(tokens * routed, landmarks))))
+    key_block = _key_block(tokens, topk, rows)
+    row = next_power_of_2(tokens)  # scores that a program of the selection compares
+    if key_block > 1:
+        row = max(row // key_block, next_power_of_2(topk) * key_block)
     return Blocks(
         dim=max(16, next_power_of_2(dim)),
-        landmarks=min(rows, all_landmarks),
+        landmarks=block_landmarks,
         all_landmarks=all_landmarks,
         keys=min(rows, max(16, next_power_of_2(max(landmarks, topk)))),
         rows=rows,
-        score_keys=score_keys,
-        key_block=_key_block(tokens, topk, score_keys),
+        stages=3 if row_bytes <= 128 else 1,
+        key_block=key_block,
+        select_warps=min(16, max(1, row // 1024)),
         splits=cdiv(tokens, tokens_per_split),
         tokens_per_split=tokens_per_split,
+        backward_splits=cdiv(tokens, backward_tokens),
+        backward_tokens=backward_tokens,
         height=height,
-        chunk=chunk,
-        query_block=query_block,
+        # Every program of the sort reads the counts of all chunks of its head: at most 64.
+        chunk=max(128, next_power_of_2(cdiv(tokens, 64))),
     )
 
 
 def _key_block(tokens: int, topk: int, largest: int) -> int:
     """About sqrt(N / k), which balances block maxima against entries; short rows are kept whole."""
     block = 1
-    if tokens > 1024 and topk:
-        while block < largest and block * block * topk < tokens:
+    if tokens > 512 and topk:
+        while block < largest and 2 * block * block * topk < tokens:
             block *= 2
     return block

@@ -1,155 +1,41 @@
-"""The forward pass: scores, selection, routing, attention."""
+"""The forward pass: pooling, probing, assignment of keys and queries to experts, attention."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .attend import _attend_kernel, _merge_kernel
-from .blocks import Blocks, choose_blocks
-from .launch import LOG2E, cdiv, empty_like_query, next_power_of_2, precision
-from .route import _closest_kernel, _offsets_kernel, _place_kernel
-from .scores import _scores_kernel
-from .select import _select_kernel
+from .assign import _assign_kernel
+from .attend import _attend_kernel
+from .blocks import ATTEND, PROBE, PROGRAMS, Blocks, choose_blocks
+from .launch import (
+    LOG2E,
+    Plan,
+    cdiv,
+    empty_like_query,
+    find_plan,
+    next_power_of_2,
+    on_its_device,
+    precision,
+)
+from .merge import _merge_kernel
+from .probe import _probe_kernel
 
 
 class Experts(NamedTuple):
-    """The shared and the routed experts of every head."""
+    """The shared and the routed experts of every head, and the rows that each of them serves.
+
+    A row is a query and one of its experts: row n s + j of N s. What an option leaves out is empty.
+    """
 
     values: Tensor  # shared values [B H, m, d], dtype of the input
     lse: Tensor  # log2 of the sum of exp(c S) of each landmark, float32 [B H, m]
     indices: Tensor  # keys of each expert, int32 [B H, m, k], ascending
-
-
-class Tiles(NamedTuple):
-    """Rows (a query and one of its experts) grouped by expert."""
-
-    row_of_slot: Tensor  # int32 [B H, tiles * height]
-    expert: Tensor  # of each tile, int32 [B H, tiles]
-    rows: Tensor  # in each tile, int32 [B H, tiles]; 0: surplus tile
-    first: Tensor  # first tile of each expert, int32 [B H, m]
-    total: Tensor  # rows of each expert, int32 [B H, m]
-
-
-def build_experts(key, value, landmarks, topk, scale, shared, blocks: Blocks) -> Experts:
-    """key, value [B, H, N, d], landmarks [B, H, m, d]; topk 0: no selection."""
-    batch, heads, tokens, dim = key.shape
-    num_landmarks = landmarks.shape[2]
-    rows = batch * heads
-    num_blocks = cdiv(tokens, blocks.key_block)
-    as_float = {'dtype': torch.float32, 'device': key.device}
-    empty = torch.empty(0, **as_float)  # what a kernel is given for an option left out
-    scores = torch.empty(rows, num_landmarks, tokens, **as_float) if topk else empty
-    maxima = empty
-    if topk and blocks.key_block > 1:
-        maxima = torch.empty(rows, num_landmarks, num_blocks, **as_float)
-    part = part_total = part_peak = empty
-    if shared:
-        part = torch.empty(rows, blocks.splits, num_landmarks, dim, **as_float)
-        part_total = torch.empty(rows, blocks.splits, num_landmarks, **as_float)
-        part_peak = torch.empty_like(part_total)
-    _scores_kernel[(blocks.splits, cdiv(num_landmarks, blocks.landmarks), rows)](
-        key, value, landmarks, scores, maxima, part, part_total, part_peak,
-        *key.stride(), *value.stride(), *landmarks.stride(),
-        heads, tokens, num_landmarks, num_blocks, blocks.splits, blocks.tokens_per_split,
-        scale * LOG2E,
-        D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks, BLOCK_N=blocks.score_keys,
-        KEY_BLOCK=blocks.key_block, SELECT=topk > 0, SHARED=shared,
-        PRECISION=precision(key.dtype),
-    )  # fmt: skip
-
-    values = key.new_empty(rows, num_landmarks if shared else 0, dim)
-    lse = torch.empty(rows, num_landmarks if shared else 0, **as_float)
-    indices = torch.empty(rows, num_landmarks, topk, dtype=torch.int32, device=key.device)
-    _select_kernel[(num_landmarks, rows)](
-        scores, maxima, indices, part, part_total, part_peak, values, lse,
-        tokens, num_blocks, topk, blocks.splits, num_landmarks,
-        D=dim, BLOCK_D=blocks.dim, BLOCK_S=next_power_of_2(blocks.splits),
-        KEY_BLOCK=blocks.key_block, BLOCK_K=next_power_of_2(max(topk, 1)),
-        BLOCK_B=next_power_of_2(num_blocks), SELECT=topk > 0, SHARED=shared,
-    )  # fmt: skip
-    return Experts(values, lse, indices)
-
-
-def build_tiles(query, landmarks, num_routed, blocks: Blocks) -> Tiles:
-    """query [B, H, N, d], landmarks [B, H, m, d]"""
-    batch, heads, tokens, dim = query.shape
-    num_landmarks = landmarks.shape[2]
-    rows, num_rows = batch * heads, tokens * num_routed
-    chunks = cdiv(tokens, blocks.chunk)
-    num_tiles = (num_rows + num_landmarks * (blocks.height - 1)) // blocks.height
-    as_int = {'dtype': torch.int32, 'device': query.device}
-    expert = torch.empty(rows, num_rows, dtype=torch.int16, device=query.device)
-    rank = torch.empty(rows, num_rows, **as_int)
-    counts = torch.empty(rows, chunks, num_landmarks, **as_int)
-    _closest_kernel[(chunks, rows)](
-        query, landmarks, expert, rank, counts,
-        *query.stride(), *landmarks.stride(),
-        heads, tokens, num_landmarks, num_routed, chunks, blocks.chunk,
-        D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.all_landmarks, BLOCK_N=blocks.query_block,
-        PRECISION=precision(query.dtype),
-    )  # fmt: skip
-
-    base = torch.empty_like(counts)
-    first = torch.empty(rows, num_landmarks, **as_int)
-    total = torch.empty_like(first)
-    tile_expert = torch.empty(rows, num_tiles, **as_int)
-    tile_rows = torch.empty_like(tile_expert)
-    per_pass = max(1, 4096 // blocks.all_landmarks)
-    _offsets_kernel[(rows,)](
-        counts, base, first, total, tile_expert, tile_rows,
-        num_landmarks, chunks, num_tiles,
-        HEIGHT=blocks.height, BLOCK_M=blocks.all_landmarks,
-        BLOCK_C=min(per_pass, next_power_of_2(chunks)), BLOCK_T=min(64, per_pass),
-    )  # fmt: skip
-
-    row_of_slot = torch.empty(rows, num_tiles * blocks.height, **as_int)
-    _place_kernel[(cdiv(num_rows, 512), rows)](
-        expert, rank, base, row_of_slot,
-        num_rows, num_landmarks, chunks, blocks.chunk * num_routed, row_of_slot.shape[1],
-        BLOCK=512,
-    )  # fmt: skip
-    return Tiles(row_of_slot, tile_expert, tile_rows, first, total)
-
-
-def no_tiles(heads: int, device: torch.device) -> Tiles:
-    """The empty tiling of compress-only attention, for `heads` = B H."""
-    return Tiles(*(torch.empty(heads, 0, dtype=torch.int32, device=device) for _ in range(5)))
-
-
-def attend(
-    query, key, value, landmarks, experts: Experts, tiles: Tiles,
-    num_routed, scale, landmark_scale, shared, blocks: Blocks,
-):  # fmt: skip
-    """-> output [B, H, N, d] and log2 of each query's softmax sum, float32 [B H, N]"""
-    batch, heads, tokens, dim = query.shape
-    num_landmarks = landmarks.shape[2]
-    rows, num_rows = batch * heads, tokens * num_routed
-    out = empty_like_query(query)
-    lse = torch.empty(rows, tokens, dtype=torch.float32, device=query.device)
-    partial = num_routed > 1
-    part_out = query.new_empty(rows, num_rows, dim) if partial else out
-    part_lse = lse.new_empty(rows, num_rows) if partial else lse
-    topk = experts.indices.shape[-1]
-    routed = topk > 0
-    height = blocks.height if routed else 64
-    num_tiles = tiles.expert.shape[1] if routed else cdiv(tokens, height)
-    _attend_kernel[(num_tiles, rows)](
-        query, key, value, landmarks, experts.values, experts.indices,
-        *tiles[:3], part_out, part_lse,
-        *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *out.stride(),
-        heads, num_landmarks, topk, num_routed, num_tiles, num_rows,
-        scale * LOG2E, landmark_scale * LOG2E,
-        D=dim, BLOCK_D=blocks.dim, HEIGHT=height, BLOCK_K=blocks.keys,
-        SHARED=shared, ROUTED=routed, PARTIAL=partial,
-        PRECISION=precision(query.dtype),
-    )  # fmt: skip
-    if partial:
-        _merge_kernel[(cdiv(tokens, 64), rows)](
-            part_out, part_lse, out, lse, *out.stride(), heads, tokens, num_routed,
-            D=dim, BLOCK_D=blocks.dim, BLOCK_N=64,
-        )  # fmt: skip
-    return out, lse
+    row_of_slot: Tensor  # rows grouped by expert, int32 [B H, tiles * height]
+    tiles: (
+        Tensor  # 256 times the expert plus the number of rows; tiles in use. int32 [B H, tiles + 1]
+    )
+    first_tile: Tensor  # of each expert, int32 [B H, m]
 
 
 class Saved(NamedTuple):
@@ -158,37 +44,157 @@ class Saved(NamedTuple):
     out: Tensor  # [B, H, N, d]
     lse: Tensor  # log2 of each query's softmax sum, float32 [B H, N]
     experts: Experts
-    tiles: Tiles
 
     def flatten(self) -> list[Tensor]:
         """All tensors, for an operator's results."""
-        return [self.out, self.lse, *self.experts, *self.tiles]
+        return [self.out, self.lse, *self.experts]
 
     @classmethod
     def unflatten(cls, tensors: list[Tensor]) -> 'Saved':
         """The inverse of `flatten`."""
-        out, lse, *rest = tensors
-        return cls(out, lse, Experts(*rest[:3]), Tiles(*rest[3:]))
+        out, lse, *experts = tensors
+        return cls(out, lse, Experts(*experts))
 
 
+def empty_experts(
+    query: Tensor, num_landmarks: int, topk: int, num_routed: int, shared: bool, blocks: Blocks
+) -> Experts:
+    """Experts of the right shapes, not written yet."""
+    heads, tokens, dim = query.shape[0] * query.shape[1], query.shape[2], query.shape[3]
+    num_tiles = tokens * num_routed // blocks.height + num_landmarks if topk else 0
+    shared_size, routed_size = num_landmarks if shared else 0, num_landmarks if topk else 0
+    return Experts(
+        query.new_empty(heads, shared_size, dim),
+        query.new_empty(heads, shared_size, dtype=torch.float32),
+        query.new_empty(heads, num_landmarks, topk, dtype=torch.int32),
+        query.new_empty(heads, num_tiles * blocks.height, dtype=torch.int32),
+        query.new_empty(heads, num_tiles + 1, dtype=torch.int32),
+        query.new_empty(heads, routed_size, dtype=torch.int32),
+    )
+
+
+def build_experts(
+    query, key, value, landmarks, topk, num_routed, scale, shared, plan: Plan
+) -> Experts:
+    """query, key, value [B, H, N, d], landmarks [B, H, m, d]; topk 0: no routed experts."""
+    blocks = plan.blocks
+    batch, heads, tokens, dim = key.shape
+    num_landmarks, rows = landmarks.shape[2], batch * heads
+    num_rows = tokens * num_routed
+    routed = topk > 0
+    num_blocks = cdiv(tokens, blocks.key_block)
+    chunks = cdiv(tokens, blocks.chunk) if routed else 0
+    # What an option leaves out is some tensor all the same.
+    scores = maxima = part = part_total = part_peak = row_expert = row_rank = counts = query
+    if routed:
+        scores = torch.empty(rows, num_landmarks, tokens, dtype=torch.float32, device=key.device)
+        row_expert, row_rank = query.new_empty(2, rows, num_rows, dtype=torch.int32)
+        counts = query.new_empty(rows, chunks, num_landmarks, dtype=torch.int32)
+        if blocks.key_block > 1:
+            maxima = query.new_empty(rows, num_landmarks, num_blocks, dtype=torch.float32)
+    if shared:
+        parts = rows, blocks.splits, num_landmarks
+        part = query.new_empty(*parts, dim, dtype=torch.float32)
+        part_total, part_peak = query.new_empty(2, *parts, dtype=torch.float32)
+    score_programs = blocks.splits * cdiv(num_landmarks, blocks.landmarks)
+    plan.launch(
+        _probe_kernel, (score_programs + chunks, rows),
+        query, key, value, landmarks,
+        scores, maxima, part, part_total, part_peak, row_expert, row_rank, counts,
+        *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(),
+        heads, tokens, num_blocks,
+        blocks.splits, score_programs, blocks.tokens_per_split, chunks, blocks.chunk,
+        scale * LOG2E, num_landmarks, num_routed,
+        D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks, ALL_M=blocks.all_landmarks,
+        BLOCK_N=blocks.rows, BLOCK_Q=64, KEY_BLOCK=blocks.key_block,
+        ROUTED=routed, SHARED=shared, PRECISION=precision(key.dtype), STAGES=blocks.stages,
+        EVEN=tokens % blocks.rows == 0, WIDE=plan.wide,
+        num_stages=blocks.stages, **PROBE,
+    )  # fmt: skip
+
+    experts = empty_experts(query, num_landmarks, topk, num_routed, shared, blocks)
+    num_tiles = experts.tiles.shape[1] - 1
+    block_rows = 128 * blocks.select_warps
+    block_rows = min(block_rows, blocks.chunk)
+    place_programs = cdiv(num_rows, block_rows) if routed else 0
+    per_step = max(1, 1024 * blocks.select_warps // blocks.all_landmarks)
+    plan.launch(
+        _assign_kernel, (num_landmarks + place_programs, rows),
+        scores, maxima, experts.indices, part, part_total, part_peak, experts.values, experts.lse,
+        row_expert, row_rank, counts, *experts[3:],
+        tokens, num_blocks, topk, blocks.splits, num_landmarks,
+        num_rows, chunks, blocks.chunk * num_routed, num_tiles, place_programs,
+        D=dim, BLOCK_D=blocks.dim, BLOCK_S=min(16, next_power_of_2(blocks.splits)),
+        KEY_BLOCK=blocks.key_block, BLOCK_K=next_power_of_2(max(topk, 1)),
+        BLOCK_B=next_power_of_2(num_blocks), HEIGHT=blocks.height, ALL_M=blocks.all_landmarks,
+        BLOCK_C=min(per_step, next_power_of_2(max(chunks, 1))), BLOCK_R=block_rows,
+        BLOCK_T=min(per_step, 64),
+        ROUTED=routed, SHARED=shared, num_warps=blocks.select_warps,
+    )  # fmt: skip
+    return experts
+
+
+def attend(
+    query, key, value, landmarks, experts: Experts,
+    topk, num_routed, scale, landmark_scale, shared, plan: Plan,
+):  # fmt: skip
+    """-> output [B, H, N, d] and log2 of each query's softmax sum, float32 [B H, N]"""
+    blocks = plan.blocks
+    batch, heads, tokens, dim = query.shape
+    num_landmarks = landmarks.shape[2]
+    rows, num_rows = batch * heads, tokens * num_routed
+    out = empty_like_query(query)
+    lse = query.new_empty(rows, tokens, dtype=torch.float32)
+    partial = num_routed > 1
+    part_out = query.new_empty(rows, num_rows, dim) if partial else out
+    part_lse = lse.new_empty(rows, num_rows) if partial else lse
+    routed = topk > 0
+    height = blocks.height if routed else blocks.rows
+    num_tiles = experts.tiles.shape[1] - 1 if routed else cdiv(tokens, height)
+    one_block = max(num_landmarks if shared else 0, topk) <= blocks.keys
+    programs = min(num_tiles, max(1, PROGRAMS // rows)) if one_block else num_tiles
+    plan.launch(
+        _attend_kernel, (programs, rows),
+        query, key, value, landmarks, experts.values, experts.indices,
+        experts.row_of_slot, experts.tiles, part_out, part_lse,
+        *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *out.stride(),
+        heads, num_routed, num_tiles, num_rows, scale * LOG2E, landmark_scale * LOG2E,
+        num_landmarks, topk,
+        D=dim, BLOCK_D=blocks.dim, HEIGHT=height,
+        BLOCK_Q=height if height < 32 else blocks.rows,  # a warpgroup's 64, partly idle, beat 32
+        BLOCK_K=blocks.keys,
+        SHARED=shared, ROUTED=routed, PARTIAL=partial,
+        ONE_BLOCK=one_block,
+        PRECISION=precision(query.dtype), STAGES=blocks.stages,
+        WIDE=plan.wide, num_stages=min(2, blocks.stages), **ATTEND,
+    )  # fmt: skip
+    if partial:
+        plan.launch(
+        _merge_kernel, (cdiv(tokens, 64), rows),
+            part_out, part_lse, out, lse, *out.stride(), heads, tokens, num_routed,
+            D=dim, BLOCK_D=blocks.dim, WIDE=plan.wide, BLOCK_N=64,
+        )  # fmt: skip
+    return out, lse
+
+
+@on_its_device
 def mita_forward(
     query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor,
     topk: int, num_routed: int, scale: float, landmark_scale: float, shared: bool,
 ) -> Saved:  # fmt: skip
     """MiTA attention; arguments as in :func:`mita_seg.ops.mita_attention`, none optional."""
+    num_routed = num_routed if topk else 1
     batch, heads, tokens, dim = query.shape
-    if not topk:
-        num_routed = 1
-    blocks = choose_blocks(
-        batch * heads, tokens, dim, landmarks.shape[2], topk, num_routed, query.element_size()
-    )
-    experts = build_experts(key, value, landmarks, topk, scale, shared, blocks)
-    if topk:
-        tiles = build_tiles(query, landmarks, num_routed, blocks)
-    else:
-        tiles = no_tiles(batch * heads, query.device)
-    out, lse = attend(
-        query, key, value, landmarks, experts, tiles,
-        num_routed, scale, landmark_scale, shared, blocks,
+    plan = find_plan(
+        lambda: choose_blocks(
+            batch * heads, tokens, dim, landmarks.shape[2], topk, num_routed, query.element_size()
+        ),
+        [query, key, value, landmarks],
+        topk, num_routed, shared,
     )  # fmt: skip
-    return Saved(out, lse, experts, tiles)
+    experts = build_experts(query, key, value, landmarks, topk, num_routed, scale, shared, plan)
+    out, lse = attend(
+        query, key, value, landmarks, experts,
+        topk, num_routed, scale, landmark_scale, shared, plan,
+    )  # fmt: skip
+    return Saved(out, lse, experts)

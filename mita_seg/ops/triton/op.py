@@ -2,101 +2,152 @@
 
 import torch
 from torch import Tensor, library
+from torch.autograd.function import once_differentiable
+from torch.nn import Parameter
 
 from . import pool
 from .backward import mita_backward
 from .blocks import choose_blocks
-from .forward import Saved, mita_forward
+from .forward import Saved, empty_experts, mita_forward
 from .launch import empty_like_query
 
 
-@library.custom_op('mita_seg::triton_attention', mutates_args=())
-def triton_attention(
+def _forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    landmarks: Tensor,
+    landmarks: Tensor | None,
+    height: int,
+    width: int,
+    rows: int,
+    columns: int,
+    start: int,
     topk: int,
     num_routed: int,
     scale: float,
     landmark_scale: float,
     shared: bool,
 ) -> list[Tensor]:
-    """MiTA attention. [output, and what the backward pass needs]; an option left out is empty."""
-    return mita_forward(
+    """MiTA attention with landmarks [B, H, m, d], or with ones pooled from the queries.
+
+    The pooling takes the map [height, width] from token `start` on to [rows, columns]; all 0 where
+    landmarks are given. Returns the output, the pooled landmarks (empty if given) and what else the
+    backward pass needs.
+    """
+    pooled = query.new_empty(0)
+    if landmarks is None:
+        pooled = landmarks = pool.pool(query, (height, width), (rows, columns), start)
+    saved = mita_forward(
         query, key, value, landmarks, topk, num_routed, scale, landmark_scale, shared
-    ).flatten()
+    )
+    out, *rest = saved.flatten()
+    return [out, pooled, *rest]
+
+
+triton_attention = library.custom_op('mita_seg::triton_attention', _forward, mutates_args=())
 
 
 @triton_attention.register_fake
-def _(query, key, value, landmarks, topk, num_routed, scale, landmark_scale, shared):
+def _(
+    query, key, value, landmarks, height, width, rows, columns, start,
+    topk, num_routed, scale, landmark_scale, shared,
+):  # fmt: skip
     batch, heads, tokens, dim = query.shape
-    rows, num_landmarks = batch * heads, landmarks.shape[2]
-    routed = num_routed if topk else 1
-    blocks = choose_blocks(rows, tokens, dim, num_landmarks, topk, routed, query.element_size())
-    tiles = (tokens * routed + num_landmarks * (blocks.height - 1)) // blocks.height
-    as_float, as_int = {'dtype': torch.float32}, {'dtype': torch.int32}
-    shared_size = num_landmarks if shared else 0
-    routed_size = num_landmarks if topk else 0
-    tiles = tiles if topk else 0
-    return [
-        empty_like_query(query),
-        query.new_empty(rows, tokens, **as_float),
-        query.new_empty(rows, shared_size, dim),
-        query.new_empty(rows, shared_size, **as_float),
-        query.new_empty(rows, num_landmarks, topk, **as_int),
-        query.new_empty(rows, tiles * blocks.height, **as_int),
-        query.new_empty(rows, tiles, **as_int),
-        query.new_empty(rows, tiles, **as_int),
-        query.new_empty(rows, routed_size, **as_int),
-        query.new_empty(rows, routed_size, **as_int),
-    ]
+    num_routed = num_routed if topk else 1
+    num_landmarks = rows * columns if landmarks is None else landmarks.shape[2]
+    blocks = choose_blocks(
+        batch * heads, tokens, dim, num_landmarks, topk, num_routed, query.element_size()
+    )
+    pooled = (0,) if landmarks is not None else (batch, heads, num_landmarks, dim)
+    experts = empty_experts(query, num_landmarks, topk, num_routed, shared, blocks)
+    lse = query.new_empty(batch * heads, tokens, dtype=torch.float32)
+    return [empty_like_query(query), query.new_empty(pooled), lse, *experts]
 
 
-@library.custom_op('mita_seg::triton_attention_backward', mutates_args=())
-def triton_attention_backward(
+def _backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     landmarks: Tensor,
     saved: list[Tensor],
+    height: int,
+    width: int,
+    rows: int,
+    columns: int,
+    start: int,
     topk: int,
     num_routed: int,
     scale: float,
     landmark_scale: float,
     shared: bool,
 ) -> list[Tensor]:
-    """Gradients of query, key, value and landmarks."""
-    state = Saved.unflatten(saved)
-    gradients = mita_backward(
-        grad, query, key, value, landmarks, state,
+    """Gradients of query, key, value and, where they were given, landmarks."""
+    pooled = rows > 0
+    grad_query, grad_key, grad_value, grad_landmarks = mita_backward(
+        grad, query, key, value, landmarks, Saved.unflatten(saved),
         topk, num_routed, scale, landmark_scale, shared,
+        (height, width, rows, columns) if pooled else None,
     )  # fmt: skip
-    return list(gradients)
+    if not pooled:
+        if grad_landmarks is None:  # only routing uses them
+            grad_landmarks = torch.zeros_like(landmarks)
+        return [grad_query, grad_key, grad_value, grad_landmarks]
+    if grad_landmarks is not None:
+        pool.pool_backward(
+            grad_landmarks, grad_query, (height, width), (rows, columns), start,
+            add=True, averaged=True,
+        )  # fmt: skip
+    return [grad_query, grad_key, grad_value]
+
+
+triton_attention_backward = library.custom_op(
+    'mita_seg::triton_attention_backward', _backward, mutates_args=()
+)
 
 
 @triton_attention_backward.register_fake
-def _(grad, query, key, value, landmarks, saved, *options):
-    return [*map(empty_like_query, (query, key, value)), landmarks.new_empty(landmarks.shape)]
+def _(grad, query, key, value, landmarks, saved, height, width, rows, *options):
+    gradients = [empty_like_query(tensor) for tensor in (query, key, value)]
+    return gradients if rows else [*gradients, landmarks.new_empty(landmarks.shape)]
 
 
 def _save(ctx, inputs, output):
-    *tensors, ctx.topk, ctx.num_routed, ctx.scale, ctx.landmark_scale, ctx.shared = inputs
-    ctx.save_for_backward(*tensors, *output)
-    ctx.mark_non_differentiable(*output[1:])
+    query, key, value, landmarks, *ctx.options = inputs
+    out, pooled, *rest = output
+    ctx.save_for_backward(query, key, value, pooled if landmarks is None else landmarks, out, *rest)
+    ctx.mark_non_differentiable(pooled, *rest)
 
 
-def _differentiate(ctx, grads):
-    query, key, value, landmarks, *saved = ctx.saved_tensors
-    gradients = torch.ops.mita_seg.triton_attention_backward(
-        grads[0], query, key, value, landmarks, saved,
-        ctx.topk, ctx.num_routed, ctx.scale, ctx.landmark_scale, ctx.shared,
-    )  # fmt: skip
-    return *gradients, None, None, None, None, None
+def _differentiate(ctx, grads, backward=triton_attention_backward):
+    tensors = ctx.saved_tensors
+    gradients = backward(grads[0], *tensors[:4], list(tensors[4:]), *ctx.options)
+    return *gradients, *[None] * (14 - len(gradients))
 
 
 triton_attention.register_autograd(_differentiate, setup_context=_save)
+
+
+class _Attention(torch.autograd.Function):
+    """The operator without the dispatcher, which takes longer than the kernels on small maps."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        return tuple(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads):
+        return _differentiate(ctx, grads, _backward)
+
+
+def attention(query: Tensor, *arguments) -> Tensor:
+    """`triton_attention`'s first result, by the shorter way where nothing looks on."""
+    plain = type(query) in (Tensor, Parameter) and not torch.compiler.is_compiling()
+    run = _Attention.apply if plain else triton_attention
+    return run(query, *arguments)[0]
 
 
 @library.custom_op('mita_seg::triton_pool', mutates_args=())
@@ -117,7 +168,11 @@ def triton_pool_backward(
     grad: Tensor, tokens: int, height: int, width: int, rows: int, columns: int, start: int
 ) -> Tensor:
     """Gradient of the queries [B, H, tokens, d]."""
-    return pool.pool_backward(grad, tokens, (height, width), (rows, columns), start)
+    grad_query = grad.new_zeros(*grad.shape[:2], tokens, grad.shape[3])
+    pool.pool_backward(
+        grad, grad_query, (height, width), (rows, columns), start, add=False, averaged=False
+    )
+    return grad_query
 
 
 @triton_pool_backward.register_fake

@@ -1,14 +1,22 @@
 """Landmark pooling: adaptive average windows of the query map, and their gradient.
 
 Forward reads each patch token about once and writes m rows a head. Backward reads the m rows and
-writes every token once.
+writes, or adds to, every token once. Blocks of tokens are BLOCK_X columns wide, a power of two, as
+integer division by anything else is slow.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import next_power_of_2
+from .launch import cdiv, find_plan, next_power_of_2, on_its_device
+from .steps import _load_rows, _store_rows
+
+
+@triton.jit
+def _window(index, count, size):
+    """First and last + 1 of what window `index` of `count` covers of an axis of `size`."""
+    return index * size // count, ((index + 1) * size + count - 1) // count
 
 
 @triton.jit
@@ -16,93 +24,122 @@ def _pool_kernel(
     p_query, p_landmarks,
     stride_b, stride_h, stride_n, stride_d,
     heads, start, height, width, rows, columns,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
 ):  # fmt: skip
     landmark, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_query += head // heads * stride_b + head % heads * stride_h
-    row, column = landmark // columns, landmark % columns
-    top, bottom = row * height // rows, ((row + 1) * height + rows - 1) // rows
-    left, right = column * width // columns, ((column + 1) * width + columns - 1) // columns
-    window_width = right - left
-    tokens = (bottom - top) * window_width
-
-    o_d = tl.arange(0, BLOCK_D)
-    b_sum = tl.zeros([BLOCK_D], dtype=tl.float32)
-    for first in range(0, tokens, BLOCK_T):
-        o_t = first + tl.arange(0, BLOCK_T)
-        y, x = top + o_t // window_width, left + o_t % window_width
-        o_n = (start + y * width + x).to(tl.int64)
-        mask = (o_t < tokens)[:, None] & (o_d < D)[None, :]
-        p_rows = p_query + o_n[:, None] * stride_n + o_d[None, :] * stride_d
-        b_sum += tl.sum(tl.load(p_rows, mask=mask, other=0.0).to(tl.float32), 0)  # [BLOCK_D]
+    top, bottom = _window(landmark // columns, rows, height)
+    left, right = _window(landmark % columns, columns, width)
+    o_t, o_d = tl.arange(0, BLOCK_Y * BLOCK_X), tl.arange(0, BLOCK_D)
+    b_sums = tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_D], dtype=tl.float32)
+    for first_y in range(top, bottom, BLOCK_Y):
+        for first_x in range(left, right, BLOCK_X):
+            y, x = first_y + o_t // BLOCK_X, first_x + o_t % BLOCK_X
+            mask = (y < bottom) & (x < right)
+            b_rows = _load_rows(
+                p_query, start + y * width + x, stride_n, stride_d, mask, D, BLOCK_D, WIDE
+            )  # [T, D]
+            b_sums += b_rows.to(tl.float32)
+    b_sum = tl.sum(b_sums, 0) / ((bottom - top) * (right - left))
     p_out = p_landmarks + (head * rows * columns + landmark) * D + o_d
-    tl.store(p_out, (b_sum / tokens).to(p_out.dtype.element_ty), mask=o_d < D)
+    tl.store(p_out, b_sum.to(p_out.dtype.element_ty), mask=o_d < D)
 
 
 @triton.jit
 def _pool_backward_kernel(
     p_grad_landmarks, p_grad_query,
     stride_b, stride_h, stride_j, stride_d,
-    heads, num_tokens, start, height, width, rows, columns,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, OVERLAP: tl.constexpr,
+    sx_b, sx_h, sx_n, sx_d,
+    heads, start, height, width, rows, columns, blocks_x,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+    OVERLAP_Y: tl.constexpr, OVERLAP_X: tl.constexpr, ADD: tl.constexpr, AVERAGED: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(1).to(tl.int64)
-    o_n = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
-    o_d = tl.arange(0, BLOCK_D)
-    patch = o_n - start
-    inside = (patch >= 0) & (patch < height * width)
-    y, x = patch // width, patch % width
-    # Window i holds row y when floor(i h / mh) <= y < ceil((i + 1) h / mh): from floor(y mh / h) on
-    # for at most OVERLAP windows.
-    first_row, first_column = y * rows // height, x * columns // width
+    block, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_grad_landmarks += head // heads * stride_b + head % heads * stride_h
-    b_grad = tl.zeros([BLOCK_T, BLOCK_D], dtype=tl.float32)
-    for i in range(OVERLAP):
+    p_grad_query += head // heads * sx_b + head % heads * sx_h
+    o_t = tl.arange(0, BLOCK_Y * BLOCK_X)
+    y = block // blocks_x * BLOCK_Y + o_t // BLOCK_X
+    x = block % blocks_x * BLOCK_X + o_t % BLOCK_X
+    inside = (y < height) & (x < width)
+    o_n = start + y * width + x
+    b_grad = tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_D], dtype=tl.float32)
+    if ADD:
+        b_rows = _load_rows(p_grad_query, o_n, sx_n, sx_d, inside, D, BLOCK_D, WIDE)
+        b_grad += b_rows.to(tl.float32)
+    # Window i holds y when floor(i h / mh) <= y < ceil((i + 1) h / mh): floor(y mh / h) does, and
+    # the next ones that begin at y or before, OVERLAP_Y at most together. The same for x.
+    first_row, first_column = y * rows // height, x * columns // width
+    for i in tl.static_range(OVERLAP_Y):
         row = first_row + i
-        top, bottom = row * height // rows, ((row + 1) * height + rows - 1) // rows
-        row_holds = inside & (row < rows) & (top <= y) & (y < bottom)
-        for j in range(OVERLAP):
+        row_holds = inside & (row < rows) & (row * height < (y + 1) * rows)
+        for j in tl.static_range(OVERLAP_X):
             column = first_column + j
-            left = column * width // columns
-            right = ((column + 1) * width + columns - 1) // columns
-            holds = row_holds & (column < columns) & (left <= x) & (x < right)
-            count = ((bottom - top) * (right - left)).to(tl.float32)
-            p_rows = p_grad_landmarks + (row * columns + column)[:, None] * stride_j
-            mask = holds[:, None] & (o_d < D)[None, :]
-            b_row = tl.load(p_rows + o_d[None, :] * stride_d, mask=mask, other=0.0)
-            b_grad += tl.where(mask, b_row.to(tl.float32) / count[:, None], 0.0)
-    p_out = p_grad_query + (head * num_tokens + o_n)[:, None] * D + o_d[None, :]
-    mask = (o_n < num_tokens)[:, None] & (o_d < D)[None, :]
-    tl.store(p_out, b_grad.to(p_out.dtype.element_ty), mask=mask)
+            holds = row_holds & (column < columns) & (column * width < (x + 1) * columns)
+            b_row = _load_rows(
+                p_grad_landmarks, row * columns + column, stride_j, stride_d, holds, D, BLOCK_D
+            ).to(tl.float32)  # [T, D]
+            if not AVERAGED:
+                top, bottom = _window(row, rows, height)
+                left, right = _window(column, columns, width)
+                b_row /= ((bottom - top) * (right - left)).to(tl.float32)[:, None]
+            b_grad += b_row
+    _store_rows(p_grad_query, b_grad, o_n, sx_n, sx_d, inside, D, BLOCK_D, WIDE)
 
 
+@on_its_device
 def pool(query: Tensor, grid: tuple[int, int], num_landmarks: tuple[int, int], start: int):
     """query [B, H, N, d], any strides -> landmarks [B, H, mh * mw, d]"""
     batch, heads, _, dim = query.shape
     rows, columns = num_landmarks
     landmarks = query.new_empty(batch, heads, rows * columns, dim)
-    window = triton.cdiv(grid[0], rows) * triton.cdiv(grid[1], columns)
-    _pool_kernel[(rows * columns, batch * heads)](
+    window_y, window_x = cdiv(grid[0], rows) + 1, cdiv(grid[1], columns) + 1  # at most
+    tokens = 64 if window_y * window_x <= 64 else 128  # a step
+    block_x = min(64, next_power_of_2(window_x))
+    block_y = max(1, min(next_power_of_2(window_y), tokens // block_x))
+    plan = find_plan(lambda: None, [query], *grid, *num_landmarks, start)
+    plan.launch(
+        _pool_kernel, (rows * columns, batch * heads),
         query, landmarks, *query.stride(), heads, start, *grid, rows, columns,
-        D=dim, BLOCK_D=next_power_of_2(dim), BLOCK_T=min(64, max(16, next_power_of_2(window))),
+        D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=plan.wide,
+        BLOCK_Y=block_y, BLOCK_X=block_x, num_warps=2 if tokens == 64 else 4,
     )  # fmt: skip
     return landmarks
 
 
+@on_its_device
 def pool_backward(
     grad_landmarks: Tensor,
-    num_tokens: int,
+    grad_query: Tensor,
     grid: tuple[int, int],
     num_landmarks: tuple[int, int],
     start: int,
-) -> Tensor:
-    """Gradient of the landmarks [B, H, mh * mw, d] -> of the query [B, H, N, d]"""
-    batch, heads, _, dim = grad_landmarks.shape
-    grad_query = grad_landmarks.new_empty(batch, heads, num_tokens, dim)
-    overlap = max(triton.cdiv(count, size) for count, size in zip(num_landmarks, grid, strict=True))
-    block = 64
-    _pool_backward_kernel[(triton.cdiv(num_tokens, block), batch * heads)](
-        grad_landmarks, grad_query, *grad_landmarks.stride(), heads, num_tokens, start, *grid,
-        *num_landmarks, D=dim, BLOCK_D=next_power_of_2(dim), BLOCK_T=block, OVERLAP=overlap + 1,
+    *,
+    add: bool,
+    averaged: bool,
+) -> None:
+    """Writes the gradient of the patches' queries, or adds it to what `grad_query` holds.
+
+    grad_landmarks [B, H, mh * mw, d], float32 or the dtype of the query; `averaged`: divided by the
+    number of tokens in their windows already. grad_query [B, H, N, d].
+    """
+    batch, heads, _, dim = grad_query.shape
+    overlaps = [
+        1 if size % count == 0 else cdiv(count, size) + 1
+        for count, size in zip(num_landmarks, grid, strict=True)
+    ]
+    block_x = min(64, next_power_of_2(grid[1]))
+    block_y = 64 // block_x
+    blocks_x = cdiv(grid[1], block_x)
+    plan = find_plan(
+        lambda: None, [grad_query, grad_landmarks], *grid, *num_landmarks, start, add, averaged
+    )
+    plan.launch(
+        _pool_backward_kernel, (cdiv(grid[0], block_y) * blocks_x, batch * heads),
+        grad_landmarks, grad_query, *grad_landmarks.stride(), *grad_query.stride(),
+        heads, start, *grid, *num_landmarks, blocks_x,
+        D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=plan.wide,
+        BLOCK_Y=block_y, BLOCK_X=block_x, OVERLAP_Y=overlaps[0], OVERLAP_X=overlaps[1],
+        ADD=add, AVERAGED=averaged, num_warps=8,
     )  # fmt: skip
-    return grad_query

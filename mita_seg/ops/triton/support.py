@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 MAX_TOKENS = 2**20
-MAX_ROWS = 256  # landmarks, and keys an expert
+MAX_ROWS = 1024  # landmarks, and keys an expert
 SHARED_MEMORY = 227 * 1024  # bytes a program may use on Hopper, which the blocks are sized for
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -27,7 +27,9 @@ def _shared_memory(device_index: int) -> int:
     return getattr(properties, 'shared_memory_per_block_optin', 0)
 
 
-def why_not(query: Tensor, num_landmarks: int = 1, topk: int = 0) -> str | None:
+def why_not(
+    query: Tensor, num_landmarks: int = 1, topk: int = 0, scales: tuple[float, ...] = ()
+) -> str | None:
     """The reason why the kernels can't run on `query` [B, H, N, d]; None if they can."""
     if not _HAS_TRITON:
         return 'Triton is not installed'
@@ -47,6 +49,8 @@ def why_not(query: Tensor, num_landmarks: int = 1, topk: int = 0) -> str | None:
         return f'it takes head dimensions from 16 to 128 that are multiples of 8; got {dim}'
     if tokens > MAX_TOKENS:
         return f'it takes at most {MAX_TOKENS} tokens; got {tokens}'
+    if any(scale <= 0 for scale in scales):
+        return f'it takes positive scales; got {" and ".join(map(str, scales))}'
     if max(num_landmarks, topk) > MAX_ROWS:
         return (
             f'it takes at most {MAX_ROWS} landmarks and keys an expert; got {num_landmarks} and '

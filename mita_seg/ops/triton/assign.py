@@ -1,0 +1,39 @@
+"""Experts and tiles, in one launch: landmarks take their keys while rows are sorted by expert."""
+
+import triton
+import triton.language as tl
+
+from .place import _place_rows
+from .select import _merge_values, _select_keys
+
+
+@triton.jit
+def _assign_kernel(
+    p_scores, p_maxima, p_indices, p_part, p_part_total, p_part_peak, p_values, p_lse,
+    p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
+    num_tokens, num_blocks, topk, splits, num_landmarks,
+    num_rows, chunks, rows_per_chunk, num_tiles, place_programs,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, KEY_BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, HEIGHT: tl.constexpr, ALL_M: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr,
+    ROUTED: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
+    program, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    if program < num_landmarks:
+        if SHARED:
+            _merge_values(
+                program, head, p_part, p_part_total, p_part_peak, p_values, p_lse,
+                splits, num_landmarks, D, BLOCK_D, BLOCK_S,
+            )  # fmt: skip
+        if ROUTED:
+            _select_keys(
+                head * num_landmarks + program, p_scores, p_maxima, p_indices,
+                num_tokens, num_blocks, topk, KEY_BLOCK, BLOCK_K, BLOCK_B,
+            )  # fmt: skip
+    elif ROUTED:
+        _place_rows(
+            program - num_landmarks, place_programs, head,
+            p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
+            num_rows, num_landmarks, chunks, rows_per_chunk, num_tiles,
+            HEIGHT, ALL_M, BLOCK_C, BLOCK_R, BLOCK_T,
+        )  # fmt: skip

@@ -1,0 +1,58 @@
+"""Gradients of the experts' keys and values, added to those of the keys they are.
+
+Entries of a block of keys are a range; they are added up by a product with a 0/1 matrix instead of
+atomics. Reads 2 m k d values a head, and reads and writes dk and dv, where
+entries are sparse those of the keys that have one.
+"""
+
+import triton
+import triton.language as tl
+
+from .steps import _load_rows, _store_rows
+
+
+@triton.jit(do_not_specialize=['first_head'])
+def _fold_kernel(
+    p_start, p_entry_key, p_entry_grad_key, p_entry_grad_value, p_grad_key, p_grad_value,
+    sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d,
+    first_head, heads, num_tokens, num_entries, num_blocks,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, ADD: tl.constexpr, SPARSE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    block, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    head = first_head + part
+    p_start += head * (num_blocks + 1) + block
+    start, end = tl.load(p_start), tl.load(p_start + 1)
+    if ADD and start == end:
+        return
+    batch, local = head // heads, head % heads
+    if tl.program_id(2) == 0:
+        p_entries, p_grad = p_entry_grad_key, p_grad_key + batch * sx_b + local * sx_h
+        stride_n, stride_d = sx_n, sx_d
+    else:
+        p_entries, p_grad = p_entry_grad_value, p_grad_value + batch * sy_b + local * sy_h
+        stride_n, stride_d = sy_n, sy_d
+    p_entry_key += part * num_entries
+    p_entries += part * num_entries * D
+    o_n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    n_mask = o_n < num_tokens
+    if ADD and SPARSE:  # touch only the keys that have an entry
+        b_hits = tl.zeros([BLOCK_N], dtype=tl.int32)
+        for first in range(start, end, BLOCK_E):
+            o_e = first + tl.arange(0, BLOCK_E)
+            b_index = tl.load(p_entry_key + o_e, mask=o_e < end, other=-1)
+            b_hits += tl.sum((o_n[:, None] == b_index[None, :]).to(tl.int32), 1)
+        n_mask = n_mask & (b_hits > 0)
+    b_grad = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    if ADD:
+        b_shared = _load_rows(p_grad, o_n, stride_n, stride_d, n_mask, D, BLOCK_D, WIDE)
+        b_grad += b_shared.to(tl.float32)
+    for first in range(start, end, BLOCK_E):
+        o_e = first + tl.arange(0, BLOCK_E)
+        e_mask = o_e < end
+        b_index = tl.load(p_entry_key + o_e, mask=e_mask, other=-1)
+        b_rows = _load_rows(p_entries, o_e, D, 1, e_mask, D, BLOCK_D)  # [E, D]
+        b_owner = (o_n[:, None] == b_index[None, :]).to(b_rows.dtype)  # [N, E]
+        b_grad = tl.dot(b_owner, b_rows, acc=b_grad, input_precision=PRECISION)
+    _store_rows(p_grad, b_grad, o_n, stride_n, stride_d, n_mask, D, BLOCK_D, WIDE)
