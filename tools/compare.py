@@ -81,8 +81,8 @@ def main(argv=None):
     command = shlex.join([PROG, *(sys.argv[1:] if argv is None else argv)])
     with contextlib.ExitStack() as held:
         with user_errors(PROG):
-            from mita_seg.comparison.files import exclusive
             from mita_seg.comparison.plan import make_runs
+            from mita_seg.files import exclusive
 
             prepare_work_dir(args.work_dir)
             held.enter_context(exclusive(args.work_dir))

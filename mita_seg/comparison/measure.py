@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from mita_seg.cli import leave_out_pretrained
+from mita_seg.files import read_json, write_json
 
 from .environment import describe_environment
-from .files import read_json, write_json
 
 _WARM_UP = 3
 _REPEATS = 20
@@ -109,11 +109,27 @@ def _time_forward(model, image):
 
 
 def _time_training(cfg, model, height, width):
+    batch = cfg.train_dataloader.batch_size
+    return _median_ms(make_training_iteration(cfg, model, batch, height, width))
+
+
+def make_training_iteration(cfg, model, batch, height, width):
+    """Make a function that runs one training iteration on random images, without data loading.
+
+    Args:
+        cfg (Config): With ``optim_wrapper``.
+        model (BaseSegmentor): Where it is to be trained; put into training mode.
+        batch (int): Images.
+        height, width (int): Of an image, pixels.
+
+    Returns:
+        Callable[[], dict]: The complete step of MMSegmentation: preprocessing, forward, the loss at
+        full resolution, backward and the optimizer.
+    """
     from mmengine.optim import build_optim_wrapper
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    batch = cfg.train_dataloader.batch_size
     classes = model.decode_head.num_classes
     labels = torch.randint(0, classes, (batch, 1, height, width))
     samples = [
@@ -127,7 +143,7 @@ def _time_training(cfg, model, height, width):
     data = {'inputs': images, 'data_samples': samples}
     model.train()
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-    return _median_ms(lambda: model.train_step(data, optimizer))
+    return lambda: model.train_step(data, optimizer)
 
 
 def _median_ms(function):

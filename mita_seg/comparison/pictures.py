@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from mita_seg.files import save_figure
+
 from .names import short_names
 from .report import group_by_config, mean_and_spread
 
@@ -65,7 +67,7 @@ def draw_comparison(work_dir, results):
         fontsize=9,
         frameon=False,
     )
-    return _save(figure, work_dir / 'comparison.png')
+    return save_figure(figure, work_dir / 'comparison.png')
 
 
 def draw_bars(work_dir, results):
@@ -98,7 +100,7 @@ def draw_bars(work_dir, results):
         axis.set_title(title, fontsize=10)
         axis.tick_params(axis='x', labelsize=9)
         axis.spines[['top', 'right']].set_visible(False)
-    return _save(figure, work_dir / 'results.png')
+    return save_figure(figure, work_dir / 'results.png')
 
 
 def _colour(labels, palette):
@@ -118,11 +120,3 @@ def _legend(present, classes, palette):
     if _UNLABELLED in present:
         handles.append(Patch(facecolor='black', edgecolor='0.4', label='(not labelled)'))
     return handles
-
-
-def _save(figure, path):
-    # Matplotlib chooses the format by the ending, so the temporary name keeps it.
-    temporary = path.with_name(f'.{path.name}.tmp.png')
-    figure.savefig(temporary, dpi=130)
-    temporary.replace(path)
-    return path

@@ -7,8 +7,7 @@ from pathlib import Path
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.cli import load_config, prepare_work_dir
 from mita_seg.datasets import check_data
-
-from .files import read_json
+from mita_seg.files import read_json
 
 
 @dataclass(frozen=True)

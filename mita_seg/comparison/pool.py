@@ -6,8 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+from mita_seg.files import read_json
+
 from .display import make_display
-from .files import read_json
 from .names import short_names
 
 _POLL_SECONDS = 0.2

@@ -7,7 +7,7 @@ import time
 import torch
 from mmengine.hooks import Hook
 
-from .files import read_json, write_json
+from mita_seg.files import read_json, write_json
 
 _SECONDS_BETWEEN_WRITES = 0.5
 

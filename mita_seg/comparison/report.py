@@ -2,7 +2,8 @@
 
 import statistics
 
-from .files import read_json, replacing, write_json
+from mita_seg.files import read_json, replacing, write_json
+from mita_seg.tables import format_table
 
 _FIELDS = (
     'config',
@@ -74,13 +75,7 @@ def make_table(results):
             for _, field, divisor, decimals in _COLUMNS
         ]
         rows.append([config, str(len(group)), *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + ' |'
-        for row in rows
-    ]
-    rule = '|' + '|'.join('-' * (width + 2) for width in widths) + '|'
-    return '\n'.join([lines[0], rule, *lines[1:]])
+    return format_table(rows)
 
 
 def group_by_config(results):

@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from .files import write_json
+from mita_seg.files import write_json
 
 
 def main(argv=None):

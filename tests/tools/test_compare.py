@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip('mmseg')
 
 from mita_seg.comparison import pictures, report
-from mita_seg.comparison.files import exclusive
 from mita_seg.comparison.names import short_names
 from mita_seg.comparison.plan import make_runs
+from mita_seg.files import exclusive
 
 FIELDS = {
     'config',
@@ -157,7 +157,7 @@ def test_different_data_are_refused(shapes_root, shapes_configs, tmp_path):
 def test_one_comparison_a_folder(tmp_path):
     with (
         exclusive(tmp_path),
-        pytest.raises(ValueError, match='another comparison'),
+        pytest.raises(ValueError, match='another process'),
         exclusive(tmp_path),
     ):
         pass

@@ -31,9 +31,18 @@ def read_json(path):
         return None
 
 
+def save_figure(figure, path):
+    """Save a matplotlib figure as PNG; return the path."""
+    # Matplotlib chooses the format by the ending, so the temporary name keeps it.
+    temporary = path.with_name(f'.{path.name}.tmp.png')
+    figure.savefig(temporary, dpi=130)
+    temporary.replace(path)
+    return path
+
+
 @contextlib.contextmanager
 def exclusive(folder):
-    """Hold a folder against a second comparison.
+    """Hold a folder against a second process.
 
     Raises:
         ValueError: Another process holds it.
@@ -42,5 +51,5 @@ def exclusive(folder):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ValueError(f'another comparison is running in {str(folder)!r}') from error
+            raise ValueError(f'another process is writing in {str(folder)!r}') from error
         yield

@@ -1,0 +1,90 @@
+"""The sizes at which operators and models are measured."""
+
+from math import isqrt
+from typing import NamedTuple
+
+HEAD_DIM = 64
+
+
+class Case(NamedTuple):
+    """Tensors [1, heads, tokens, 64] and the experts of MiTA attention."""
+
+    tokens: int  # N, patches of a square grid
+    heads: int  # batch size times heads
+    landmarks: int  # m, of a square grid
+    topk: int  # k, keys an expert
+
+    def __str__(self) -> str:
+        return f'N={self.tokens} B*H={self.heads} m={self.landmarks} k={self.topk}'
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patch grid (h, w)."""
+        return (isqrt(self.tokens),) * 2
+
+    @property
+    def landmark_grid(self) -> tuple[int, int]:
+        """Landmark grid (mh, mw)."""
+        return (isqrt(self.landmarks),) * 2
+
+
+# Sequences of a training step: short ones in large batches, long ones in small.
+CUDA_CASES = (
+    Case(1024, 48, 49, 49),
+    Case(1024, 192, 49, 49),
+    Case(4096, 48, 49, 49),
+    Case(16384, 12, 49, 49),
+    Case(65536, 6, 49, 49),
+    Case(16384, 12, 256, 256),
+)
+CPU_CASES = (Case(1024, 6, 49, 49), Case(4096, 6, 49, 49))
+
+
+class Crop(NamedTuple):
+    """A batch of square images."""
+
+    pixels: int  # of a side
+    batch: int
+
+    def __str__(self) -> str:
+        return f'{self.pixels} px, batch {self.batch}'
+
+
+CUDA_CROPS = (Crop(512, 16), Crop(1024, 8), Crop(2048, 2))
+CPU_CROPS = (Crop(256, 1),)
+CROP_UNIT = 32  # pixels: two patches of the shipped models
+
+
+def parse_case(text: str) -> Case:
+    """Read a case such as ``4096:48:49:49``, which is N, B*H, m and k.
+
+    Raises:
+        ValueError: Not four positive integers, or N or m is not a square.
+    """
+    case = Case(*_read_counts('case', 'N:BH:M:K', text))
+    for name, count in (('N', case.tokens), ('m', case.landmarks)):
+        if isqrt(count) ** 2 != count:
+            raise ValueError(
+                f'{name} must be a square, since patches and landmarks form square grids; '
+                f'got {name}={count} in {text!r}'
+            )
+    return case
+
+
+def parse_crop(text: str) -> Crop:
+    """Read a crop such as ``1024:8``, which is the side in pixels and the batch size.
+
+    Raises:
+        ValueError: Not two positive integers, or the side is not a multiple of 32.
+    """
+    crop = Crop(*_read_counts('crop', 'PIXELS:BATCH', text))
+    if crop.pixels % CROP_UNIT:
+        raise ValueError(f'a crop must be a multiple of {CROP_UNIT} pixels, got {text!r}')
+    return crop
+
+
+def _read_counts(what, form, text):
+    parts = text.split(':')
+    if len(parts) != len(form.split(':')) or not all(p.isdecimal() and int(p) for p in parts):
+        raise ValueError(f'a {what} must be positive integers {form}, got {text!r}')
+    return map(int, parts)

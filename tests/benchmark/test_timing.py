@@ -1,0 +1,46 @@
+import time
+
+import torch
+
+from mita_seg.benchmark.timing import Timer, medians
+
+CPU = torch.device('cpu')
+
+
+class Scripted:
+    """A timer that returns given durations and logs when it is asked."""
+
+    def __init__(self, name, durations, log):
+        self.name, self.durations, self.log = name, list(durations), log
+
+    def sample(self):
+        self.log.append(self.name)
+        return self.durations.pop(0)
+
+
+def test_timers_take_turns_and_one_slow_sample_does_not_count():
+    log = []
+    timers = {'a': Scripted('a', [1, 9, 2], log), 'b': Scripted('b', [5, 4, 3], log)}
+    assert medians(timers, rounds=3) == {'a': 2, 'b': 4}
+    assert log == ['a', 'b'] * 3
+
+
+def test_slow_timers_give_fewer_samples_but_at_least_three():
+    log = []
+    medians({'a': Scripted('a', [1] * 50, log)}, rounds=50, seconds=0)
+    assert len(log) == 3
+
+
+def test_seconds_are_those_of_one_call():
+    def sleep():
+        time.sleep(0.002)
+
+    assert 0.002 <= Timer(sleep, CPU).sample() < 0.05
+
+
+def test_function_is_called_within_its_scope():
+    seen = []
+    timer = Timer(lambda: seen.append(torch.is_grad_enabled()), CPU, torch.no_grad)
+    timer.sample()
+    assert seen and not any(seen)
+    assert torch.is_grad_enabled()
