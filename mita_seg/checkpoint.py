@@ -1,5 +1,6 @@
 """Reading checkpoints without running the code that a pickle may carry."""
 
+import argparse
 import os
 import pickle
 import re
@@ -10,15 +11,19 @@ _STATISTICS = ('current', 'max', 'mean', 'min')
 
 
 def load_checkpoint_safely(path_or_url, map_location='cpu'):
-    """Load a checkpoint, building tensors, plain containers and MMEngine's log buffers only.
+    """Load a checkpoint, building tensors and plain data only.
+
+    The ending of the name tells the format: ``.safetensors``, ``.npz``, or else a pickle of torch.
+    Beside tensors and containers, a pickle may hold numpy values, MMEngine's log buffers and the
+    ``argparse.Namespace`` of DeiT's checkpoints.
 
     Args:
         path_or_url (str | os.PathLike): A file, or an ``http(s)://`` address, which is downloaded
             once into torch's cache.
-        map_location: As in ``torch.load``.
+        map_location: As in ``torch.load``; the tensors of the other formats are on the CPU.
 
     Returns:
-        dict: The checkpoint.
+        dict: The checkpoint; of the other formats, tensors by name.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -83,16 +88,19 @@ def find_resumable(work_dir):
 
 
 def _read(path, source, map_location):
-    import torch
-
     if os.path.getsize(path) == 0:
         raise ValueError(f'checkpoint {source!r} is empty')
     try:
-        with torch.serialization.safe_globals(_allowed_globals()):
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except PermissionError:
+        ending = Path(path).suffix.lower()
+        if ending == '.safetensors':
+            checkpoint = _read_safetensors(path)
+        elif ending == '.npz':
+            checkpoint = _read_npz(path)
+        else:
+            checkpoint = _read_pickle(path, map_location)
+    except (PermissionError, ImportError):
         raise
-    # A damaged file fails anywhere inside the unpickler, with almost any exception.
+    # A damaged file fails anywhere inside its reader, with almost any exception.
     except Exception as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         if refused:
@@ -103,6 +111,38 @@ def _read(path, source, map_location):
     if not isinstance(checkpoint, dict):
         raise ValueError(f'checkpoint {source!r} holds a {type(checkpoint).__name__}, not a dict')
     return checkpoint
+
+
+def _read_pickle(path, map_location):
+    import torch
+
+    with torch.serialization.safe_globals(_allowed_globals()):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _read_safetensors(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _read_npz(path):
+    import numpy as np
+    import torch
+
+    tensors = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            try:
+                array = arrays[name]
+            except ValueError as error:
+                if 'Object arrays' not in str(error):
+                    raise
+                array = None  # a pickle, which stays unread
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in 'biuf':
+                raise pickle.UnpicklingError(f'Unsupported array: GLOBAL {name}')
+            tensors[name] = torch.from_numpy(array)
+    return tensors
 
 
 def _download(url):
@@ -122,11 +162,11 @@ def _download(url):
 
 
 def _allowed_globals():
-    """What MMEngine's checkpoints hold beyond torch's own list: numpy values and log buffers."""
+    """What checkpoints hold beyond torch's own list: numpy values, log buffers, parsed options."""
     import numpy as np
 
     multiarray = getattr(np, '_core', None) or np.core
-    allowed = [np.ndarray, np.dtype]
+    allowed = [np.ndarray, np.dtype, argparse.Namespace]
     # The name in a checkpoint depends on the numpy that wrote it.
     for package in ('numpy.core', 'numpy._core'):
         for name in ('_reconstruct', 'scalar'):

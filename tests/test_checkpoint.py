@@ -1,4 +1,6 @@
+import argparse
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,52 @@ def test_own_checkpoint_loads(tmp_path):
     assert loaded['meta']['palette'].shape == (2, 3)
     assert torch.equal(loaded['state_dict']['weight'], torch.arange(3.0))
     assert loaded['message_hub']['log_scalars']['loss'].mean() == 2.0
+
+
+def test_options_of_deit_load(tmp_path):
+    path = tmp_path / 'deit.pth'
+    torch.save({'model': {}, 'args': argparse.Namespace(model='deit_tiny', lr=0.1)}, path)
+    assert load_checkpoint_safely(path)['args'].model == 'deit_tiny'
+
+
+def test_npz_loads(tmp_path):
+    path = tmp_path / 'jax.npz'
+    np.savez(path, kernel=np.arange(6, dtype=np.float16).reshape(2, 3), step=np.int64(7))
+    loaded = load_checkpoint_safely(path)
+    assert torch.equal(loaded['kernel'], torch.arange(6).half().view(2, 3))
+    assert loaded['step'] == 7
+
+
+def test_safetensors_load(tmp_path):
+    safetensors = pytest.importorskip('safetensors.torch')
+    path = tmp_path / 'hub.safetensors'
+    safetensors.save_file({'weight': torch.arange(3.0)}, path)
+    assert torch.equal(load_checkpoint_safely(path)['weight'], torch.arange(3.0))
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"hub.safetensors' is truncated"):
+        load_checkpoint_safely(path)
+
+
+@pytest.mark.parametrize(
+    'value', [lambda trace: [RunsCode(f'touch {trace}')], lambda _: ['text']], ids=['code', 'text']
+)
+def test_npz_of_anything_but_numbers_is_refused_and_not_run(tmp_path, value):
+    path, trace = tmp_path / 'evil.npz', tmp_path / 'trace'
+    np.savez(path, kernel=np.zeros(2), extra=np.array(value(trace)))
+    with pytest.raises(ValueError, match=r"evil.npz' is refused: it holds extra"):
+        load_checkpoint_safely(path)
+    assert not trace.exists()
+
+
+def test_other_content_under_the_name_of_an_npz_is_refused_and_not_run(tmp_path):
+    path, trace = tmp_path / 'evil.npz', tmp_path / 'trace'
+    path.write_bytes(pickle.dumps(RunsCode(f'touch {trace}')))
+    with pytest.raises(ValueError, match=r"evil.npz' is truncated, damaged"):
+        load_checkpoint_safely(path)
+    torch.save({'state_dict': RunsCode(f'touch {trace}')}, path)
+    with pytest.raises(ValueError, match=r"evil.npz' is refused"):
+        load_checkpoint_safely(path)
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize('legacy', [False, True])

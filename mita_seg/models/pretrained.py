@@ -6,41 +6,47 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mita_seg.checkpoint import load_checkpoint_safely
-
-# Ends of pretrained classifiers and segmentors, which a backbone has no use for.
-_NOT_BACKBONE = ('head.', 'head_dist.', 'fc.', 'fc_norm.', 'pre_logits.', 'decode_head.')
+from mita_seg.conversion import convert, detect_source
+from mita_seg.conversion.sources import find_weights
 
 
 def read_weights(source: str, prefix: str = '') -> dict[str, Tensor]:
-    """Read weights from a checkpoint, without running any code that it may hold.
+    """Read weights from a checkpoint, without running any code that it may hold, and convert them.
 
     Args:
-        source: File or URL of a dict of weights, alone or as its ``state_dict`` or ``model``.
+        source: File or URL of a checkpoint of any layout that :func:`mita_seg.conversion.convert`
+            knows; weights of another layout are returned as they are.
         prefix: Keep only the weights whose names begin so, without it. A segmentor's checkpoint
             needs none: ``backbone.`` is recognised.
 
     Returns:
-        Weights by name.
+        Weights by our names.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file cannot be read, or holds no such weights.
+        ValueError: The file cannot be read, holds no such weights or cannot be converted.
     """
-    weights = load_checkpoint_safely(source)
-    for key in ('state_dict', 'model'):
-        if isinstance(weights.get(key), dict):
-            weights = weights[key]
+    checkpoint = load_checkpoint_safely(source)
+    weights = find_weights(checkpoint)
     if not prefix and any(name.startswith('backbone.') for name in weights):
         prefix = 'backbone.'
     weights = {
         name.removeprefix(prefix): value
         for name, value in weights.items()
-        if isinstance(value, Tensor) and name.startswith(prefix)
+        if name.startswith(prefix)
     }
     if not weights:
         where = f' whose names begin with {prefix!r}' if prefix else ''
         raise ValueError(f'checkpoint {source!r} holds no weights{where}')
-    return weights
+    if detect_source(weights) is None:
+        return weights
+    try:
+        conversion = convert(weights)
+    except ValueError as error:
+        raise ValueError(f'checkpoint {source!r}: {error}') from error
+    for note in conversion.notes:
+        print_log(f'{source!r}: {note}', logger='current')
+    return conversion.weights
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
@@ -52,7 +58,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> N
         source: Where they come from, for messages.
 
     Raises:
-        ValueError: A weight has another shape than the model's, or none is the model's.
+        ValueError: A weight has another shape than the model's, none is the model's, or the weights
+            have registers and the model has not.
     """
     own = model.state_dict()
     for name, value in weights.items():
@@ -66,8 +73,12 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> N
             f'checkpoint {source!r} holds no weight of the model: its first is '
             f'{next(iter(weights))}, that of the model {next(iter(own))}'
         )
+    if 'register_tokens' in weights and 'register_tokens' not in own:
+        raise ValueError(
+            f'checkpoint {source!r} does not fit the model: it has registers; set '
+            f'num_registers={weights["register_tokens"].shape[1]}'
+        )
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    unexpected = [name for name in unexpected if not name.startswith(_NOT_BACKBONE)]
     if missing or unexpected:
         print_log(
             f'Weights of {source!r} do not match the model exactly. '

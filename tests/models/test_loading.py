@@ -5,9 +5,9 @@ import torch
 from mmengine.runner.checkpoint import load_state_dict
 from mmseg.registry import MODELS
 
+from mita_seg.conversion.key_map import our_name, rename_keys
 from mita_seg.models import MiTAVisionTransformer
 from mita_seg.models import pretrained as pretrained_module
-from mita_seg.models.key_map import our_name, rename_keys
 
 SMALL = {
     'img_size': (64, 64),

@@ -7,8 +7,8 @@ from mmseg.models.decode_heads import SegmenterMaskTransformerHead
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from mita_seg.conversion.key_map import our_name
 from mita_seg.models import MiTAMaskTransformerHead
-from mita_seg.models.key_map import our_name
 
 SMALL = {
     'in_channels': 24,

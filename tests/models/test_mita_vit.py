@@ -5,8 +5,8 @@ import torch
 from mmseg.models.backbones import VisionTransformer
 from mmseg.registry import MODELS
 
+from mita_seg.conversion.key_map import our_name
 from mita_seg.models import MiTAVisionTransformer
-from mita_seg.models.key_map import our_name
 
 SMALL = {'img_size': (64, 64), 'embed_dims': 32, 'num_layers': 3, 'num_heads': 2, 'patch_size': 16}
 FULL = {'type': 'FullAttention'}

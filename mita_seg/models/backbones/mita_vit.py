@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleList
 from mmengine.model.weight_init import constant_init, kaiming_init, trunc_normal_
 from mmseg.models.utils import PatchEmbed
@@ -11,15 +12,15 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mita_seg.conversion.key_map import rename_on_load
+from mita_seg.conversion.position_embedding import (
+    fit_position_embedding,
+    resize_position_embedding,
+)
 from mita_seg.models.builder import (
     build_norm,
     build_transformer_block,
     check_no_attention_dropout,
-)
-from mita_seg.models.key_map import rename_on_load
-from mita_seg.models.position_embedding import (
-    fit_loaded_position_embedding,
-    resize_position_embedding,
 )
 from mita_seg.models.pretrained import load_weights, read_weights
 
@@ -29,14 +30,15 @@ class MiTAVisionTransformer(BaseModule):
     """MMSegmentation's VisionTransformer, with the attention of each layer chosen by config.
 
     With ``attn_cfg=dict(type='FullAttention')`` it computes what the stock class computes and loads
-    its weights. Weights under the names of the stock class or of timm load by any route.
+    its weights. Weights under the names of the stock class or of timm load by any route, and
+    `init_cfg` takes the original file of any source that :mod:`mita_seg.conversion` reads.
 
-    It differs from the stock class in four points. `patch_bias` is on, since timm's and JAX's
+    It differs from the stock class in five points. `patch_bias` is on, since timm's and JAX's
     weights have that bias. Drop path acts on both branches of a block. The position embedding is
-    resized whenever the patch grid differs, also if it has as many patches. ``train()`` returns
-    the model.
+    resized whenever the patch grid differs, also if it has as many patches. There may be registers.
+    ``train()`` returns the model.
 
-    Source: Dosovitskiy et al., arXiv 2010.11929.
+    Source: Dosovitskiy et al., arXiv 2010.11929; registers, Darcet et al., arXiv 2309.16588.
 
     Args:
         img_size: Image size in training, pixels: a side or (height, width).
@@ -70,10 +72,11 @@ class MiTAVisionTransformer(BaseModule):
         frozen_exclude: Parameters to train, by parts of their names; ``'all'`` freezes none.
         pretrained: Deprecated; use `init_cfg`.
         init_cfg: Initialisation. ``dict(type='Pretrained', checkpoint=...)`` takes a file or URL
-            and, optionally, the `prefix` of the names to load. Type ``'Pretrained_Part'`` loads the
-            names under ``image_encoder.``.
+            (``.pth``, ``.safetensors`` or ``.npz``) and, optionally, the `prefix` of the names to
+            load. Type ``'Pretrained_Part'`` loads the names under ``image_encoder.``.
         attn_cfg: Config of the attention, or a list with one per block;
             ``dict(type='MiTAAttention')`` by default.
+        num_registers: Learned tokens between class token and patches, without position embedding.
 
     Raises:
         TypeError: An argument of the wrong type.
@@ -112,11 +115,14 @@ class MiTAVisionTransformer(BaseModule):
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
         attn_cfg: dict | Sequence[dict] | None = None,
+        num_registers: int = 0,
     ) -> None:
         super().__init__(init_cfg=_merge_pretrained(pretrained, init_cfg))
         check_no_attention_dropout(attn_drop_rate)
         if output_cls_token and not with_cls_token:
             raise ValueError('output_cls_token=True needs with_cls_token=True, got False')
+        if type(num_registers) is not int or num_registers < 0:
+            raise ValueError(f'num_registers must be an int of at least 0, got {num_registers!r}')
 
         self.img_size = _pair_of_sizes(img_size)
         self.patch_size = patch_size
@@ -142,6 +148,9 @@ class MiTAVisionTransformer(BaseModule):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
         num_patches = self.grid[0] * self.grid[1]
         self.pos_embed = nn.Parameter(torch.zeros(1, num_patches + 1, embed_dims))
+        self.register_tokens = (
+            nn.Parameter(torch.zeros(1, num_registers, embed_dims)) if num_registers else None
+        )
         self.drop_after_pos = nn.Dropout(drop_rate)
         self.ln_pre = build_norm(norm_cfg, embed_dims) if pre_norm else None
         self.layers = ModuleList(
@@ -196,6 +205,8 @@ class MiTAVisionTransformer(BaseModule):
     def _init_from_scratch(self) -> None:
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
+        if self.register_tokens is not None:
+            trunc_normal_(self.register_tokens, std=0.02)
         kaiming_init(self.patch_embed.projection, mode='fan_in', bias=0.0)
         # A depthwise convolution of the attention keeps torch's initialisation.
         for name, module in self.named_modules():
@@ -210,9 +221,16 @@ class MiTAVisionTransformer(BaseModule):
         """Give weights our names and our size of position embedding, in place."""
         rename_on_load(self, state_dict, prefix)
         key = f'{prefix}pos_embed'
-        if key in state_dict:
-            state_dict[key] = fit_loaded_position_embedding(
-                state_dict[key], self.pos_embed, self.grid, self.interpolate_mode
+        loaded = state_dict.get(key)
+        # One of another width is left to the loader, which names both shapes.
+        if loaded is None or loaded.ndim != 3 or loaded.shape[2] != self.pos_embed.shape[2]:
+            return
+        state_dict[key] = fit_position_embedding(loaded, self.grid, self.interpolate_mode)
+        if state_dict[key] is not loaded:
+            print_log(
+                f'Resize the position embedding from {loaded.shape[1] - 1} patches to '
+                f'{self.grid[0]}x{self.grid[1]}',
+                logger='current',
             )
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -232,12 +250,16 @@ class MiTAVisionTransformer(BaseModule):
         x, grid = self.patch_embed(inputs)
         x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         x = self.drop_after_pos(x + self._position_embedding(grid))
+        start = 1 if self.with_cls_token else 0
         if not self.with_cls_token:
             x = x[:, 1:]
+        if self.register_tokens is not None:
+            registers = self.register_tokens.expand(x.shape[0], -1, -1)
+            x = torch.cat((x[:, :start], registers, x[:, start:]), dim=1)
+            start += registers.shape[1]
         if self.ln_pre is not None:
             x = self.ln_pre(x)
 
-        start = 1 if self.with_cls_token else 0
         outs = [self._feature_map(x, grid, start)] if self.out_origin else []
         for i, layer in enumerate(self.layers):
             x = layer(x, grid, start)

@@ -8,12 +8,13 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mita_seg.conversion.key_map import rename_on_load
+from mita_seg.models.bilinear import enlarge
 from mita_seg.models.builder import (
     build_norm,
     build_transformer_block,
     check_no_attention_dropout,
 )
-from mita_seg.models.key_map import rename_on_load
 
 
 @MODELS.register_module()
@@ -147,3 +148,31 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
         classes = F.normalize(self.classes_proj(x[:, num_patches:]), dim=2)
         masks = self.mask_norm(patches @ classes.mT)  # [B, h * w, num_classes]
         return masks.mT.unflatten(-1, tuple(grid)).contiguous()
+
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
+        """Losses at the resolution of the labels, and the share of right pixels.
+
+        The figures of the base class, without its waits for the device (which counts the labelled
+        pixels there) and with a repeatable backward pass.
+
+        Args:
+            seg_logits: Class logits [B, num_classes, h, w].
+            batch_data_samples: SegDataSamples with label maps [1, H, W].
+
+        Returns:
+            The losses by name, and ``acc_seg``, percent of the labelled pixels, [1].
+        """
+        labels = self._stack_batch_gt(batch_data_samples)  # [B, 1, H, W]
+        logits = enlarge(seg_logits, labels.shape[2:], self.align_corners)
+        weight = None if self.sampler is None else self.sampler.sample(logits, labels)
+        labels = labels.squeeze(1)
+        criteria = self.loss_decode
+        losses = {}
+        for criterion in criteria if isinstance(criteria, nn.ModuleList) else [criteria]:
+            loss = criterion(logits, labels, weight=weight, ignore_index=self.ignore_index)
+            losses[criterion.loss_name] = losses.get(criterion.loss_name, 0) + loss
+        with torch.no_grad():
+            labelled = labels != self.ignore_index
+            right = (logits.argmax(1) == labels) & labelled
+            losses['acc_seg'] = 100 * right.sum().view(1) / labelled.sum().clamp(min=1)
+        return losses

@@ -1,6 +1,6 @@
-"""Parameter names of other implementations, renamed to ours while weights are loaded.
+"""Parameter names of other implementations, renamed to ours and back.
 
-| ours                            | MMSegmentation               | timm, DeiT          |
+| ours                            | MMSegmentation               | timm, DeiT, DINO    |
 |---------------------------------|------------------------------|---------------------|
 | layers.i.attn.qkv               | layers.i.attn.attn.in_proj_* | blocks.i.attn.qkv   |
 | layers.i.attn.proj              | layers.i.attn.attn.out_proj  | blocks.i.attn.proj  |
@@ -18,29 +18,61 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-_RENAMES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r'^(layers\.\d+\.attn)\.attn\.in_proj_(weight|bias)$', r'\1.qkv.\2'),
-        (r'^(layers\.\d+\.attn)\.attn\.out_proj\.', r'\1.proj.'),
-        (r'^blocks\.(\d+)\.norm([12])\.', r'layers.\1.ln\2.'),
-        (r'^blocks\.(\d+)\.mlp\.fc1\.', r'layers.\1.ffn.layers.0.0.'),
-        (r'^blocks\.(\d+)\.mlp\.fc2\.', r'layers.\1.ffn.layers.1.'),
-        (r'^blocks\.', 'layers.'),
-        (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
-        (r'^norm_pre\.', 'ln_pre.'),
-        (r'^norm\.', 'ln1.'),
-    )
-]
+
+def _compile(*pairs: tuple[str, str]) -> list[tuple[re.Pattern, str]]:
+    return [(re.compile(pattern), replacement) for pattern, replacement in pairs]
+
+
+_FROM_MMSEG = _compile(
+    (r'^(layers\.\d+\.attn)\.attn\.in_proj_(weight|bias)$', r'\1.qkv.\2'),
+    (r'^(layers\.\d+\.attn)\.attn\.out_proj\.', r'\1.proj.'),
+)
+_FROM_TIMM = _compile(
+    (r'^blocks\.(\d+)\.norm([12])\.', r'layers.\1.ln\2.'),
+    (r'^blocks\.(\d+)\.mlp\.fc1\.', r'layers.\1.ffn.layers.0.0.'),
+    (r'^blocks\.(\d+)\.mlp\.fc2\.', r'layers.\1.ffn.layers.1.'),
+    (r'^blocks\.', 'layers.'),
+    (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+    (r'^norm_pre\.', 'ln_pre.'),
+    (r'^norm\.', 'ln1.'),
+)
+_TO_MMSEG = _compile(
+    (r'^(layers\.\d+\.attn)\.qkv\.(weight|bias)$', r'\1.attn.in_proj_\2'),
+    (r'^(layers\.\d+\.attn)\.proj\.', r'\1.attn.out_proj.'),
+)
 
 
 def our_name(name: str) -> str:
     """Our name of a parameter; a name that is ours already, or unknown, stays as it is."""
-    for pattern, replacement in _RENAMES:
+    return name_from_mmseg(name_from_timm(name))
+
+
+def name_from_mmseg(name: str) -> str:
+    """Our name of a parameter of MMSegmentation; any other name stays as it is."""
+    return _rename(name, _FROM_MMSEG)
+
+
+def name_from_timm(name: str) -> str:
+    """Our name of a parameter of timm; any other name stays as it is."""
+    return _rename(name, _FROM_TIMM)
+
+
+def name_for_mmseg(name: str) -> str:
+    """MMSegmentation's name of a parameter of ours; any other name stays as it is."""
+    return _rename(name, _TO_MMSEG)
+
+
+def _rename(name: str, pairs: list[tuple[re.Pattern, str]]) -> str:
+    for pattern, replacement in pairs:
         renamed, count = pattern.subn(replacement, name)
         if count:
             return renamed
     return name
+
+
+def lacks_projection_bias(key: str, keys: Collection[str]) -> bool:
+    """Whether a key is the weight of a stock output projection that has no bias."""
+    return key.endswith('.attn.out_proj.weight') and f'{key.removesuffix("weight")}bias' not in keys
 
 
 def rename_keys(
@@ -66,8 +98,7 @@ def rename_keys(
             continue
         new_key = prefix + our_name(key.removeprefix(prefix))
         renamed[new_key] = value
-        stock_projection = new_key != key and key.endswith('.out_proj.weight')
-        if stock_projection and key.removesuffix('weight') + 'bias' not in state_dict:
+        if new_key != key and lacks_projection_bias(key, state_dict):
             renamed[new_key.removesuffix('weight') + 'bias'] = torch.zeros_like(value[:, 0])
     return renamed
 

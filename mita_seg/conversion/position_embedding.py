@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from math import isqrt
 
 import torch
-from mmengine.logging import print_log
-from mmseg.models.utils import resize
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 
 def resize_position_embedding(
@@ -25,39 +24,39 @@ def resize_position_embedding(
     """
     class_token, patches = embedding[:, :1], embedding[:, 1:]
     patch_map = patches.mT.unflatten(-1, tuple(grid))  # [1, C, h, w]
-    patch_map = resize(patch_map, size=tuple(new_grid), align_corners=False, mode=mode)
+    patch_map = interpolate(patch_map, size=tuple(new_grid), mode=mode, align_corners=False)
     return torch.cat((class_token, patch_map.flatten(2).mT), dim=1)
 
 
-def fit_loaded_position_embedding(
-    embedding: Tensor, own: Tensor, own_grid: Sequence[int], mode: str
+def fit_position_embedding(
+    embedding: Tensor, new_grid: Sequence[int], mode: str = 'bicubic'
 ) -> Tensor:
-    """Resize a checkpoint's position embedding, of a square grid, to a model's.
+    """Resize a checkpoint's position embedding, of a square grid, to a model's patch grid.
 
     Args:
         embedding: The checkpoint's, [1, 1 + side * side, C].
-        own: The model's, [1, 1 + h * w, C].
-        own_grid: The model's patch grid (h, w).
+        new_grid: The model's patch grid (h, w).
         mode: Interpolation mode.
 
     Returns:
-        [1, 1 + h * w, C]; one of another width is left as it is, for the loader to report.
+        [1, 1 + h * w, C]; one that has as many entries already is returned as it is.
 
     Raises:
         ValueError: It is for another number of patches, and not for a square grid.
     """
-    if embedding.ndim != 3 or embedding.shape[2] != own.shape[2]:
+    height, width = new_grid
+    if embedding.shape[1] == 1 + height * width:
         return embedding
-    if embedding.shape == own.shape:
-        return embedding
-    side = isqrt(embedding.shape[1] - 1)
-    if side * side != embedding.shape[1] - 1:
+    side = square_side(embedding.shape[1] - 1)
+    if not side:
         raise ValueError(
             f'pos_embed of shape {list(embedding.shape)} is not for a square grid of patches and '
-            f'one class token, so it cannot be resized to {list(own.shape)}'
+            f'one class token, so it cannot be resized to {height}x{width} patches'
         )
-    print_log(
-        f'Resize the position embedding from {side}x{side} to {own_grid[0]}x{own_grid[1]} patches',
-        logger='current',
-    )
-    return resize_position_embedding(embedding, (side, side), own_grid, mode)
+    return resize_position_embedding(embedding, (side, side), new_grid, mode)
+
+
+def square_side(count: int) -> int | None:
+    """Side of the square that so many patches make; None if they make none."""
+    side = isqrt(max(count, 0))
+    return side if side and side * side == count else None

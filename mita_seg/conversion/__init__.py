@@ -1,0 +1,26 @@
+"""Weights of other implementations, converted to ours and back, with an account of every name.
+
+:func:`convert` runs the steps: ``sources`` finds the weights in a checkpoint and tells its layout;
+``augreg``, ``projections``, ``special_tokens`` and ``layer_scale`` each turn one peculiarity of a
+source into what our models have; ``key_map`` renames; ``position_embedding`` resizes; ``target``
+turns the result into the layout wanted; ``report`` tells it. Needs PyTorch, and safetensors for
+files of that kind.
+"""
+
+from .conversion import Conversion
+from .convert import TARGETS, convert
+from .report import report_lines
+from .settings import model_settings
+from .sources import SOURCES, detect_source
+from .write import write_weights
+
+__all__ = [
+    'SOURCES',
+    'TARGETS',
+    'Conversion',
+    'convert',
+    'detect_source',
+    'model_settings',
+    'report_lines',
+    'write_weights',
+]

@@ -1,0 +1,53 @@
+"""Writing converted weights to a file."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mita_seg.files import replacing
+
+ENDINGS = ('.safetensors', '.pth')
+
+
+def check_destination(path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    """Make sure that a file can be written, before any work is done.
+
+    Raises:
+        ValueError: Its name has another ending than ``.safetensors`` or ``.pth``, its folder does
+            not exist or cannot be written, or it exists and is not to be overwritten.
+    """
+    path = Path(path)
+    if path.suffix not in ENDINGS:
+        raise ValueError(f'destination {str(path)!r} must end in {" or ".join(ENDINGS)}')
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f'destination {str(path)!r}: {str(path.parent)!r} is no writable folder')
+    if path.exists() and not overwrite:
+        raise ValueError(f'destination {str(path)!r} exists')
+
+
+def write_weights(
+    weights: Mapping[str, Tensor], path: str | os.PathLike, meta: Mapping | None = None
+) -> None:
+    """Write weights so that MMEngine, MMSegmentation and our models read them.
+
+    The file appears whole or not at all.
+
+    Args:
+        weights: Weights by name.
+        path: Ends in ``.safetensors``, or in ``.pth`` for a dict with ``state_dict`` and ``meta``.
+        meta: What MMEngine keeps beside the weights, such as class names; ``.pth`` only.
+    """
+    # Slices of a larger tensor would be written with all of it.
+    own = {
+        name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()
+    }
+    with replacing(path, 'wb') as file:
+        if Path(path).suffix == '.safetensors':
+            from safetensors.torch import save
+
+            file.write(save(own, metadata={'format': 'pt'}))
+        else:
+            torch.save({'meta': dict(meta or {}), 'state_dict': own}, file)

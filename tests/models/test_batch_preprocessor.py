@@ -1,0 +1,80 @@
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.models import SegDataPreProcessor
+from mmseg.structures import SegDataSample
+
+from mita_seg.models import BatchSegDataPreProcessor
+
+OPTIONS = {
+    'mean': [127.5] * 3,
+    'std': [127.5] * 3,
+    'bgr_to_rgb': True,
+    'pad_val': 0,
+    'seg_pad_val': 255,
+    'test_cfg': {'size_divisor': 16},
+}
+STILL = {'ratio_range': (1, 1), 'flip_prob': 0, 'colour_prob': 0}
+
+
+def batch(*sizes):
+    """uint8 images and their samples."""
+    samples = [
+        SegDataSample(
+            metainfo={'img_path': f'{index}.jpg', 'ori_shape': size},
+            gt_sem_seg=PixelData(data=torch.randint(0, 11, (1, *size))),
+        )
+        for index, size in enumerate(sizes)
+    ]
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in sizes]
+    return {'inputs': images, 'data_samples': samples}
+
+
+def test_without_augmentation_it_is_the_stock_preprocessor():
+    data = batch((32, 48), (32, 48))
+    ours = BatchSegDataPreProcessor((32, 48), **STILL, **OPTIONS)(data, training=True)
+    stock = SegDataPreProcessor(size=(32, 48), **OPTIONS)(data, training=True)
+    torch.testing.assert_close(ours['inputs'], stock['inputs'], atol=1e-4, rtol=0)
+    for got, expected in zip(ours['data_samples'], stock['data_samples'], strict=True):
+        assert torch.equal(got.gt_sem_seg.data, expected.gt_sem_seg.data)
+        assert got.img_path == expected.img_path
+
+
+def test_samples_of_the_data_set_are_left_as_they_are():
+    data = batch((32, 48), (32, 48))
+    before = [sample.clone() for sample in data['data_samples']]
+    got = BatchSegDataPreProcessor((16, 16), **OPTIONS)(data, training=True)
+    assert got['inputs'].shape == (2, 3, 16, 16)
+    assert got['data_samples'][0].gt_sem_seg.shape == (16, 16)
+    for sample, old in zip(data['data_samples'], before, strict=True):
+        assert torch.equal(sample.gt_sem_seg.data, old.gt_sem_seg.data)
+        assert sample.metainfo == old.metainfo
+
+
+def test_outside_of_the_image_is_padding():
+    data = batch((32, 48))
+    preprocessor = BatchSegDataPreProcessor((64, 96), **{**STILL, 'colour_prob': 1}, **OPTIONS)
+    got = preprocessor(data, training=True)
+    padding = got['data_samples'][0].gt_sem_seg.data[0] == 255
+    assert padding.sum() > 64 * 96 // 2
+    assert (got['inputs'][0, :, padding] == 0).all()
+
+
+def test_whole_images_are_padded_for_testing_as_in_the_stock_preprocessor():
+    data = batch((360, 480))
+    ours = BatchSegDataPreProcessor((352, 480), **OPTIONS)(data)
+    stock = SegDataPreProcessor(size=(352, 480), **OPTIONS)(data)
+    assert ours['inputs'].shape == (1, 3, 368, 480)
+    assert torch.equal(ours['inputs'], stock['inputs'])
+
+
+def test_images_of_several_sizes_are_refused():
+    with pytest.raises(ValueError, match=r'one size, got \[\(3, 32, 32\), \(3, 32, 48\)\]'):
+        BatchSegDataPreProcessor((16, 16), **OPTIONS)(batch((32, 32), (32, 48)), training=True)
+
+
+def test_training_without_labels_names_the_image():
+    data = batch((32, 32))
+    del data['data_samples'][0].gt_sem_seg
+    with pytest.raises(ValueError, match=r"needs labels, '0\.jpg' has none"):
+        BatchSegDataPreProcessor((16, 16), **OPTIONS)(data, training=True)

@@ -1,0 +1,74 @@
+import copy
+
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+import mita_seg.models  # noqa: F401
+
+MITA = {'type': 'MiTAAttention', 'landmarks': (2, 2), 'topk': 3}
+CONFIG = {
+    'backbone': {
+        'type': 'MiTAVisionTransformer',
+        'img_size': 32,
+        'patch_size': 8,
+        'embed_dims': 32,
+        'num_layers': 1,
+        'num_heads': 2,
+        'attn_cfg': MITA,
+    },
+    'decode_head': {
+        'type': 'MiTAMaskTransformerHead',
+        'in_channels': 32,
+        'num_layers': 1,
+        'num_heads': 2,
+        'num_classes': 3,
+        'attn_cfg': MITA,
+    },
+    'test_cfg': {'mode': 'whole'},
+}
+
+
+@pytest.fixture
+def batch():
+    label = torch.randint(0, 3, (1, 32, 32))
+    return torch.randn(1, 3, 32, 32), [SegDataSample(gt_sem_seg=PixelData(data=label))]
+
+
+def test_losses_and_gradients_are_those_of_the_plain_segmentor(batch):
+    plain = MODELS.build({'type': 'EncoderDecoder', **CONFIG})
+    # One graph without a break, or this raises.
+    options = {'backend': 'eager', 'fullgraph': True}
+    compiled = MODELS.build({'type': 'CompiledEncoderDecoder', 'compile_cfg': options, **CONFIG})
+    compiled.load_state_dict(plain.state_dict(), strict=True)
+    results = []
+    for model in (plain, compiled):
+        losses = model.loss(*batch)
+        losses['decode.loss_ce'].backward()
+        results.append([losses['decode.loss_ce'], *(p.grad for p in model.parameters())])
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_copy_trains_its_own_weights(batch):
+    model = MODELS.build(
+        {'type': 'CompiledEncoderDecoder', 'compile_cfg': {'backend': 'eager'}, **CONFIG}
+    )
+    before = model.loss(*batch)['decode.loss_ce']
+    other = copy.deepcopy(model)
+    torch.nn.init.zeros_(other.decode_head.mask_norm.weight)
+    assert other.loss(*batch)['decode.loss_ce'] != before
+    assert model.loss(*batch)['decode.loss_ce'] == before
+
+
+def test_auxiliary_head_is_refused():
+    with pytest.raises(ValueError, match='auxiliary_head'):
+        MODELS.build(
+            {
+                'type': 'CompiledEncoderDecoder',
+                'auxiliary_head': CONFIG['decode_head'],
+                **CONFIG,
+            }
+        )

@@ -1,0 +1,160 @@
+"""The program: files of every kind in and out, its report, and what it refuses."""
+
+import os
+
+import conversion_cases as cases
+import numpy as np
+import pytest
+import torch
+
+from mita_seg.checkpoint import load_checkpoint_safely
+
+
+class RunsCode:
+    """A pickle of this runs a shell command when it is read."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.fixture
+def convert(tool, capsys):
+    """Run the program; returns what it prints."""
+
+    def run(*arguments):
+        tool('convert_checkpoint').main(list(map(str, arguments)))
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refused(tool, capsys):
+    """Run the program on something it must refuse; returns the sentence."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            tool('convert_checkpoint').main(list(map(str, arguments)))
+        assert exit.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_jax_to_stock_class(convert, tmp_path, ending):
+    if ending == '.safetensors':
+        pytest.importorskip('safetensors')
+    models = pytest.importorskip('mmseg.models')
+    source, made = tmp_path / 'augreg.npz', tmp_path / f'vit{ending}'
+    np.savez(source, **cases.augreg())
+    out = convert(source, made, '--from', 'augreg-npz', '--to', 'mmseg', '--img-size', 48, 32)
+    assert 'head/kernel (of a classifier or a projection head)' in out
+    weights = load_checkpoint_safely(made)
+    options = {name: value for name, value in cases.MODEL.items() if name != 'attn_cfg'}
+    options |= {'img_size': (48, 32), 'patch_bias': True}
+    model = models.backbones.VisionTransformer(**options)
+    model.load_state_dict(weights.get('state_dict', weights), strict=True)
+
+
+def test_report_lists_every_name(convert, tmp_path):
+    weights = cases.dinov2(registers=2)
+    del weights['norm.bias']
+    torch.save({'teacher': weights, 'optimizer': {'lr': 1}}, tmp_path / 'in.pth')
+    lines = convert(tmp_path / 'in.pth', tmp_path / 'out.pth').splitlines()
+    assert lines[0] == 'source: dinov2'
+    for name in weights:
+        assert any(name in line for line in lines), name
+    assert '    blocks.1.norm2.bias -> layers.1.ln2.bias [32]' in lines
+    last = 'blocks.0.mlp.fc2.bias, blocks.0.ls2.gamma -> layers.0.ffn.layers.1.bias [32]'
+    assert f'    {last}' in lines
+    assert lines[lines.index('beside the weights, left aside: 1') + 1] == '    optimizer'
+    assert lines[lines.index('unused: 1') + 1] == '    mask_token (used in pretraining only)'
+    assert 'ln1.bias' in lines[lines.index('missing: 1') + 1]
+    assert any('num_registers=2' in line and 'patch_size=8' in line for line in lines)
+    assert lines[-1] == f'wrote {tmp_path / "out.pth"}'
+
+
+@pytest.mark.parametrize('endings', [('.pth', '.pth'), ('.safetensors', '.pth')])
+def test_segmentor_there_and_back_through_files(convert, tmp_path, endings):
+    if '.safetensors' in endings:
+        pytest.importorskip('safetensors')
+    registry = pytest.importorskip('mmseg.registry')
+    vit = {n: v for n, v in cases.MODEL.items() if n != 'attn_cfg'}
+    stock = registry.MODELS.build(
+        {
+            'type': 'mmseg.EncoderDecoder',
+            'backbone': {'type': 'mmseg.VisionTransformer', 'patch_bias': True, **vit},
+            'decode_head': {
+                'type': 'mmseg.SegmenterMaskTransformerHead',
+                'in_channels': 32,
+                'channels': 32,
+                'num_classes': 4,
+                'num_layers': 1,
+                'num_heads': 2,
+                'embed_dims': 32,
+            },
+        }
+    ).state_dict()
+    first, second, third = (tmp_path / f'{i}{e}' for i, e in enumerate(('.pth', *endings)))
+    meta = {'dataset_meta': {'classes': ('a', 'b', 'c', 'd')}}
+    torch.save({'state_dict': stock, 'meta': meta, 'optimizer': {}}, first)
+    lines = convert(first, second).splitlines()
+    assert any('-> decode_head.layers.0.attn.proj.bias' in line for line in lines)
+    assert '    optimizer' in lines
+    assert ('    meta' in lines) is (endings[0] == '.safetensors')
+    convert(second, third, '--to', 'mmseg')
+    back = load_checkpoint_safely(third)
+    assert back['state_dict'].keys() == stock.keys()
+    assert all(torch.equal(back['state_dict'][name], stock[name]) for name in stock)
+    assert back['meta'] == (meta if endings[0] == '.pth' else {})
+
+
+def test_code_in_a_file_is_refused_by_name_and_not_run(refused, tmp_path):
+    trace, evil = tmp_path / 'trace', RunsCode(f'touch {tmp_path / "trace"}')
+    torch.save({'model': cases.timm_vit(), 'args': evil}, tmp_path / 'evil.pth')
+    np.savez(tmp_path / 'evil.npz', **cases.augreg(), extra=np.array([evil], dtype=object))
+    for name, what in (('evil.pth', 'system'), ('evil.npz', 'extra')):
+        error = refused(tmp_path / name, tmp_path / 'out.pth')
+        assert name in error and f'{what}, which is not plain data' in error
+        assert not trace.exists() and not (tmp_path / 'out.pth').exists()
+
+
+def test_bad_arguments_are_refused_before_any_work(refused, tmp_path):
+    source = tmp_path / 'in.pth'
+    torch.save(cases.timm_vit(), source)
+    (tmp_path / 'there.pth').write_bytes(b'mine')
+    assert 'must end in .safetensors or .pth' in refused(source, tmp_path / 'out.npz')
+    assert "there.pth' exists" in refused(source, tmp_path / 'there.pth')
+    assert 'is no writable folder' in refused(source, tmp_path / 'none/out.pth')
+    assert "none.pth' does not exist" in refused(tmp_path / 'none.pth', tmp_path / 'out.pth')
+    assert 'one or two numbers, got 3' in refused(source, 'out.pth', '--img-size', 1, 2, 3)
+    wrong = refused(source, tmp_path / 'out.pth', '--from', 'mmseg')
+    assert "in.pth': the names are not those of mmseg but those of timm" in wrong
+    assert not (tmp_path / 'out.pth').exists()
+    assert (tmp_path / 'there.pth').read_bytes() == b'mine'
+
+
+def test_existing_file_is_replaced_on_demand(convert, tmp_path):
+    torch.save(cases.timm_vit(), tmp_path / 'in.pth')
+    (tmp_path / 'out.pth').write_bytes(b'old')
+    convert(tmp_path / 'in.pth', tmp_path / 'out.pth', '--overwrite')
+    assert 'ln1.weight' in load_checkpoint_safely(tmp_path / 'out.pth')['state_dict']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['in.pth', 'out.pth']
+
+
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_parts_of_a_split_weight_are_written_alone(convert, tmp_path, ending):
+    if ending == '.safetensors':
+        pytest.importorskip('safetensors')
+    torch.save({'model': cases.mita_deit(gate=True)}, tmp_path / 'gated.pth')
+    convert(tmp_path / 'gated.pth', tmp_path / f'out{ending}')
+    weights = load_checkpoint_safely(tmp_path / f'out{ending}')
+    gate = weights.get('state_dict', weights)['layers.0.attn.gate.weight']
+    assert gate.shape == (32, 32)
+    size = (tmp_path / f'out{ending}').stat().st_size
+    wanted = sum(value.nbytes for value in weights.get('state_dict', weights).values())
+    assert wanted < size < 1.5 * wanted

@@ -1,0 +1,65 @@
+"""Convert pretrained weights to the layout of mita_seg or of MMSegmentation."""
+
+import argparse
+
+from mita_seg.cli import user_errors
+
+PROG = 'convert_checkpoint.py'
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    from mita_seg.conversion import SOURCES, TARGETS
+
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
+    parser.add_argument('src', help='file or URL: .pth, .safetensors or .npz')
+    parser.add_argument('dst', help='file to write: .safetensors or .pth')
+    parser.add_argument(
+        '--from',
+        dest='source',
+        choices=('auto', *SOURCES),
+        default='auto',
+        help='whose layout src has; auto tells it by the names (default)',
+    )
+    parser.add_argument(
+        '--to', dest='target', choices=TARGETS, default='mita_seg', help='layout of dst (mita_seg)'
+    )
+    parser.add_argument(
+        '--img-size',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='resize the position embedding for images of this side, or height and width',
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
+    args = parser.parse_args(argv)
+    if args.img_size and len(args.img_size) > 2:
+        parser.error(f'--img-size takes one or two numbers, got {len(args.img_size)}')
+    return args
+
+
+def main(argv=None):
+    """Run the tool."""
+    args = parse_args(argv)
+
+    from mita_seg.checkpoint import load_checkpoint_safely
+    from mita_seg.conversion import convert, report_lines, write_weights
+    from mita_seg.conversion.write import check_destination
+
+    img_size = args.img_size and (args.img_size[0], args.img_size[-1])
+    with user_errors(PROG):
+        check_destination(args.dst, overwrite=args.overwrite)
+        checkpoint = load_checkpoint_safely(args.src)
+        try:
+            conversion = convert(checkpoint, args.source, args.target, img_size=img_size)
+        except ValueError as error:
+            raise ValueError(f'checkpoint {args.src!r}: {error}') from error
+    if args.dst.endswith('.safetensors') and checkpoint.get('meta'):
+        conversion.left_aside.append('meta')
+    write_weights(conversion.weights, args.dst, checkpoint.get('meta'))
+    print('\n'.join(report_lines(conversion)))
+    print(f'wrote {args.dst}')
+
+
+if __name__ == '__main__':
+    main()
