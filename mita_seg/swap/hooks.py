@@ -1,0 +1,41 @@
+"""Forward hooks that restoring a model finds and removes."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+
+class Hook:
+    """A hook that knows its handle; a subclass is called as the hook.
+
+    It is an object rather than a closure so that models carrying it can be copied and pickled. A
+    subclass may be an attribute of the module instead, and its own handle.
+    """
+
+    handle = None
+
+    def attach(self, module: nn.Module) -> 'Hook':
+        """Register with a module; returns the hook of this class that it has already, if any."""
+        existing = next((hook for hook in hooks_of(module) if type(hook) is type(self)), None)
+        if existing is not None:
+            return existing
+        self.handle = self._register(module)
+        return self
+
+    def _register(self, module: nn.Module):
+        return module.register_forward_hook(self)
+
+
+def hooks_of(module: nn.Module) -> Iterator[Hook]:
+    """Our hooks on a module, its submodules left out."""
+    places = (module._forward_hooks, module._forward_pre_hooks, vars(module))
+    for value in [value for place in places for value in place.values()]:
+        if isinstance(value, Hook):
+            yield value
+
+
+def remove_hooks(model: nn.Module) -> None:
+    """Remove our hooks from a model and its submodules."""
+    for module in model.modules():
+        for hook in hooks_of(module):
+            hook.handle.remove()
