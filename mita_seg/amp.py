@@ -1,28 +1,14 @@
 """``--amp`` for every device."""
 
-from contextlib import contextmanager
-
 import torch
-from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
 
-
-@OPTIM_WRAPPERS.register_module()
-class CPUAmpOptimWrapper(OptimWrapper):
-    """bfloat16 autocast on the CPU, where MMEngine's AmpOptimWrapper refuses to run.
-
-    bfloat16 has the range of float32, so the loss needs no scaling.
-    """
-
-    @contextmanager
-    def optim_context(self, model):
-        """Run the forward pass of a training step under autocast."""
-        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
-            yield
+from mita_seg import engine  # noqa: F401  (registers BFloat16OptimWrapper)
 
 
 def enable_amp(cfg):
     """Switch a config to automatic mixed precision, in place.
+
+    On the CPU, where MMEngine's AmpOptimWrapper refuses to run, to bfloat16 without loss scaling.
 
     Args:
         cfg (Config): The config.
@@ -31,11 +17,11 @@ def enable_amp(cfg):
         ValueError: Its ``optim_wrapper`` is of a type that cannot be switched.
     """
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind in ('AmpOptimWrapper', 'CPUAmpOptimWrapper'):
+    if kind in ('AmpOptimWrapper', 'BFloat16OptimWrapper'):
         return
     if kind != 'OptimWrapper':
         raise ValueError(f"--amp needs optim_wrapper.type='OptimWrapper', the config has {kind!r}")
     if torch.cuda.is_available():
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     else:
-        cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'

@@ -95,6 +95,29 @@ def load_runner_config(args):
     return cfg
 
 
+def load_evaluation_config(args):
+    """Read the config of a tool that evaluates a checkpoint, and check data and checkpoint.
+
+    Args:
+        args (argparse.Namespace): From `parse_runner_args`, with `config`, `work_dir` and
+            `checkpoint`.
+
+    Returns:
+        Config: The config, which loads the checkpoint.
+    """
+    from mita_seg.checkpoint import load_checkpoint_safely
+    from mita_seg.datasets import check_data
+
+    cfg = load_runner_config(args)
+    prepare_work_dir(cfg.work_dir)
+    check_data(cfg, loaders=('test_dataloader',))
+    load_checkpoint_safely(args.checkpoint)
+    cfg.load_from = args.checkpoint
+    # The checkpoint holds every weight: pretrained ones need not be fetched first.
+    leave_out_pretrained(cfg)
+    return cfg
+
+
 def leave_out_pretrained(cfg):
     """Take the backbone's pretrained weights out of a config, in place: nothing is fetched then."""
     if cfg.model.get('backbone', {}).get('init_cfg'):

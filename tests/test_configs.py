@@ -25,7 +25,8 @@ FILES = sorted(
 VARIANTS = {'full': 'tsbl', 'mita-dec': 'tsbl', 'mita-encdec': 'tsbl', 'mita-attnonly': 'tsb'}
 SIZES = {size: 640 if size == 'l' else 512 for size in 'tsbl'}
 NAME = re.compile(
-    r'mita-segmenter_vit-[a-z]+_(full|mita-[a-z]+)_\d+xb\d+-\w+_[a-z0-9]+-(\d+)x(\d+)'
+    r'mita-segmenter_vit-[a-z]+(?:-p\d+)?_(full|stock-head|mita-[a-z0-9-]+)_'
+    r'\d+xb\d+-\w+_[a-z0-9]+-(\d+)x(\d+)'
 )
 
 

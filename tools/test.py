@@ -2,13 +2,7 @@
 
 import argparse
 
-from mita_seg.cli import (
-    leave_out_pretrained,
-    load_runner_config,
-    parse_runner_args,
-    prepare_work_dir,
-    user_errors,
-)
+from mita_seg.cli import load_evaluation_config, parse_runner_args, prepare_work_dir, user_errors
 
 PROG = 'test.py'
 
@@ -29,17 +23,9 @@ def parse_args(argv=None):
 
 def prepare_config(args):
     """Read the config and check all that can be checked before a model is built."""
-    from mita_seg.checkpoint import load_checkpoint_safely
-    from mita_seg.datasets import check_data
-
-    cfg = load_runner_config(args)
-    for folder in filter(None, (cfg.work_dir, args.out, args.show_dir)):
+    for folder in filter(None, (args.out, args.show_dir)):
         prepare_work_dir(folder)
-    check_data(cfg, loaders=('test_dataloader',))
-    load_checkpoint_safely(args.checkpoint)
-    cfg.load_from = args.checkpoint
-    # The checkpoint holds every weight: pretrained ones need not be fetched first.
-    leave_out_pretrained(cfg)
+    cfg = load_evaluation_config(args)
     if args.show or args.show_dir:
         show_predictions(cfg, args)
     if args.tta:

@@ -1,6 +1,14 @@
-"""Checks of the data: transforms (registered on import) and a look at the folders."""
+"""Data sets and checks of the data: registered on import, and a look at the folders."""
 
+from .cache import CacheInMemory
+from .camvid import CamVidDataset
 from .loading import LoadCheckedImage, LoadCheckedLabels
 from .preflight import check_data
 
-__all__ = ['LoadCheckedImage', 'LoadCheckedLabels', 'check_data']
+__all__ = [
+    'CacheInMemory',
+    'CamVidDataset',
+    'LoadCheckedImage',
+    'LoadCheckedLabels',
+    'check_data',
+]

@@ -40,21 +40,20 @@ def _datasets(dataset):
 
 
 def _check_dataset(dataset, loader):
+    hint = getattr(dataset, 'hint', _HINT)
     root = dataset.data_root
     if root and not os.path.isdir(root):
-        raise FileNotFoundError(f'{loader}: data_root {root!r} does not exist; {_HINT}')
+        raise FileNotFoundError(f'{loader}: data_root {root!r} does not exist; {hint}')
     for key, folder in dataset.data_prefix.items():
         if folder and not os.path.isdir(folder):
-            raise FileNotFoundError(f'{loader}: {key} {folder!r} does not exist; {_HINT}')
+            raise FileNotFoundError(f'{loader}: {key} {folder!r} does not exist; {hint}')
     if dataset.ann_file and not os.path.exists(dataset.ann_file):
         raise FileNotFoundError(f'{loader}: ann_file {dataset.ann_file!r} does not exist')
 
     samples = dataset.load_data_list()
     if not samples:
         where = dataset.data_prefix.get('img_path')
-        raise FileNotFoundError(
-            f'{loader}: no image ({dataset.img_suffix!r}) in {where!r}; {_HINT}'
-        )
+        raise FileNotFoundError(f'{loader}: no image ({dataset.img_suffix!r}) in {where!r}; {hint}')
     for key, what in (('img_path', 'images'), ('seg_map_path', 'label maps')):
         folder = dataset.data_prefix.get(key)
         if folder:
@@ -64,7 +63,7 @@ def _check_dataset(dataset, loader):
                 shown = ', '.join(map(repr, missing[:3])) + (', ...' if missing[3:] else '')
                 raise FileNotFoundError(
                     f'{loader}: {len(missing)} of {len(samples)} {what} are missing: {shown}; '
-                    f'{_HINT}'
+                    f'{hint}'
                 )
 
 

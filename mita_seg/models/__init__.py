@@ -13,12 +13,16 @@ if _missing:
 from mita_seg import flops  # noqa: E402
 
 from .backbones import MiTAVisionTransformer  # noqa: E402
+from .batch_preprocessor import BatchSegDataPreProcessor  # noqa: E402
 from .builder import build_attention, build_transformer_block  # noqa: E402
 from .decode_heads import MiTAMaskTransformerHead  # noqa: E402
+from .segmentors import CompiledEncoderDecoder  # noqa: E402
 
 flops.register()
 
 __all__ = [
+    'BatchSegDataPreProcessor',
+    'CompiledEncoderDecoder',
     'MiTAMaskTransformerHead',
     'MiTAVisionTransformer',
     'build_attention',

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,7 +140,10 @@ def test_amp_and_tta_need_the_config_to_allow_them(tool, tiny, shapes_configs, t
     assert 'tta_pipeline' in message
 
 
-@pytest.mark.parametrize('name', ['train', 'test', 'compare', 'prepare_ade20k'])
+TOOLS = sorted(path.stem for path in (Path(__file__).parents[2] / 'tools').glob('*.py'))
+
+
+@pytest.mark.parametrize('name', TOOLS)
 def test_help(repository, name):
     start = time.monotonic()
     run = subprocess.run(

@@ -1,0 +1,6 @@
+_base_ = './mita-segmenter_vit-t-p8_mita-dec_1xb16-4k_camvid-352x480.py'
+model = dict(
+    backbone=dict(
+        attn_cfg=dict(_delete_=True, type='MiTAAttention', landmarks=(7, 9), topk=63),
+    ),
+)

@@ -1,0 +1,44 @@
+"""Logging that does not make every iteration wait for the device."""
+
+import torch
+from mmengine.hooks import RuntimeInfoHook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class DeferredRuntimeInfoHook(RuntimeInfoHook):
+    """RuntimeInfoHook that reads the losses of many iterations at once.
+
+    The stock hook reads every loss of every iteration, so that the program can't prepare an
+    iteration while the device computes the one before. This one keeps them on the device. The log
+    holds the same figures.
+
+    Args:
+        interval (int): Iterations between readings; the LoggerHook's interval, or a divisor of it.
+
+    Raises:
+        ValueError: `interval` is not a positive int.
+    """
+
+    def __init__(self, interval=50):
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(f'interval must be a positive int, got {interval!r}')
+        self.interval = interval
+        self.kept = {}
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Keep what the iteration returned; read all that was kept when it is time."""
+        values = dict(outputs or {})
+        grad_norm = getattr(runner.optim_wrapper, 'grad_norm', None)
+        if grad_norm is not None:
+            values['grad_norm'] = grad_norm
+        for name, value in values.items():
+            self.kept.setdefault(name, []).append(torch.as_tensor(value).detach())
+        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
+            self._read(runner.message_hub)
+
+    def _read(self, message_hub):
+        for name, values in self.kept.items():
+            for value in torch.stack([value.reshape(()) for value in values]).tolist():
+                message_hub.update_scalar(f'train/{name}', value)
+        self.kept = {}

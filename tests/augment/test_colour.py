@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from mita_seg.augment import jitter_colours
+
+OFF = {'brightness': 0, 'contrast': 0, 'saturation': 0, 'hue': 0, 'prob': 1}
+
+
+def jitter(images, **options):
+    return jitter_colours(images, **{**OFF, **options})
+
+
+@pytest.fixture
+def images():
+    """In the middle of the range, so that nothing is cut off."""
+    return 80 + 60 * torch.rand(32, 3, 4, 5)
+
+
+def test_no_strength_or_no_probability_changes_nothing(images):
+    torch.testing.assert_close(jitter(images), images)
+    torch.testing.assert_close(jitter_colours(images, prob=0), images)
+
+
+def test_brightness_adds_and_contrast_multiplies(images):
+    added = jitter(images, brightness=30) - images
+    assert (added - added[:, :1, :1, :1]).abs().max() < 1e-3
+    assert 20 < added.abs().max() <= 30 and added.min() < 0 < added.max()
+    factor = jitter(images, contrast=0.5) / images
+    assert (factor - factor[:, :1, :1, :1]).abs().max() < 1e-4
+    assert 0.5 <= factor.min() < 0.7 and 1.3 < factor.max() <= 1.5
+
+
+@pytest.mark.parametrize('change', [{'saturation': 0.5}, {'hue': 90}])
+def test_saturation_and_hue_leave_grey_alone(change, images):
+    grey = images[:, :1].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(jitter(grey, **change), grey, atol=1e-3, rtol=0)
+    assert (jitter(images, **change) - images).abs().max() > 5
+
+
+def test_hue_turns_about_the_grey_axis(images):
+    turned = jitter(images, hue=90)
+    for quantity in (lambda x: x.sum(1), lambda x: x.square().sum(1)):
+        torch.testing.assert_close(quantity(turned), quantity(images), rtol=1e-4, atol=1e-2)
+
+
+def test_values_stay_in_range():
+    extremes = torch.tensor([0.0, 255.0]).view(1, 1, 1, 2).expand(64, 3, 1, 2)
+    got = jitter_colours(extremes, prob=1)
+    assert got.min() == 0 and got.max() == 255

