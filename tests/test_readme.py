@@ -2,8 +2,18 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import conversion_cases
 import pytest
+
+pytest.importorskip('mmseg')
+
+import mmseg
+import torch
+from mmengine.config import Config
+from mmengine.registry import HOOKS, init_default_scope
+from mmseg.registry import MODELS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -22,6 +32,48 @@ def test_example_runs_forward_and_backward(code):
     assert list(scores.shape) == [int(n) for n in promised.split(',')]
     scores.sum().backward()
     assert all(p.grad is not None for p in names['segmentor'].parameters() if p.requires_grad)
+
+
+def recipe(word, tmp_path, **replaced):
+    """The config that holds a word, read with its files."""
+    (code,) = (code for code in PYTHON if word in code and '_base_' in code)
+    for old, new in replaced.values():
+        assert old in code
+        code = code.replace(old, str(new))
+    path = tmp_path / 'recipe.py'
+    path.write_text(code.replace("'configs/", f"'{ROOT}/configs/"))
+    return Config.fromfile(path)
+
+
+def test_recipe_that_fine_tunes_a_vit_of_timm(tmp_path, monkeypatch):
+    for name, size in {'WIDTH': 192, 'LAYERS': 12, 'PATCH': 16, 'GRID': 24}.items():
+        monkeypatch.setattr(conversion_cases, name, size)
+    weights = conversion_cases.timm_vit()
+    torch.save(weights, tmp_path / 'vit.pth')
+    cfg = recipe('vit.pth', tmp_path, file=('vit.pth', tmp_path / 'vit.pth'))
+    init_default_scope('mmseg')
+    backbone = MODELS.build(cfg.model.backbone)
+    backbone.init_weights()
+    assert torch.equal(backbone.layers[3].attn.qkv.weight, weights['blocks.3.attn.qkv.weight'])
+
+
+def test_recipe_that_puts_mita_into_a_config(tmp_path):
+    stock = Path(mmseg.__file__).parent / '.mim/configs/segmenter'
+    base = next(stock.glob('segmenter_vit-t_mask_*.py'))
+    cfg = recipe('SwapAttentionHook', tmp_path, base=('your_config.py', base))
+    init_default_scope('mmseg')
+    model = MODELS.build(cfg.model)
+    (hook,) = cfg.custom_hooks
+    HOOKS.build(hook).before_run(SimpleNamespace(model=model))
+    layers = len(model.backbone.layers) + len(model.decode_head.layers)
+    assert sum(hasattr(module, 'mita') for module in model.modules()) == layers
+
+
+def test_recipe_of_the_operator():
+    (code,) = (code for code in PYTHON if 'pooled_mita_attention' in code)
+    names = {}
+    exec(compile(code, 'README.md', 'exec'), names)
+    assert names['output'].shape == names['query'].shape
 
 
 def test_example_of_a_swap_runs_and_is_undone():
