@@ -39,8 +39,9 @@ def prepare_config(args):
         else:
             print(f'{PROG}: resuming from {latest}')
             cfg.resume, cfg.load_from = True, latest
-    pretrained = (cfg.model.get('backbone', {}).get('init_cfg') or {}).get('checkpoint')
-    for checkpoint in (cfg.get('load_from'), pretrained):
+    inits = cfg.model.get('backbone', {}).get('init_cfg') or []
+    inits = inits if isinstance(inits, list) else [inits]
+    for checkpoint in (cfg.get('load_from'), *(init.get('checkpoint') for init in inits)):
         if checkpoint and '://' not in checkpoint:
             load_checkpoint_safely(checkpoint)
     return cfg

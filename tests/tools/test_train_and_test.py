@@ -103,6 +103,21 @@ def test_bad_checkpoints(tool, tiny, shapes_configs, tmp_path, capsys):
     assert f"checkpoint '{good}' does not fit the config" in capsys.readouterr().err
 
 
+def test_bad_pretrained_weights_are_found_among_several_initialisations(
+    tool, tiny, shapes_configs, tmp_path, capsys
+):
+    gone = tmp_path / 'gone.pth'
+    inits = [{'type': 'TruncNormal', 'layer': 'Linear'}, {'type': 'Pretrained'}]
+    inits[1]['checkpoint'] = str(gone)
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f'_base_ = {str(shapes_configs[0])!r}\nmodel = dict(backbone=dict(init_cfg={inits!r}))\n'
+    )
+    work_dir = ['--work-dir', str(tmp_path / 'run')]
+    message = refusal(tool, 'train', capsys, config, *work_dir, *options(tiny))
+    assert str(gone) in message and 'does not exist' in message
+
+
 def test_training_starts_from_other_classes_but_not_from_another_width(
     tool, tiny, shapes_configs, tmp_path, capsys
 ):
