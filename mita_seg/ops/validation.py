@@ -116,6 +116,6 @@ def check_scale(name: str, scale: float) -> float:
     """scale is a finite number, else TypeError or ValueError."""
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         raise TypeError(f'{name} must be a number, got {scale!r}')
-    if not math.isfinite(scale):
+    if not -math.inf < scale < math.inf:  # torch.compile follows this, but not math.isfinite
         raise ValueError(f'{name} must be finite, got {scale!r}')
     return float(scale)

@@ -1,13 +1,13 @@
 """MiTA put into an existing config by one key."""
 
+from types import SimpleNamespace
+
 import pytest
 
 pytest.importorskip('mmseg')
 
 import torch
-from mmengine.config import Config
 from mmengine.registry import HOOKS, init_default_scope
-from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
 from mita_seg.engine import SwapAttentionHook
@@ -38,27 +38,21 @@ STOCK = {
 }
 
 
+SWAP = {'type': 'SwapAttentionHook', 'attn_cfg': {'landmarks': (2, 3), 'topk': 5}}
+
+
 @pytest.fixture
-def runner(tmp_path):
+def runner():
     init_default_scope('mmseg')
     torch.manual_seed(0)
-    return Runner(
-        model=MODELS.build(STOCK),
-        work_dir=str(tmp_path),
-        custom_hooks=[HOOKS.build({'type': 'SwapAttentionHook', **SWAP})],
-        experiment_name=tmp_path.name,
-        cfg=Config(),
-    )
-
-
-SWAP = {'attn_cfg': {'landmarks': (2, 3), 'topk': 5}}
+    return SimpleNamespace(model=MODELS.build(STOCK))
 
 
 def test_every_layer_of_a_stock_segmentor_is_swapped_and_keeps_its_weights(runner):
     model, images = runner.model.eval(), torch.randn(1, 3, 32, 48)
     names = list(model.state_dict())
     before = model(images, mode='tensor')
-    runner.call_hook('before_run')
+    HOOKS.build(SWAP).before_run(runner)
     assert sum(hasattr(module, 'mita') for module in model.modules()) == 3
     assert 'topk=5' in str(model)
     assert list(model.state_dict()) == names

@@ -43,14 +43,12 @@ def choose_blocks(
     """heads = B H, itemsize in bytes; all other arguments are a head's."""
     # Blocks of rows stay in shared memory, a few at a time: 64 rows of up to 256 bytes.
     row_bytes = max(16, next_power_of_2(dim)) * itemsize
-    rows = 64 if itemsize == 2 else 32  # float32 has no tensor cores: registers hold its products
+    rows = _rows(itemsize)
     all_landmarks = max(16, next_power_of_2(landmarks))
     block_landmarks = min(rows, all_landmarks)
     programs = heads * cdiv(landmarks, block_landmarks)  # a split
     tokens_per_split = cdiv(cdiv(tokens, max(1, PROGRAMS // programs)), 128) * 128
     backward_tokens = cdiv(cdiv(tokens, max(1, BACKWARD_PROGRAMS // programs)), 64) * 64
-    # As many rows as an expert has on average, within what the tensor cores and registers like.
-    height = min(rows, max(16, next_power_of_2(cdiv(tokens * routed, landmarks))))
     key_block = _key_block(tokens, topk, rows)
     row = next_power_of_2(tokens)  # scores that a program of the selection compares
     if key_block > 1:
@@ -68,10 +66,26 @@ def choose_blocks(
         tokens_per_split=tokens_per_split,
         backward_splits=cdiv(tokens, backward_tokens),
         backward_tokens=backward_tokens,
-        height=height,
+        height=tile_height(tokens, landmarks, routed, itemsize),
         # Every program of the sort reads the counts of all chunks of its head: at most 64.
         chunk=max(128, next_power_of_2(cdiv(tokens, 64))),
     )
+
+
+def tile_height(tokens: int, landmarks: int, routed: int, itemsize: int) -> int:
+    """As many rows as an expert has on average, within what tensor cores and registers like.
+
+    Sizes that torch.compile leaves open may be given: they are only compared.
+    """
+    height = 16
+    while height < _rows(itemsize) and height * landmarks < tokens * routed:
+        height *= 2
+    return height
+
+
+def _rows(itemsize: int) -> int:
+    """float32 has no tensor cores: registers hold its products."""
+    return 64 if itemsize == 2 else 32
 
 
 def _key_block(tokens: int, topk: int, largest: int) -> int:

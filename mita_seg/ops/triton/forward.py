@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .assign import _assign_kernel
 from .attend import _attend_kernel
-from .blocks import ATTEND, PROBE, PROGRAMS, Blocks, choose_blocks
+from .blocks import ATTEND, PROBE, PROGRAMS, choose_blocks
 from .launch import (
     LOG2E,
     Plan,
@@ -57,17 +57,17 @@ class Saved(NamedTuple):
 
 
 def empty_experts(
-    query: Tensor, num_landmarks: int, topk: int, num_routed: int, shared: bool, blocks: Blocks
+    query: Tensor, num_landmarks: int, topk: int, num_routed: int, shared: bool, height: int
 ) -> Experts:
     """Experts of the right shapes, not written yet."""
     heads, tokens, dim = query.shape[0] * query.shape[1], query.shape[2], query.shape[3]
-    num_tiles = tokens * num_routed // blocks.height + num_landmarks if topk else 0
+    num_tiles = tokens * num_routed // height + num_landmarks if topk else 0
     shared_size, routed_size = num_landmarks if shared else 0, num_landmarks if topk else 0
     return Experts(
         query.new_empty(heads, shared_size, dim),
         query.new_empty(heads, shared_size, dtype=torch.float32),
         query.new_empty(heads, num_landmarks, topk, dtype=torch.int32),
-        query.new_empty(heads, num_tiles * blocks.height, dtype=torch.int32),
+        query.new_empty(heads, num_tiles * height, dtype=torch.int32),
         query.new_empty(heads, num_tiles + 1, dtype=torch.int32),
         query.new_empty(heads, routed_size, dtype=torch.int32),
     )
@@ -112,7 +112,7 @@ def build_experts(
         num_stages=blocks.stages, **PROBE,
     )  # fmt: skip
 
-    experts = empty_experts(query, num_landmarks, topk, num_routed, shared, blocks)
+    experts = empty_experts(query, num_landmarks, topk, num_routed, shared, blocks.height)
     num_tiles = experts.tiles.shape[1] - 1
     block_rows = 128 * blocks.select_warps
     block_rows = min(block_rows, blocks.chunk)

@@ -7,7 +7,7 @@ from torch.nn import Parameter
 
 from . import pool
 from .backward import mita_backward
-from .blocks import choose_blocks
+from .blocks import tile_height
 from .forward import Saved, empty_experts, mita_forward
 from .launch import empty_like_query
 
@@ -55,11 +55,9 @@ def _(
     batch, heads, tokens, dim = query.shape
     num_routed = num_routed if topk else 1
     num_landmarks = rows * columns if landmarks is None else landmarks.shape[2]
-    blocks = choose_blocks(
-        batch * heads, tokens, dim, num_landmarks, topk, num_routed, query.element_size()
-    )
+    height_of_tiles = tile_height(tokens, num_landmarks, num_routed, query.element_size())
     pooled = (0,) if landmarks is not None else (batch, heads, num_landmarks, dim)
-    experts = empty_experts(query, num_landmarks, topk, num_routed, shared, blocks)
+    experts = empty_experts(query, num_landmarks, topk, num_routed, shared, height_of_tiles)
     lse = query.new_empty(batch * heads, tokens, dtype=torch.float32)
     return [empty_like_query(query), query.new_empty(pooled), lse, *experts]
 
