@@ -78,10 +78,7 @@ def mita_attention(
         tensors, landmarks.shape[2], topk, num_routed, scale, landmark_scale, shared
     )
     run = _select_backend(backend, query, landmarks.shape[2], options)
-    if torch.jit.is_tracing():  # one node in the graph, whatever the backend
-        return traced_attention(*tensors.values(), *options.values())
-    with torch.autocast(query.device.type, enabled=False) if lowered else nullcontext():
-        return run(*tensors.values(), **options)
+    return _run(run, tensors, options, lowered)
 
 
 def pooled_mita_attention(
@@ -126,17 +123,17 @@ def pooled_mita_attention(
     if run is _triton and not torch.jit.is_tracing():
         window = (*grid, *num_landmarks, start)
         return _triton(*tensors.values(), None, window=window, **options)
-    with torch.autocast(query.device.type, enabled=False) if lowered else nullcontext():
-        return mita_attention(
-            *tensors.values(),
-            pool_landmarks(query, grid, num_landmarks, start=start),
-            topk=topk,
-            num_routed=num_routed,
-            scale=scale,
-            landmark_scale=landmark_scale,
-            shared=shared,
-            backend=backend,
-        )
+    tensors['landmarks'] = pool_landmarks(query, grid, num_landmarks, start=start)
+    return _run(run, tensors, options, lowered)
+
+
+def _run(run, tensors: dict[str, Tensor], options: dict, lowered: bool) -> Tensor:
+    """Checked arguments through a backend; traced, they are one node, whatever the backend."""
+    if torch.jit.is_tracing():
+        return traced_attention(*tensors.values(), *options.values())
+    device = tensors['query'].device.type
+    with torch.autocast(device, enabled=False) if lowered else nullcontext():
+        return run(*tensors.values(), **options)
 
 
 def _check_options(

@@ -88,7 +88,6 @@ def mita_backward(
             part_values, experts.values, grad_values, value_delta,
             num_landmarks, blocks.backward_splits, **reduce,
         )  # fmt: skip
-    del part_values
 
     if not one_pass:
         _grad_query(

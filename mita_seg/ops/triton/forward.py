@@ -32,9 +32,8 @@ class Experts(NamedTuple):
     lse: Tensor  # log2 of the sum of exp(c S) of each landmark, float32 [B H, m]
     indices: Tensor  # keys of each expert, int32 [B H, m, k], ascending
     row_of_slot: Tensor  # rows grouped by expert, int32 [B H, tiles * height]
-    tiles: (
-        Tensor  # 256 times the expert plus the number of rows; tiles in use. int32 [B H, tiles + 1]
-    )
+    # Of each tile, 256 times the expert plus the number of rows; at the end, how many are in use.
+    tiles: Tensor  # int32 [B H, tiles + 1]
     first_tile: Tensor  # of each expert, int32 [B H, m]
 
 
@@ -114,8 +113,7 @@ def build_experts(
 
     experts = empty_experts(query, num_landmarks, topk, num_routed, shared, blocks.height)
     num_tiles = experts.tiles.shape[1] - 1
-    block_rows = 128 * blocks.select_warps
-    block_rows = min(block_rows, blocks.chunk)
+    block_rows = min(128 * blocks.select_warps, blocks.chunk)
     place_programs = cdiv(num_rows, block_rows) if routed else 0
     per_step = max(1, 1024 * blocks.select_warps // blocks.all_landmarks)
     plan.launch(
@@ -163,14 +161,13 @@ def attend(
         D=dim, BLOCK_D=blocks.dim, HEIGHT=height,
         BLOCK_Q=height if height < 32 else blocks.rows,  # a warpgroup's 64, partly idle, beat 32
         BLOCK_K=blocks.keys,
-        SHARED=shared, ROUTED=routed, PARTIAL=partial,
-        ONE_BLOCK=one_block,
+        SHARED=shared, ROUTED=routed, PARTIAL=partial, ONE_BLOCK=one_block,
         PRECISION=precision(query.dtype), STAGES=blocks.stages,
         WIDE=plan.wide, num_stages=min(2, blocks.stages), **ATTEND,
     )  # fmt: skip
     if partial:
         plan.launch(
-        _merge_kernel, (cdiv(tokens, 64), rows),
+            _merge_kernel, (cdiv(tokens, 64), rows),
             part_out, part_lse, out, lse, *out.stride(), heads, tokens, num_routed,
             D=dim, BLOCK_D=blocks.dim, WIDE=plan.wide, BLOCK_N=64,
         )  # fmt: skip

@@ -94,7 +94,7 @@ def _backward(
     if grad_landmarks is not None:
         pool.pool_backward(
             grad_landmarks, grad_query, (height, width), (rows, columns), start,
-            add=True, averaged=True,
+            averaged=True,
         )  # fmt: skip
     return [grad_query, grad_key, grad_value]
 
@@ -167,9 +167,7 @@ def triton_pool_backward(
 ) -> Tensor:
     """Gradient of the queries [B, H, tokens, d]."""
     grad_query = grad.new_zeros(*grad.shape[:2], tokens, grad.shape[3])
-    pool.pool_backward(
-        grad, grad_query, (height, width), (rows, columns), start, add=False, averaged=False
-    )
+    pool.pool_backward(grad, grad_query, (height, width), (rows, columns), start, averaged=False)
     return grad_query
 
 

@@ -1,7 +1,7 @@
 """Landmark pooling: adaptive average windows of the query map, and their gradient.
 
 Forward reads each patch token about once and writes m rows a head. Backward reads the m rows and
-writes, or adds to, every token once. Blocks of tokens are BLOCK_X columns wide, a power of two, as
+adds to every patch token once. Blocks of tokens are BLOCK_X columns wide, a power of two, as
 integer division by anything else is slow.
 """
 
@@ -54,7 +54,7 @@ def _pool_backward_kernel(
     heads, start, height, width, rows, columns, blocks_x,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
-    OVERLAP_Y: tl.constexpr, OVERLAP_X: tl.constexpr, ADD: tl.constexpr, AVERAGED: tl.constexpr,
+    OVERLAP_Y: tl.constexpr, OVERLAP_X: tl.constexpr, AVERAGED: tl.constexpr,
 ):  # fmt: skip
     block, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_grad_landmarks += head // heads * stride_b + head % heads * stride_h
@@ -64,10 +64,8 @@ def _pool_backward_kernel(
     x = block % blocks_x * BLOCK_X + o_t % BLOCK_X
     inside = (y < height) & (x < width)
     o_n = start + y * width + x
-    b_grad = tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_D], dtype=tl.float32)
-    if ADD:
-        b_rows = _load_rows(p_grad_query, o_n, sx_n, sx_d, inside, D, BLOCK_D, WIDE)
-        b_grad += b_rows.to(tl.float32)
+    b_grad = _load_rows(p_grad_query, o_n, sx_n, sx_d, inside, D, BLOCK_D, WIDE)  # [T, D]
+    b_grad = b_grad.to(tl.float32)
     # Window i holds y when floor(i h / mh) <= y < ceil((i + 1) h / mh): floor(y mh / h) does, and
     # the next ones that begin at y or before, OVERLAP_Y at most together. The same for x.
     first_row, first_column = y * rows // height, x * columns // width
@@ -116,10 +114,9 @@ def pool_backward(
     num_landmarks: tuple[int, int],
     start: int,
     *,
-    add: bool,
     averaged: bool,
 ) -> None:
-    """Writes the gradient of the patches' queries, or adds it to what `grad_query` holds.
+    """Adds the gradient of the patches' queries to what `grad_query` holds.
 
     grad_landmarks [B, H, mh * mw, d], float32 or the dtype of the query; `averaged`: divided by the
     number of tokens in their windows already. grad_query [B, H, N, d].
@@ -133,7 +130,7 @@ def pool_backward(
     block_y = 64 // block_x
     blocks_x = cdiv(grid[1], block_x)
     plan = find_plan(
-        lambda: None, [grad_query, grad_landmarks], *grid, *num_landmarks, start, add, averaged
+        lambda: None, [grad_query, grad_landmarks], *grid, *num_landmarks, start, averaged
     )
     plan.launch(
         _pool_backward_kernel, (cdiv(grid[0], block_y) * blocks_x, batch * heads),
@@ -141,5 +138,5 @@ def pool_backward(
         heads, start, *grid, *num_landmarks, blocks_x,
         D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=plan.wide,
         BLOCK_Y=block_y, BLOCK_X=block_x, OVERLAP_Y=overlaps[0], OVERLAP_X=overlaps[1],
-        ADD=add, AVERAGED=averaged, num_warps=8,
+        AVERAGED=averaged, num_warps=8,
     )  # fmt: skip

@@ -44,9 +44,9 @@ def _score_keys(
         if SELECT:
             p_row = p_scores + o_m.to(tl.int64)[:, None] * num_tokens + o_n[None, :]
             tl.store(p_row, b_scores, mask=m_mask[:, None] & n_mask[None, :])
+        if not EVEN:
+            b_scores = tl.where(n_mask[None, :], b_scores, float('-inf'))
         if SELECT and KEY_BLOCK > 1:
-            if not EVEN:
-                b_scores = tl.where(n_mask[None, :], b_scores, float('-inf'))
             b_blocks = tl.reshape(b_scores, [BLOCK_M, BLOCK_N // KEY_BLOCK, KEY_BLOCK])
             b_maxima = tl.max(b_blocks, 2)  # [M, N / KEY_BLOCK]
             o_b = first // KEY_BLOCK + tl.arange(0, BLOCK_N // KEY_BLOCK)
@@ -54,8 +54,6 @@ def _score_keys(
             tl.store(p_row_maxima, b_maxima, mask=m_mask[:, None] & (o_b < num_blocks)[None, :])
         if SHARED:
             b_value = _load_rows(p_value, o_n, sv_n, sv_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
-            if not EVEN:
-                b_scores = tl.where(n_mask[None, :], b_scores, float('-inf'))
             b_new = tl.maximum(b_peak, tl.max(b_scores, 1) * scale_log2)
             b_weights = tl.exp2(b_scores * scale_log2 - b_new[:, None])  # [M, N]
             b_shrink = tl.exp2(b_peak - b_new)
