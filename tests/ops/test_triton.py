@@ -84,10 +84,11 @@ def test_the_most_landmarks_and_keys(poisoned_memory):
 
 
 def test_offsets_of_64_bits(monkeypatch):
-    from mita_seg.ops.triton import launch
+    from mita_seg.ops.triton import backward, forward, plan
 
-    monkeypatch.setattr(launch, 'is_wide', lambda tensor: True)
-    monkeypatch.setattr(launch, '_plans', {})
+    monkeypatch.setattr(forward, 'is_wide', lambda tensor: True)
+    monkeypatch.setattr(backward, 'is_wide', lambda tensor: True)
+    monkeypatch.setattr(plan, '_recordings', {})
     assert_kernels_agree(
         on_device([torch.randn(1, 2, rows, 16) for rows in (90, 90, 90, 7)]), topk=5
     )
@@ -99,6 +100,16 @@ def test_when_offsets_need_64_bits(shape, stride, wide):
 
     tensor = torch.empty(1, device='meta').as_strided((1, 1, shape, 64), (0, 0, stride, 1))
     assert is_wide(tensor) == wide
+
+
+@pytest.mark.parametrize('options', [{}, {'num_routed': 2}, {'topk': 0}, {'shared': False}])
+def test_repeated_call_works_on_its_own_tensors(options):
+    options = {'topk': 6, **options}
+    query, *others = (torch.randn(2, 2, rows, 16) for rows in (90, 90, 90, 7))
+    assert_kernels_agree(on_device([query, query, *others[1:]]), **options)
+    for _ in range(2):
+        others = [torch.randn_like(other) for other in others]
+        assert_kernels_agree(on_device([query, *others]), **options)
 
 
 @pytest.mark.parametrize(
@@ -137,10 +148,12 @@ def test_selection_keeps_the_tie_rule():
     query, value = torch.randn(2, 1, 2, 1300, 16).unbind(0)
     tensors = on_device([query, key, value, landmarks])
     from mita_seg.ops.triton.op import triton_attention
+    from mita_seg.ops.triton.state import lay_out, view_state
 
-    indices = triton_attention(*tensors, 0, 0, 0, 0, 0, 20, 1, 0.25, 0.25, True)[5]
+    _, state = triton_attention(*tensors, 0, 0, 0, 0, 0, 20, 1, 0.25, 0.25, True)
+    layout = lay_out(tensors[0], 5, pooled=False, topk=20, num_routed=1, shared=True)
     expected = select_experts(tensors[1], tensors[3], 20)
-    assert torch.equal(indices.view_as(expected).long(), expected)
+    assert torch.equal(view_state(state, layout).indices.view_as(expected).long(), expected)
 
 
 def test_every_query_on_one_expert():

@@ -24,16 +24,15 @@ def _count_below(p_indices, o_key, mask, topk, STEPS: tl.constexpr):
 
 
 @triton.jit
-def _entries_kernel(
-    p_indices, p_shift, p_start, num_landmarks, topk, num_blocks,
+def _place_entries(
+    program, head, p_indices, p_shift, p_start, num_landmarks, topk, num_blocks,
     KEYS: tl.constexpr, STEPS: tl.constexpr, BLOCK_B: tl.constexpr, ALL_M: tl.constexpr,
 ):  # fmt: skip
     """shift [B H, blocks, m]: position of an expert's r-th key, if in this block, less r.
 
     start [B H, blocks + 1]: position of the first entry of each block.
     """
-    head = tl.program_id(1).to(tl.int64)
-    o_b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    o_b = program * BLOCK_B + tl.arange(0, BLOCK_B)
     o_m = tl.arange(0, ALL_M)
     mask = (o_b < num_blocks)[:, None] & (o_m < num_landmarks)[None, :]
     p_rows = p_indices + head * num_landmarks * topk + o_m[None, :] * topk

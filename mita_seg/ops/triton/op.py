@@ -5,11 +5,12 @@ from torch import Tensor, library
 from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
-from . import pool
 from .backward import mita_backward
-from .blocks import tile_height
-from .forward import Saved, empty_experts, mita_forward
+from .forward import mita_forward
 from .launch import empty_like_query
+from .plan import call
+from .pool import pool, pool_backward
+from .state import empty_state, lay_out
 
 
 def _forward(
@@ -31,17 +32,13 @@ def _forward(
     """MiTA attention with landmarks [B, H, m, d], or with ones pooled from the queries.
 
     The pooling takes the map [height, width] from token `start` on to [rows, columns]; all 0 where
-    landmarks are given. Returns the output, the pooled landmarks (empty if given) and what else the
-    backward pass needs.
+    landmarks are given. Returns the output and, as bytes, what else the backward pass needs.
     """
-    pooled = query.new_empty(0)
-    if landmarks is None:
-        pooled = landmarks = pool.pool(query, (height, width), (rows, columns), start)
-    saved = mita_forward(
-        query, key, value, landmarks, topk, num_routed, scale, landmark_scale, shared
-    )
-    out, *rest = saved.flatten()
-    return [out, pooled, *rest]
+    tensors = query, key, value, landmarks
+    options = (
+        height, width, rows, columns, start, topk, num_routed, scale, landmark_scale, shared
+    )  # fmt: skip
+    return call(mita_forward, tensors, options)
 
 
 triton_attention = library.custom_op('mita_seg::triton_attention', _forward, mutates_args=())
@@ -52,14 +49,10 @@ def _(
     query, key, value, landmarks, height, width, rows, columns, start,
     topk, num_routed, scale, landmark_scale, shared,
 ):  # fmt: skip
-    batch, heads, tokens, dim = query.shape
-    num_routed = num_routed if topk else 1
     num_landmarks = rows * columns if landmarks is None else landmarks.shape[2]
-    height_of_tiles = tile_height(tokens, num_landmarks, num_routed, query.element_size())
-    pooled = (0,) if landmarks is not None else (batch, heads, num_landmarks, dim)
-    experts = empty_experts(query, num_landmarks, topk, num_routed, shared, height_of_tiles)
-    lse = query.new_empty(batch * heads, tokens, dtype=torch.float32)
-    return [empty_like_query(query), query.new_empty(pooled), lse, *experts]
+    num_routed = num_routed if topk else 1
+    layout = lay_out(query, num_landmarks, landmarks is None, topk, num_routed, shared)
+    return [empty_like_query(query), empty_state(query, layout)]
 
 
 def _backward(
@@ -67,8 +60,9 @@ def _backward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    landmarks: Tensor,
-    saved: list[Tensor],
+    landmarks: Tensor | None,
+    out: Tensor,
+    state: Tensor,
     height: int,
     width: int,
     rows: int,
@@ -81,22 +75,14 @@ def _backward(
     shared: bool,
 ) -> list[Tensor]:
     """Gradients of query, key, value and, where they were given, landmarks."""
-    pooled = rows > 0
-    grad_query, grad_key, grad_value, grad_landmarks = mita_backward(
-        grad, query, key, value, landmarks, Saved.unflatten(saved),
-        topk, num_routed, scale, landmark_scale, shared,
-        (height, width, rows, columns) if pooled else None,
+    tensors = grad, query, key, value, landmarks, out, state
+    options = (
+        height, width, rows, columns, start, topk, num_routed, scale, landmark_scale, shared
     )  # fmt: skip
-    if not pooled:
-        if grad_landmarks is None:  # only routing uses them
-            grad_landmarks = torch.zeros_like(landmarks)
-        return [grad_query, grad_key, grad_value, grad_landmarks]
-    if grad_landmarks is not None:
-        pool.pool_backward(
-            grad_landmarks, grad_query, (height, width), (rows, columns), start,
-            averaged=True,
-        )  # fmt: skip
-    return [grad_query, grad_key, grad_value]
+    gradients = call(mita_backward, tensors, options)
+    if landmarks is not None and not shared:  # only routing uses them
+        gradients.append(torch.zeros_like(landmarks))
+    return gradients
 
 
 triton_attention_backward = library.custom_op(
@@ -105,21 +91,22 @@ triton_attention_backward = library.custom_op(
 
 
 @triton_attention_backward.register_fake
-def _(grad, query, key, value, landmarks, saved, height, width, rows, *options):
+def _(grad, query, key, value, landmarks, *rest):
     gradients = [empty_like_query(tensor) for tensor in (query, key, value)]
-    return gradients if rows else [*gradients, landmarks.new_empty(landmarks.shape)]
+    if landmarks is not None:
+        gradients.append(landmarks.new_empty(landmarks.shape))
+    return gradients
 
 
 def _save(ctx, inputs, output):
     query, key, value, landmarks, *ctx.options = inputs
-    out, pooled, *rest = output
-    ctx.save_for_backward(query, key, value, pooled if landmarks is None else landmarks, out, *rest)
-    ctx.mark_non_differentiable(pooled, *rest)
+    out, state = output
+    ctx.save_for_backward(query, key, value, landmarks, out, state)
+    ctx.mark_non_differentiable(state)
 
 
 def _differentiate(ctx, grads, backward=triton_attention_backward):
-    tensors = ctx.saved_tensors
-    gradients = backward(grads[0], *tensors[:4], list(tensors[4:]), *ctx.options)
+    gradients = backward(grads[0], *ctx.saved_tensors, *ctx.options)
     return *gradients, *[None] * (14 - len(gradients))
 
 
@@ -153,7 +140,13 @@ def triton_pool(
     query: Tensor, height: int, width: int, rows: int, columns: int, start: int
 ) -> Tensor:
     """Landmarks [B, H, rows * columns, d] pooled from the patches of the queries [B, H, N, d]."""
-    return pool.pool(query, (height, width), (rows, columns), start)
+    return call(_pool, (query,), (height, width, rows, columns, start))[0]
+
+
+def _pool(plan, query, height, width, rows, columns, start):
+    batch, heads, _, dim = query.shape
+    landmarks = plan.result(query.new_empty(batch, heads, rows * columns, dim))
+    pool(plan, query, landmarks, (height, width), (rows, columns), start)
 
 
 @triton_pool.register_fake
@@ -167,8 +160,13 @@ def triton_pool_backward(
 ) -> Tensor:
     """Gradient of the queries [B, H, tokens, d]."""
     grad_query = grad.new_zeros(*grad.shape[:2], tokens, grad.shape[3])
-    pool.pool_backward(grad, grad_query, (height, width), (rows, columns), start, averaged=False)
+    call(_pool_backward, (grad, grad_query), (height, width, rows, columns, start))
     return grad_query
+
+
+def _pool_backward(plan, grad, grad_query, height, width, rows, columns, start):
+    grid, num_landmarks = (height, width), (rows, columns)
+    pool_backward(plan, grad, grad_query, grid, num_landmarks, start, averaged=False)
 
 
 @triton_pool_backward.register_fake

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, find_plan, next_power_of_2, on_its_device
+from .launch import cdiv, is_wide, next_power_of_2
+from .plan import Plan
 from .steps import _load_rows, _store_rows
 
 
@@ -86,36 +87,29 @@ def _pool_backward_kernel(
     _store_rows(p_grad_query, b_grad, o_n, sx_n, sx_d, inside, D, BLOCK_D, WIDE)
 
 
-@on_its_device
-def pool(query: Tensor, grid: tuple[int, int], num_landmarks: tuple[int, int], start: int):
-    """query [B, H, N, d], any strides -> landmarks [B, H, mh * mw, d]"""
+def pool(
+    plan: Plan, query: Tensor, landmarks: Tensor,
+    grid: tuple[int, int], num_landmarks: tuple[int, int], start: int,
+) -> None:  # fmt: skip
+    """query [B, H, N, d], any strides -> landmarks [B, H, mh * mw, d], dense"""
     batch, heads, _, dim = query.shape
     rows, columns = num_landmarks
-    landmarks = query.new_empty(batch, heads, rows * columns, dim)
     window_y, window_x = cdiv(grid[0], rows) + 1, cdiv(grid[1], columns) + 1  # at most
     tokens = 64 if window_y * window_x <= 64 else 128  # a step
     block_x = min(64, next_power_of_2(window_x))
     block_y = max(1, min(next_power_of_2(window_y), tokens // block_x))
-    plan = find_plan(lambda: None, [query], *grid, *num_landmarks, start)
     plan.launch(
         _pool_kernel, (rows * columns, batch * heads),
         query, landmarks, *query.stride(), heads, start, *grid, rows, columns,
-        D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=plan.wide,
+        D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=is_wide(query),
         BLOCK_Y=block_y, BLOCK_X=block_x, num_warps=2 if tokens == 64 else 4,
     )  # fmt: skip
-    return landmarks
 
 
-@on_its_device
 def pool_backward(
-    grad_landmarks: Tensor,
-    grad_query: Tensor,
-    grid: tuple[int, int],
-    num_landmarks: tuple[int, int],
-    start: int,
-    *,
-    averaged: bool,
-) -> None:
+    plan: Plan, grad_landmarks: Tensor, grad_query: Tensor,
+    grid: tuple[int, int], num_landmarks: tuple[int, int], start: int, *, averaged: bool,
+) -> None:  # fmt: skip
     """Adds the gradient of the patches' queries to what `grad_query` holds.
 
     grad_landmarks [B, H, mh * mw, d], float32 or the dtype of the query; `averaged`: divided by the
@@ -129,14 +123,11 @@ def pool_backward(
     block_x = min(64, next_power_of_2(grid[1]))
     block_y = 64 // block_x
     blocks_x = cdiv(grid[1], block_x)
-    plan = find_plan(
-        lambda: None, [grad_query, grad_landmarks], *grid, *num_landmarks, start, averaged
-    )
     plan.launch(
         _pool_backward_kernel, (cdiv(grid[0], block_y) * blocks_x, batch * heads),
         grad_landmarks, grad_query, *grad_landmarks.stride(), *grad_query.stride(),
         heads, start, *grid, *num_landmarks, blocks_x,
-        D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=plan.wide,
+        D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=is_wide(grad_query),
         BLOCK_Y=block_y, BLOCK_X=block_x, OVERLAP_Y=overlaps[0], OVERLAP_X=overlaps[1],
         AVERAGED=averaged, num_warps=8,
     )  # fmt: skip

@@ -12,7 +12,8 @@ from .steps import _backward_step, _load_rows, _store_rows
 
 
 @triton.jit
-def _shared_backward_kernel(
+def _shared_backward(
+    split, landmark_block, head,
     p_query, p_grad, p_out, p_lse, p_delta, p_landmarks, p_values,
     p_part_values, p_part_landmarks, p_grad_query,
     sq_b, sq_h, sq_n, sq_d, sg_b, sg_h, sg_n, sg_d, so_b, so_h, so_n, so_d,
@@ -22,7 +23,6 @@ def _shared_backward_kernel(
     BLOCK_M: tl.constexpr, BLOCK_Q: tl.constexpr,
     SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    split, head = tl.program_id(0), tl.program_id(2).to(tl.int64)
     batch, local = head // heads, head % heads
     p_query += batch * sq_b + local * sq_h
     p_grad += batch * sg_b + local * sg_h
@@ -30,7 +30,7 @@ def _shared_backward_kernel(
     p_landmarks += batch * sl_b + local * sl_h
     p_grad_query += batch * sx_b + local * sx_h
 
-    o_m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    o_m = landmark_block * BLOCK_M + tl.arange(0, BLOCK_M)
     m_mask = o_m < num_landmarks
     if SHARED:
         b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)  # [M, D]
@@ -47,7 +47,7 @@ def _shared_backward_kernel(
         b_grad = _load_rows(p_grad, o_n, sg_n, sg_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
         b_out = _load_rows(p_out, o_n, so_n, so_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
         b_delta = tl.sum(b_grad.to(tl.float32) * b_out.to(tl.float32), 1)  # [Q]
-        if tl.program_id(1) == 0:
+        if landmark_block == 0:
             tl.store(p_delta + head * num_tokens + o_n, b_delta, mask=n_mask)
         if SHARED:
             b_query = _load_rows(p_query, o_n, sq_n, sq_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]

@@ -1,0 +1,174 @@
+"""Calls that are recorded once and repeated with other tensors.
+
+Triton's launcher inspects every argument of every launch, and a call makes up block sizes and a
+dozen tensors; together that takes longer than the kernels do on small maps. All of it follows from
+shapes, strides, alignment and options. So the first call of a signature is recorded, and the next
+ones repeat its launches, with the addresses of their own tensors, in one piece of scratch memory.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.runtime import driver
+
+from .launch import cdiv
+
+_ALIGNMENT = 256  # bytes, as the allocator's own
+_SCRATCH = -1
+
+
+class _Launch(NamedTuple):
+    run: Callable
+    grid: tuple[int, int, int]
+    kernel: tuple  # function and metadata
+    places: list[tuple[int, int]]  # of the tensors: the allocation they lie in, and the byte there
+    rest: tuple  # numbers and constants
+
+
+class Plan:
+    """A call while it is recorded: what it is given, its results, scratch memory and launches.
+
+    Args:
+        tensors: The arguments, None for one that is left out.
+    """
+
+    def __init__(self, tensors: tuple[Tensor | None, ...]):
+        # Objects of our own: one tensor given twice is two arguments, which may differ next time.
+        self.tensors = [tensor if tensor is None else tensor.detach() for tensor in tensors]
+        self.results: list[Tensor] = []
+        self._scratch: list[tuple[Tensor, int]] = []
+        self._scratch_bytes = 0
+        self._launches: list[_Launch] = []
+        self._repeatable = hasattr(triton, 'knobs')  # since Triton 3.4, whose launcher we know
+
+    def result(self, tensor: Tensor) -> Tensor:
+        """Make a new tensor, dense and not written yet, the next one of the results."""
+        self.results.append(tensor)
+        return tensor
+
+    def scratch(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Memory for the launches of this call alone."""
+        tensor = torch.empty(shape, dtype=dtype, device=self.tensors[0].device)
+        self._scratch.append((tensor, self._scratch_bytes))
+        self._scratch_bytes += aligned(tensor.nbytes)
+        return tensor
+
+    def launch(self, kernel, grid: tuple[int, ...], *args, **options) -> None:
+        """kernel[grid](*args, **options): tensors, then numbers; `options` are constants."""
+        compiled = kernel[grid](*args, **options)
+        if compiled is None:  # the interpreter compiles nothing
+            self._repeatable = False
+        if not self._repeatable:
+            return
+        places = [self._place(arg) for arg in args if isinstance(arg, Tensor)]
+        constants = [options[name] for name in kernel.arg_names[len(args) :]]
+        self._launches.append(
+            _Launch(
+                compiled.run,
+                (*grid, 1, 1)[:3],
+                (compiled.function, compiled.packed_metadata, None, None, None),
+                places,
+                (*args[len(places) :], *constants),
+            )
+        )
+
+    def _place(self, tensor: Tensor) -> tuple[int, int]:
+        """The allocation that an argument lies in, and the byte there."""
+        if not tensor.numel():  # left out, never looked at
+            return 0, 0
+        for index, given in enumerate(self.tensors):
+            if tensor is given:
+                return index, 0
+        pieces = [(result, len(self.tensors) + i, 0) for i, result in enumerate(self.results)]
+        pieces += [(piece, _SCRATCH, offset) for piece, offset in self._scratch]
+        pieces += [  # of which only parts are taken; expanded ones would seem larger than they are
+            (given, index, 0)
+            for index, given in enumerate(self.tensors)
+            if given is not None and given.is_contiguous()
+        ]
+        for piece, index, offset in pieces:
+            distance = tensor.data_ptr() - piece.data_ptr()
+            if tensor is piece or 0 <= distance < piece.nbytes:
+                return index, offset + distance
+        raise AssertionError('a launch takes a tensor that its plan does not know')
+
+    def recording(self) -> '_Recording | None':
+        """The finished recording; None if it can't be repeated."""
+        if not self._repeatable:
+            return None
+        layouts = [(each.shape, each.stride(), each.dtype) for each in self.results]
+        return _Recording(layouts, self._scratch_bytes, self._launches)
+
+
+class _Recording(NamedTuple):
+    results: list[tuple]  # shape, strides and dtype
+    scratch_bytes: int
+    launches: list[_Launch]
+
+    def repeat(self, tensors: tuple[Tensor | None, ...]) -> list[Tensor]:
+        """Results of the call with other tensors of the same signature."""
+        device = tensors[0].device
+        results = [
+            torch.empty_strided(shape, stride, dtype=dtype, device=device)
+            for shape, stride, dtype in self.results
+        ]
+        scratch = torch.empty(self.scratch_bytes, dtype=torch.uint8, device=device)
+        starts = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        starts += [result.data_ptr() for result in results]
+        starts.append(scratch.data_ptr())
+        stream = driver.active.get_current_stream(device.index)
+        for run, grid, kernel, places, rest in self.launches:
+            pointers = [starts[index] + offset for index, offset in places]
+            run(*grid, stream, *kernel, *pointers, *rest)
+        return results
+
+
+_recordings: dict[tuple, _Recording] = {}
+
+
+def call(body: Callable, tensors: tuple[Tensor | None, ...], options: tuple) -> list[Tensor]:
+    """Results of body(plan, *tensors, *options), or of the launches that it once made.
+
+    Shapes, strides, dtypes, device and alignment of the tensors and the options settle the launches
+    of `body`; it does nothing else to device memory.
+    """
+    first = tensors[0]
+    device = first.get_device()
+    if first.is_cuda and device != torch.cuda.current_device():  # where Triton launches
+        with torch.cuda.device(device):
+            return call(body, tensors, options)
+    signature = (
+        body,
+        device,
+        options,
+        *[
+            tensor if tensor is None
+            else (tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr() % 16)
+            for tensor in tensors
+        ],
+    )  # fmt: skip
+    known = _recordings.get(signature)
+    if known and not _watched():
+        return known.repeat(tensors)
+    plan = Plan(tensors)
+    body(plan, *plan.tensors, *options)
+    recording = plan.recording()
+    if recording:
+        if len(_recordings) >= 1024:  # images of ever new sizes
+            _recordings.clear()
+        _recordings[signature] = recording
+    return plan.results
+
+
+def _watched() -> bool:
+    """Whether someone, a profiler say, wants to know of every launch."""
+    hook = triton.knobs.runtime.launch_enter_hook
+    return bool(getattr(hook, 'calls', hook))
+
+
+def aligned(num_bytes: int) -> int:
+    """The least multiple of the alignment that is at least `num_bytes`."""
+    return cdiv(num_bytes, _ALIGNMENT) * _ALIGNMENT
