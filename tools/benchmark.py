@@ -1,24 +1,41 @@
-"""Time attention operators and whole models: full attention against MiTA attention."""
+"""Time attention operators, their kernels, whole models and training loops."""
 
 import argparse
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
-from mita_seg.cli import load_config, prepare_work_dir, user_errors
+from mita_seg.cli import prepare_work_dir, user_errors
 
 PROG = 'benchmark.py'
-CONFIG = 'configs/mita_segmenter/mita-segmenter_vit-{}_full_8xb1-160k_ade20k-512x512.py'
+WHAT = {
+    'operator': 'attention alone, full against MiTA',
+    'kernels': 'each kernel of MiTA attention against its floor (CUDA)',
+    'model': 'whole segmentors, full against MiTA',
+    'training': 'the training loops of CONFIGs, data and logging included',
+    'all': 'the first three',
+}
+SECTIONS = ('operator', 'kernels', 'model', 'training')  # of the results
 ROUNDS, QUICK_ROUNDS = 20, 3
 
 
 def parse_args(argv=None):
     """Parse the command line."""
+    try:
+        from mmengine.config import DictAction
+    except ImportError:  # which training alone needs
+        DictAction = None
+
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
     parser.add_argument(
-        'what', nargs='?', choices=['operator', 'model', 'all'], default='all', help='default: all'
+        'what',
+        nargs='?',
+        choices=WHAT,
+        default='all',
+        help='; '.join(f'{name}: {text}' for name, text in WHAT.items()) + ' (default)',
     )
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='of training')
     parser.add_argument(
         '--out', default='work_dirs/benchmark', help='folder of the results (default: %(default)s)'
     )
@@ -26,10 +43,13 @@ def parse_args(argv=None):
     parser.add_argument(
         '--dtype',
         choices=['bfloat16', 'float16', 'float32'],
-        help='precision (default: bfloat16 on CUDA, float32 on the CPU)',
+        help='precision but of training (default: bfloat16 on CUDA, float32 on the CPU)',
     )
     parser.add_argument(
-        '--cases', nargs='+', metavar='N:BH:M:K', help='tokens, batch times heads, landmarks, top-k'
+        '--cases',
+        nargs='+',
+        metavar='N:BH:M:K',
+        help='of operator and kernels: tokens, batch times heads, landmarks, top-k',
     )
     parser.add_argument(
         '--backends', nargs='+', metavar='NAME', help='of the operator (default: all worth it)'
@@ -41,88 +61,79 @@ def parse_args(argv=None):
         '--crops', nargs='+', metavar='PIXELS:BATCH', help='sizes and batches of the model'
     )
     parser.add_argument(
-        '--quick', action='store_true', help=f'{QUICK_ROUNDS} rounds in place of {ROUNDS}'
+        '--iters', type=int, default=200, help='of each training (default: %(default)s)'
     )
-    return parser.parse_args(argv)
-
-
-def make_plan(args):
-    """Check what was asked for and fill in the defaults, before any work.
-
-    Returns:
-        SimpleNamespace: ``device``, ``dtype``, ``rounds``; ``cases`` and ``backends`` of the
-        operator; ``config`` and ``crops`` of the model. No cases or no crops: not asked for.
-
-    Raises:
-        ValueError: It cannot be done.
-        FileNotFoundError: The config does not exist.
-    """
-    import torch
-
-    from mita_seg.benchmark import cases
-    from mita_seg.benchmark.backends import choose_backends
-
-    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    cuda = device.type == 'cuda'
-    if cuda and not torch.cuda.is_available():
-        raise ValueError("--device must be 'cpu' where torch finds no CUDA device, got 'cuda'")
-    dtype = getattr(torch, args.dtype or ('bfloat16' if cuda else 'float32'))
-    root = Path(__file__).resolve().parents[1]  # holds tools/ and configs/, also in a wheel
-    plan = SimpleNamespace(
-        device=device,
-        dtype=dtype,
-        rounds=QUICK_ROUNDS if args.quick else ROUNDS,
-        cases=cases.CUDA_CASES if cuda else cases.CPU_CASES,
-        backends=choose_backends(args.backends, device, dtype),
-        config=args.config or str(root / CONFIG.format('s' if cuda else 't')),
-        crops=cases.CUDA_CROPS if cuda else cases.CPU_CROPS,
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='of training: override settings of every config',
     )
-    if args.cases:
-        plan.cases = [cases.parse_case(text) for text in args.cases]
-    if args.crops:
-        plan.crops = [cases.parse_crop(text) for text in args.crops]
-    if args.what == 'operator':
-        plan.crops = []
-        return plan
-    if args.what == 'model':
-        plan.cases = []
-    try:
-        import mita_seg.models  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f'{error}. `{PROG} operator` needs PyTorch alone') from error
-    load_config(plan.config)
-    return plan
+    parser.add_argument(
+        '--quick',
+        dest='rounds',
+        action='store_const',
+        const=QUICK_ROUNDS,
+        default=ROUNDS,
+        help=f'{QUICK_ROUNDS} rounds in place of {ROUNDS}',
+    )
+    args = parser.parse_intermixed_args(argv)
+    training = args.what == 'training'
+    if training != bool(args.configs):
+        found = shlex.join([args.what, *args.configs])
+        parser.error(f'training takes CONFIG files, and nothing else does; got {found!r}')
+    if args.cfg_options and not training:
+        parser.error(f'--cfg-options is for training; got {args.what!r}')
+    if args.iters < 2:
+        parser.error(
+            f'--iters must be at least 2, of which the second half counts; got {args.iters}'
+        )
+    return args
+
+
+def list_steps(plan, rate):
+    """What is to be measured: section, title, and a function that returns rows."""
+    from mita_seg.benchmark.kernels import benchmark_kernels
+    from mita_seg.benchmark.operator import benchmark_case
+
+    where = {'device': plan.device, 'dtype': plan.dtype, 'rounds': plan.rounds}
+    for case in plan.cases:
+        yield 'operator', case, partial(benchmark_case, case, plan.backends, rate=rate, **where)
+    for case in plan.kernel_cases:
+        yield 'kernels', case, partial(benchmark_kernels, case, rate=rate, **where)
+    for crop in plan.crops:
+        from mita_seg.benchmark.models import benchmark_crop
+
+        yield 'model', crop, partial(benchmark_crop, plan.config, crop, **where)
+    for cfg in plan.trainings:
+        from mita_seg.benchmark.training import benchmark_training
+
+        yield 'training', cfg.filename, partial(benchmark_training, cfg, plan.device)
 
 
 def measure(plan, out, command):
-    """Measure all of a plan, saving what is there after each case and crop; print the report."""
+    """Measure all of a plan, saving what is there after each step; print the report."""
     import torch
 
     from mita_seg.benchmark.floor import copy_rate
-    from mita_seg.benchmark.operator import benchmark_case
     from mita_seg.benchmark.report import write_report
     from mita_seg.environment import describe_environment
 
     torch.manual_seed(0)
-    where = {'device': plan.device, 'rounds': plan.rounds}
-    rate = copy_rate(**where)
     environment = {
         **describe_environment(plan.device.type),
         'command': command,
         'rounds': plan.rounds,
-        'copy_gb_per_s': rate / 1e9,
     }
-    results = {'environment': environment, 'operator': [], 'model': []}
-    for case in plan.cases:
-        print(f'operator: {case}', flush=True)
-        rows = benchmark_case(case, plan.backends, dtype=plan.dtype, rate=rate, **where)
-        results['operator'] += rows
-        write_report(out, results)
-    for crop in plan.crops:
-        from mita_seg.benchmark.models import benchmark_crop
-
-        print(f'model: {crop}', flush=True)
-        results['model'] += benchmark_crop(plan.config, crop, dtype=plan.dtype, **where)
+    rate = None
+    if plan.cases or plan.kernel_cases:
+        rate = copy_rate(plan.device, plan.rounds)
+        environment['copy_gb_per_s'] = rate / 1e9
+    results = {'environment': environment, **{section: [] for section in SECTIONS}}
+    for section, title, measure_rows in list_steps(plan, rate):
+        print(f'{section}: {title}', flush=True)
+        results[section] += measure_rows()
         write_report(out, results)
     print(f'\n{write_report(out, results)}\n')
     return results
@@ -141,17 +152,20 @@ def draw(out, results):
 
 
 def main(argv=None):
-    """Run the tool; the exit status is 1 if a result was wrong or a backend failed."""
+    """Run the tool; the exit status is 1 if a result was wrong or a measurement failed."""
     command = shlex.join([PROG, *(sys.argv[1:] if argv is None else argv)])
     with user_errors(PROG):
         args = parse_args(argv)
-        plan = make_plan(args)
+        from mita_seg.benchmark.plan import make_plan
+
+        # What holds tools/ and configs/, also in a wheel.
+        plan = make_plan(args, Path(__file__).resolve().parents[1])
         prepare_work_dir(args.out)
     out = Path(args.out)
     results = measure(plan, out, command)
     draw(out, results)
     print(out / 'results.json')
-    rows = results['operator'] + results['model']
+    rows = [row for section in SECTIONS for row in results[section]]
     return 1 if any(row['status'] in ('wrong', 'failed') for row in rows) else 0
 
 

@@ -1,7 +1,10 @@
-"""Timing attention operators and whole models against each other.
+"""Timing attention operators, their kernels, whole models and training loops.
 
-``cases`` and ``backends`` say what is compared, ``gate`` whether a backend computes the right
-thing, ``timing``, ``memory`` and ``floor`` how a function is measured, ``race`` measures several in
-turn and ``outcome`` notes why one dropped out. ``operator`` and ``models`` put that together;
-``report`` and ``plot`` show the rows that they return. All but ``models`` need torch alone.
+``plan`` checks what the command line asks for. ``cases`` and ``backends`` say what is compared,
+``gate`` whether a backend computes the right thing, ``timing``, ``memory`` and ``floor`` how a
+function is measured, ``race`` measures several in turn and ``outcome`` notes why one dropped out.
+``operator``, ``kernels``, ``models`` and ``training`` put that together, the second with
+``kernel_times`` and ``kernel_bytes``; ``report``, ``kernel_report``, ``training_report`` and
+``plot`` show the rows that they return, in ``formats``. All but ``models`` and ``training`` need
+torch alone.
 """

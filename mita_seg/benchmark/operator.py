@@ -35,17 +35,15 @@ def benchmark_case(case, backends, *, device, dtype, rate, rounds):
         (of times: above 1 is faster; ``memory_ratio``: below 1 is less) and to the floor
         (``forward_over_floor``). What was not measured is None.
     """
-    shape = (1, case.heads, case.tokens, HEAD_DIM)
-    inputs = [torch.randn(shape, device=device).to(dtype).requires_grad_() for _ in range(3)]
-    upstream = torch.randn(shape, device=device).to(dtype)
+    inputs, upstream = draw_tensors(case, device, dtype)
     floor_us = 1e6 * forward_floor(case, dtype, rate)
-    rows = [_new_row(case, backend, dtype, floor_us) for backend in backends]
+    rows = [new_row(case, backend, dtype, floor_us) for backend in backends]
 
-    _check_all(case, backends, inputs, rows)
+    check_all(case, backends, inputs, rows)
     free_cached_memory(device)
     for field in (FORWARD, BOTH):
         entrants = [
-            _make_entrant(field, case, backend, inputs, upstream, row)
+            make_entrant(field, case, backend, inputs, upstream, row)
             for backend, row in zip(backends, rows, strict=True)
         ]
         for entrant in entrants:
@@ -55,7 +53,15 @@ def benchmark_case(case, backends, *, device, dtype, rate, rounds):
     return rows
 
 
-def _new_row(case, backend, dtype, floor_us):
+def draw_tensors(case, device, dtype):
+    """Random query, key and value, which require gradients, and the output's gradient."""
+    shape = (1, case.heads, case.tokens, HEAD_DIM)
+    inputs = [torch.randn(shape, device=device).to(dtype).requires_grad_() for _ in range(3)]
+    return inputs, torch.randn(shape, device=device).to(dtype)
+
+
+def new_row(case, backend, dtype, floor_us):
+    """A row of :func:`benchmark_case` with nothing measured yet."""
     figures = [f'{mode}_{field}' for mode in (GRAPH, EAGER) for field in (FORWARD, BOTH)]
     return {
         **case._asdict(),
@@ -77,7 +83,8 @@ def _new_row(case, backend, dtype, floor_us):
     }
 
 
-def _check_all(case, backends, inputs, rows):
+def check_all(case, backends, inputs, rows):
+    """Compare backends with the definition; rows get the errors, or why a backend drops out."""
     gates = {}
     for backend, row in zip(backends, rows, strict=True):
         with noting_outcome(row), backend.scope():
@@ -88,7 +95,9 @@ def _check_all(case, backends, inputs, rows):
             gates[backend.attention].require(errors)
 
 
-def _make_entrant(field, case, backend, inputs, upstream, row):
+def make_entrant(field, case, backend, inputs, upstream, row):
+    """A backend's forward without gradients, or its forward and backward, as `field` says."""
+
     @contextmanager
     def scope():
         with backend.scope(), torch.set_grad_enabled(field == BOTH):

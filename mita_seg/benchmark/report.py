@@ -1,13 +1,13 @@
 """``results.json`` and ``results.md``, which also is what the tool prints."""
 
 from mita_seg.files import replacing, write_json
-from mita_seg.tables import format_table
 
+from .formats import format_error, format_filled, format_number, format_ratio, list_dropouts
 from .gate import LARGEST_LIMIT, MULTIPLES, TOLERANCES
-from .outcome import OK
+from .kernel_report import describe_kernels
 from .race import EAGER, GRAPH
+from .training_report import describe_training
 
-_NOTHING = '-'
 _METHOD = (
     'Times are medians; within a case or crop the contestants take turns. Graph: replays of a '
     'captured CUDA graph; eager: calls in a row.'
@@ -44,51 +44,57 @@ def write_report(folder, results):
 
     Args:
         folder (Path): Where.
-        results (dict): ``environment``, and rows under ``operator`` and ``model``.
+        results (dict): ``environment``, and rows under ``operator``, ``kernels``, ``model`` and
+            ``training``; what was not asked for may be absent.
 
     Returns:
         str: The Markdown.
     """
     write_json(folder / 'results.json', results)
-    parts = ['# Benchmark', _METHOD]
-    if results['operator']:
-        parts += ['## Operator', *_describe_operator(results)]
-    if results['model']:
-        parts += ['## Model', *_describe_models(results['model'])]
-    environment = [f'- {key}: {value}' for key, value in results['environment'].items()]
-    parts += ['## Environment', '\n'.join(environment)]
+    environment = results['environment']
+    parts = ['# Benchmark']
+    if results.get('operator') or results.get('model'):
+        parts.append(_METHOD)
+    for section, describe in _SECTIONS.items():
+        rows = results.get(section)
+        if rows:
+            parts += [f'## {section.capitalize()}', *describe(rows, environment)]
+    lines = [f'- {key}: {value}' for key, value in environment.items()]
+    parts += ['## Environment', '\n'.join(lines)]
     text = '\n\n'.join(parts)
     with replacing(folder / 'results.md') as file:
         file.write(f'{text}\n')
     return text
 
 
-def _describe_operator(results):
-    rows = results['operator']
+def _describe_operator(rows, environment):
     head = ['N', 'B*H', 'm, k', 'backend', 'error']
     for mode in (GRAPH, EAGER):
         head += [f'{mode} forward us', 'ratio', f'{mode} both us', 'ratio']
     table = [[*head, '/ floor', 'host us', 'memory MiB', 'ratio']]
     for row in rows:
         cells = [str(row['tokens']), str(row['heads']), f'{row["landmarks"]}, {row["topk"]}']
-        cells += [row['backend'], _error(row['output_error'])]
+        cells += [row['backend'], format_error(row['output_error'])]
         for mode in (GRAPH, EAGER):
             for field in ('forward', 'forward_backward'):
-                cells += [_number(row[f'{mode}_{field}_us']), _ratio(row[f'{mode}_{field}_ratio'])]
-        cells += [_ratio(row['forward_over_floor']), _number(row['host_forward_us'])]
-        cells += [_number(row['peak_extra_bytes'], 2**20), _ratio(row['memory_ratio'])]
+                cells += [
+                    format_number(row[f'{mode}_{field}_us']),
+                    format_ratio(row[f'{mode}_{field}_ratio']),
+                ]
+        cells += [format_ratio(row['forward_over_floor']), format_number(row['host_forward_us'])]
+        cells += [format_number(row['peak_extra_bytes'], 2**20), format_ratio(row['memory_ratio'])]
         table.append(cells)
     tolerances = (f'{limit:g} ({str(d).removeprefix("torch.")})' for d, limit in TOLERANCES.items())
     return [
         f'Precision: {rows[0]["dtype"]}.',
-        _format_filled(table),
-        *_list_dropouts(rows, '{backend}', 'N={tokens} B*H={heads} m={landmarks} k={topk}'),
-        _OPERATOR.format(rate=results['environment']['copy_gb_per_s']),
+        format_filled(table),
+        *list_dropouts(rows, '{backend}', 'N={tokens} B*H={heads} m={landmarks} k={topk}'),
+        _OPERATOR.format(rate=environment['copy_gb_per_s']),
         _GATE.format(tolerances=', '.join(tolerances), largest=LARGEST_LIMIT, **MULTIPLES),
     ]
 
 
-def _describe_models(rows):
+def _describe_models(rows, environment):
     head = ['crop', 'batch', 'measure', 'side']
     for mode in (GRAPH, EAGER):
         head += [f'{mode} ms', 'ratio']
@@ -96,44 +102,23 @@ def _describe_models(rows):
     for row in rows:
         cells = [str(row['crop']), str(row['batch']), row['measure'], row['side']]
         for mode in (GRAPH, EAGER):
-            cells += [_number(row[f'{mode}_time_us'], 1e3), _ratio(row[f'{mode}_time_ratio'])]
-        cells += [_number(row['peak_extra_bytes'], 2**20), _ratio(row['memory_ratio'])]
+            cells += [
+                format_number(row[f'{mode}_time_us'], 1e3),
+                format_ratio(row[f'{mode}_time_ratio']),
+            ]
+        cells += [format_number(row['peak_extra_bytes'], 2**20), format_ratio(row['memory_ratio'])]
         table.append(cells)
     return [
         f'`{rows[0]["config"]}`. Precision: {rows[0]["dtype"]}.',
-        _format_filled(table),
-        *_list_dropouts(rows, '{side}, {measure}', '{crop} px'),
+        format_filled(table),
+        *list_dropouts(rows, '{side}, {measure}', '{crop} px'),
         _MODEL,
     ]
 
 
-def _format_filled(table):
-    """Format a table without the columns that hold nothing."""
-    columns = [column for column in zip(*table, strict=True) if set(column[1:]) != {_NOTHING}]
-    return format_table(list(zip(*columns, strict=True)))
-
-
-def _list_dropouts(rows, who, where):
-    """Who was not measured, why and where."""
-    places = {}
-    for row in rows:
-        if row['status'] != OK:
-            line = f'- {who.format(**row)}: {row["status"]}: {row["reason"]}'
-            places.setdefault(line, []).append(where.format(**row))
-    lines = [f'{line} ({"; ".join(found)})' for line, found in places.items()]
-    return ['\n'.join(lines)] if lines else []
-
-
-def _number(value, divisor=1):
-    if value is None:
-        return _NOTHING
-    value /= divisor
-    return f'{value:,.0f}' if value >= 100 else f'{value:.1f}'
-
-
-def _ratio(value):
-    return _NOTHING if value is None else f'{value:.2f}x'
-
-
-def _error(value):
-    return _NOTHING if value is None else f'{value:.1e}'
+_SECTIONS = {
+    'operator': _describe_operator,
+    'kernels': describe_kernels,
+    'model': _describe_models,
+    'training': describe_training,
+}

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_operator_writes_everything_without_any_mm_package(repository, tmp_path)
     done = run_without(MM_PACKAGES, ['operator', *CASES, '--out', tmp_path], repository)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / 'results.json').read_text())
-    assert set(results) == {'environment', 'operator', 'model'}
+    assert set(results) == {'environment', 'operator', 'kernels', 'model', 'training'}
     assert {'device', 'torch', 'date', 'threads', 'command', 'rounds', 'copy_gb_per_s'} <= set(
         results['environment']
     )
@@ -80,6 +81,69 @@ def test_bad_options_are_refused_before_any_work(tool, tmp_path, capsys, options
     assert end.value.code == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+
+
+def refusal(tool, arguments, capsys, out):
+    with pytest.raises(SystemExit) as end:
+        tool('benchmark').main([*arguments, '--out', str(out)])
+    assert end.value.code == 2 and not out.exists()
+    return capsys.readouterr().err
+
+
+def test_kernels_are_refused_without_cuda(tool, tmp_path, capsys):
+    message = refusal(tool, ['kernels', '--device', 'cpu'], capsys, tmp_path / 'out')
+    assert message == (
+        "benchmark.py: --device must be 'cuda' for kernels, which only a GPU runs; got 'cpu'\n"
+    )
+
+
+def test_all_on_a_cpu_leaves_the_kernels_out(tool, repository):
+    from mita_seg.benchmark.plan import make_plan
+
+    plan = make_plan(tool('benchmark').parse_args(['--device', 'cpu']), repository)
+    assert plan.cases and plan.crops
+    assert not plan.kernel_cases and not plan.trainings
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['training'], "training takes CONFIG files, and nothing else does; got 'training'"),
+        (['model', 'a.py'], "got 'model a.py'"),
+        (['training', 'a.py', '--iters', '1'], '--iters must be at least 2'),
+        (['operator', '--cfg-options', 'a=1'], "--cfg-options is for training; got 'operator'"),
+        (['training', 'a.py', 'folder/a.py', '--device', 'cpu'], 'config given twice: a'),
+        (['training', 'absent.py', '--device', 'cpu'], "config 'absent.py' does not exist"),
+    ],
+)
+def test_bad_trainings_are_refused(tool, tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    assert words in refusal(tool, arguments, capsys, tmp_path / 'out')
+
+
+def test_training_on_a_cpu_is_refused_where_mmengine_would_take_a_gpu(
+    tool, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    arguments = ['training', 'a.py', '--device', 'cpu']
+    assert "--device must be 'cuda' for training" in refusal(
+        tool, arguments, capsys, tmp_path / 'out'
+    )
+
+
+def test_training_loops_run_one_after_the_other(tool, tiny, shapes_configs, tmp_path, capsys):
+    full, mita = shapes_configs
+    arguments = ['training', full, '--iters', '4', mita, '--out', str(tmp_path)]
+    options = [option for option in tiny if 'train_cfg' not in option]
+    assert tool('benchmark').main([*arguments, '--cfg-options', *options]) == 0
+    rows = json.loads((tmp_path / 'results.json').read_text())['training']
+    assert [row['config'] for row in rows] == [Path(config).stem for config in (full, mita)]
+    for row in rows:
+        assert row['iterations'] == 4 and row['iteration_ms'] > 0
+        assert (tmp_path / 'training' / row['config']).is_dir()
+    report = (tmp_path / 'results.md').read_text()
+    assert report in capsys.readouterr().out + '\n'
+    assert f'| {rows[0]["config"]} ' in report
 
 
 def test_missing_config_is_refused(tool, tmp_path, capsys):

@@ -1,0 +1,127 @@
+"""Bytes that each Triton kernel has to move: the floor that its time is measured against."""
+
+from typing import NamedTuple
+
+import torch
+
+from mita_seg.ops.triton.blocks import choose_blocks
+from mita_seg.ops.triton.launch import cdiv
+
+from .cases import HEAD_DIM, Case
+
+_NUMBER = 4  # bytes of an index or count (int32), and of a sum (float32)
+
+
+class Traffic(NamedTuple):
+    """Bytes of one forward or backward pass, all launches of a kernel together."""
+
+    read: int
+    written: int
+
+
+def kernel_bytes(case: Case, dtype: torch.dtype, held: int) -> dict[str, Traffic]:
+    """Bytes that the kernels of pooled attention have to read and to write, each byte once.
+
+    Tensors bear the names that they have in `mita_seg.ops.triton`. A kernel that reads what it
+    wrote itself does not read it here. Three small numbers are upper bounds that the data may
+    undercut: the tiles in use, the indices that a binary search looks at, and the places that
+    entries are looked up at.
+
+    Args:
+        case: The sizes; one routed expert a query and a shared expert, no class token.
+        dtype: Of query, key and value.
+        held: Keys that some expert of their head holds, all heads together; it depends on the data.
+
+    Returns:
+        By the names of the kernels that run.
+    """
+    tokens, heads, m, _ = case
+    k = min(case.topk, tokens)
+    blocks = choose_blocks(heads, tokens, HEAD_DIM, m, k, 1, dtype.itemsize)
+    one_landmark_block = m <= blocks.landmarks
+    one_pass = one_landmark_block and k <= blocks.keys
+    row, row_of_sums = HEAD_DIM * dtype.itemsize, HEAD_DIM * _NUMBER
+
+    # A row a token: [B H, N, d].
+    query = key = value = out = heads * tokens * row
+    grad = grad_query = grad_key = grad_value = query
+    # A number a token: [B H, N].
+    lse = delta = row_expert = row_rank = row_of_slot = heads * tokens * _NUMBER
+    # A row or a number a landmark: [B H, m, d] or [B H, m].
+    landmarks = values = grad_values = heads * m * row
+    grad_landmarks = heads * m * row_of_sums  # float32
+    landmark_lse = value_delta = first_tile = heads * m * _NUMBER
+    # The experts' keys: [B H, m, k], and rows of the keys that they hold, each once.
+    indices = entry_key = heads * m * k * _NUMBER
+    entry_grad_key = entry_grad_value = heads * m * k * row
+    held_key = held_value = held_grad_key = held_grad_value = held * row
+    tiles = heads * (tokens // blocks.height + m + 1) * _NUMBER
+    counts = heads * cdiv(tokens, blocks.chunk) * m * _NUMBER
+    # Scores [B H, m, N]; with maxima, only those of the k best blocks of each row are looked at.
+    scores = scores_looked_at = heads * m * tokens * _NUMBER
+    maxima = 0
+    if blocks.key_block > 1:
+        maxima = heads * m * cdiv(tokens, blocks.key_block) * _NUMBER
+        scores_looked_at = heads * m * min(tokens, k * blocks.key_block) * _NUMBER
+    # Partial sums [B H, splits, m, d] in float32, and two numbers beside each.
+    part = heads * blocks.splits * m * row_of_sums
+    part_total = part_peak = heads * blocks.splits * m * _NUMBER
+    part_values = part_landmarks = part_keys = heads * blocks.backward_splits * m * row_of_sums
+    # Where the entries of each block of keys are: [B H, blocks, m] and [B H, blocks + 1].
+    key_blocks = cdiv(tokens, blocks.rows)
+    shift = heads * key_blocks * m * _NUMBER
+    shift_looked_at = heads * min(k, key_blocks) * m * _NUMBER
+    entry_start = heads * (key_blocks + 1) * _NUMBER
+
+    table = {
+        '_pool_kernel': (query, landmarks),
+        '_probe_kernel': (
+            query + key + value + landmarks,
+            scores + maxima + part + part_total + part_peak + row_expert + row_rank + counts,
+        ),
+        '_assign_kernel': (
+            maxima + scores_looked_at + part + part_total + part_peak
+            + row_expert + row_rank + counts,
+            indices + values + landmark_lse + row_of_slot + tiles + first_tile,
+        ),
+        '_attend_kernel': (
+            query + held_key + held_value + landmarks + values + indices + row_of_slot + tiles,
+            out + lse,
+        ),
+        '_start_backward_kernel': (
+            query + grad + out + lse + landmarks + values + indices,
+            delta + part_values + part_landmarks + shift + entry_start
+            + (grad_query if one_pass else 0),
+        ),
+        '_reduce_values_kernel': (part_values + values, grad_values + value_delta),
+        '_query_backward_kernel': (
+            query + held_key + held_value + landmarks + values + indices + grad + lse + delta
+            + row_of_slot + tiles,
+            grad_query,
+        ),
+        '_key_backward_kernel': (
+            key + value + landmarks + landmark_lse + grad_values + value_delta,
+            grad_key + grad_value + (part_keys if one_landmark_block else 0),
+        ),
+        '_landmark_backward_kernel': (
+            key + value + landmarks + landmark_lse + grad_values + value_delta,
+            part_keys,
+        ),
+        '_expert_backward_kernel': (
+            query + held_key + held_value + indices + grad + lse + delta + row_of_slot + tiles
+            + first_tile + shift_looked_at + (grad_query if one_pass else 0),
+            entry_key + entry_grad_key + entry_grad_value + (grad_query if one_pass else 0),
+        ),
+        '_fold_kernel': (
+            entry_start + entry_key + entry_grad_key + entry_grad_value
+            + held_grad_key + held_grad_value,
+            held_grad_key + held_grad_value,
+        ),
+        '_reduce_landmarks_kernel': (part_landmarks + part_keys, grad_landmarks),
+        '_pool_backward_kernel': (grad_landmarks + grad_query, grad_query),
+    }  # fmt: skip
+    if one_pass:
+        del table['_query_backward_kernel']
+    if one_landmark_block:
+        del table['_landmark_backward_kernel']
+    return {name: Traffic(*traffic) for name, traffic in table.items()}
