@@ -124,6 +124,25 @@ def leave_out_pretrained(cfg):
         cfg.model.backbone.init_cfg = None
 
 
+def check_initial_weights(cfg):
+    """Read the files that a config starts from, ``load_from`` and the backbone's ``init_cfg``.
+
+    Args:
+        cfg (Config): The config; addresses in it are not fetched.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is no checkpoint that can be loaded safely.
+    """
+    from mita_seg.checkpoint import load_checkpoint_safely
+
+    inits = cfg.model.get('backbone', {}).get('init_cfg') or []
+    inits = inits if isinstance(inits, list) else [inits]
+    for checkpoint in (cfg.get('load_from'), *(init.get('checkpoint') for init in inits)):
+        if checkpoint and '://' not in checkpoint:
+            load_checkpoint_safely(checkpoint)
+
+
 def build_runner(cfg):
     """Build the runner of a config, which loads checkpoints without executing them."""
     from mmengine.registry import RUNNERS

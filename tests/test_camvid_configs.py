@@ -27,6 +27,8 @@ VARIANTS = {
     'mita-dwc-gate': {'dwc': True, 'gate': True},
 }
 KINDS = ['full', 'stock-head', 'mita-dec', 'mita-encdec', *VARIANTS]
+# With MMSegmentation's stock recipe, at patch 16.
+STOCK_RECIPE = ['full', 'stock-head', 'mita-encdec']
 PATCHES = {16: (22, 30), 8: (44, 60)}
 
 
@@ -49,6 +51,7 @@ def without_attention(cfg):
 
 def test_every_variant_exists_for_both_patches_and_nothing_else():
     announced = {path(kind, patch) for kind in KINDS for patch in PATCHES}
+    announced |= {path(f'{kind}-stock-recipe', 16) for kind in STOCK_RECIPE}
     assert set(FOLDER.glob('*.py')) == announced
 
 
@@ -109,6 +112,38 @@ def test_recipe_is_the_announced_one():
     assert splits == ['train', 'val', 'val'], 'the test split is for final figures only'
 
 
+@pytest.mark.parametrize('kind', STOCK_RECIPE)
+def test_stock_recipe_replaces_what_waits_and_nothing_else(kind):
+    ours, stock = load(kind).to_dict(), load(f'{kind}-stock-recipe').to_dict()
+    stock.pop('stock_recipe')
+    for cfg, preprocessor in ((ours, 'BatchSegDataPreProcessor'), (stock, 'SegDataPreProcessor')):
+        assert cfg['model']['data_preprocessor'].pop('type') == preprocessor
+    ratio_range = ours['model']['data_preprocessor'].pop('ratio_range')
+
+    loaders = [cfg.pop('train_dataloader') for cfg in (ours, stock)]
+    pipeline = loaders[1]['dataset'].pop('pipeline')
+    del loaders[0]['dataset']['pipeline']
+    assert loaders[1] == {**loaders[0], 'num_workers': 4, 'persistent_workers': True}
+    assert [transform['type'] for transform in pipeline] == [
+        'LoadImageFromFile',
+        'LoadAnnotations',
+        'RandomResize',
+        'RandomCrop',
+        'RandomFlip',
+        'PhotoMetricDistortion',
+        'PackSegInputs',
+    ]
+    assert pipeline[2]['ratio_range'] == ratio_range
+    assert pipeline[3]['crop_size'] == ours['crop_size']
+
+    optimizers = [cfg.pop('optim_wrapper') for cfg in (ours, stock)]
+    changed = {'type': 'AmpOptimWrapper', 'dtype': 'bfloat16'}
+    adamw = {**optimizers[0]['optimizer'], 'fused': None}
+    assert optimizers[1] == {**optimizers[0], **changed, 'optimizer': adamw}
+    ours['default_hooks']['runtime_info'] = {'type': 'RuntimeInfoHook'}
+    assert ours == stock
+
+
 def test_whole_images_are_padded_not_stretched():
     cfg = load('full')
     init_default_scope('mmseg')
@@ -129,7 +164,7 @@ def test_whole_images_are_padded_not_stretched():
     torch.testing.assert_close(got.seg_logits.data, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize('kind', ['full', 'stock-head', 'mita-encdec'])
+@pytest.mark.parametrize('kind', [*STOCK_RECIPE, 'full-stock-recipe'])
 def test_trains_and_tests_on_real_images(kind, data_root, tmp_path):
     root = data_root / 'camvid'
     if not root.is_dir():
@@ -139,6 +174,9 @@ def test_trains_and_tests_on_real_images(kind, data_root, tmp_path):
     cfg.experiment_name = cfg.visualizer.name = f'camvid_{kind}'
     cfg.model.backbone.num_layers = cfg.model.decode_head.num_layers = 1
     cfg.train_dataloader.batch_size = 2
+    if not torch.cuda.is_available() and cfg.optim_wrapper.type == 'AmpOptimWrapper':
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        del cfg.optim_wrapper['dtype']
     cfg.train_cfg.update(max_iters=2, val_interval=2)
     cfg.default_hooks.checkpoint.interval = 2
     for name in ('train', 'val', 'test'):

@@ -25,7 +25,7 @@ FILES = sorted(
 VARIANTS = {'full': 'tsbl', 'mita-dec': 'tsbl', 'mita-encdec': 'tsbl', 'mita-attnonly': 'tsb'}
 SIZES = {size: 640 if size == 'l' else 512 for size in 'tsbl'}
 NAME = re.compile(
-    r'mita-segmenter_vit-[a-z]+(?:-p\d+)?_(full|stock-head|mita-[a-z0-9-]+)_'
+    r'mita-segmenter_vit-[a-z]+(?:-p\d+)?_(?:full|stock-head|mita-[a-z0-9-]+)(?:-stock-recipe)?_'
     r'\d+xb\d+-\w+_[a-z0-9]+-(\d+)x(\d+)'
 )
 
@@ -111,7 +111,7 @@ def test_name_tells_the_crop(path):
     assert match, (
         'expected {algorithm}_{backbone}_{head}_{gpus}xb{batch}-{schedule}_{dataset}-{crop}'
     )
-    crop = tuple(map(int, match.groups()[1:]))
+    crop = tuple(map(int, match.groups()))
     assert Config.fromfile(path).model.data_preprocessor.size == crop
 
 

@@ -18,7 +18,9 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         prog=PROG,
         description=__doc__,
-        epilog='An interrupted comparison goes on where it was when the same command is run again.',
+        epilog='An interrupted comparison goes on where it was when the same command is run again. '
+        'Other configs or seeds on the same data may be added to a comparison by further commands '
+        'with its --work-dir: table, JSON and pictures hold every finished run of the folder.',
     )
     parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files')
     parser.add_argument('--work-dir', required=True, help='folder of the comparison')
@@ -46,13 +48,17 @@ def parse_args(argv=None):
 def compare(args, runs, command):
     """Do what is left to do and report; the exit status is 1 if a run failed."""
     from mita_seg.comparison.pictures import draw_bars, draw_comparison
+    from mita_seg.comparison.plan import find_finished
     from mita_seg.comparison.pool import Failure, measure_runs, run_workers
-    from mita_seg.comparison.report import collect_results, write_report
+    from mita_seg.comparison.report import write_report
+    from mita_seg.comparison.tradeoff import draw_tradeoff
+    from mita_seg.files import read_json
 
     left = [run for run in runs if not run.is_finished()]
     if len(left) < len(runs):
         print(f'{len(runs) - len(left)} of {len(runs)} runs are finished already')
     failures = run_workers([run for run in left if not run.is_evaluated()], args.jobs)
+    failed = bool(failures)
     evaluated = [run for run in left if run.is_evaluated()]
     if evaluated:
         print('measuring size and speed, one model at a time')
@@ -60,18 +66,18 @@ def compare(args, runs, command):
             measure_runs(evaluated, args.jobs, train=not args.test_only)
         except Failure as failure:
             print(f'{PROG}: measuring failed:\n{failure}', file=sys.stderr)
-            return 1
+            failed = True
     for run, log in failures.items():
         print(f'\n{PROG}: {run.name} seed {run.seed} failed:\n{log}', file=sys.stderr)
         print(f'(all of it: {run.folder / "log.txt"})', file=sys.stderr)
 
-    results = collect_results(runs)
+    work_dir = Path(args.work_dir)
+    results = [read_json(folder / 'result.json') for folder in find_finished(runs, work_dir)]
     if results:
-        work_dir = Path(args.work_dir)
         print(f'\n{write_report(work_dir, results, command)}\n')
-        for picture in (draw_comparison(work_dir, results), draw_bars(work_dir, results)):
-            print(picture)
-    return 1 if failures else 0
+        for draw in (draw_comparison, draw_bars, draw_tradeoff):
+            print(draw(work_dir, results))
+    return 1 if failed else 0
 
 
 def main(argv=None):

@@ -2,7 +2,13 @@
 
 import argparse
 
-from mita_seg.cli import load_runner_config, parse_runner_args, prepare_work_dir, user_errors
+from mita_seg.cli import (
+    check_initial_weights,
+    load_runner_config,
+    parse_runner_args,
+    prepare_work_dir,
+    user_errors,
+)
 
 PROG = 'train.py'
 
@@ -19,7 +25,7 @@ def parse_args(argv=None):
 
 def prepare_config(args):
     """Read the config and check all that can be checked before a model is built."""
-    from mita_seg.checkpoint import find_resumable, load_checkpoint_safely
+    from mita_seg.checkpoint import find_resumable
     from mita_seg.datasets import check_data
 
     cfg = load_runner_config(args)
@@ -39,11 +45,7 @@ def prepare_config(args):
         else:
             print(f'{PROG}: resuming from {latest}')
             cfg.resume, cfg.load_from = True, latest
-    inits = cfg.model.get('backbone', {}).get('init_cfg') or []
-    inits = inits if isinstance(inits, list) else [inits]
-    for checkpoint in (cfg.get('load_from'), *(init.get('checkpoint') for init in inits)):
-        if checkpoint and '://' not in checkpoint:
-            load_checkpoint_safely(checkpoint)
+    check_initial_weights(cfg)
     return cfg
 
 

@@ -15,8 +15,8 @@ def describe_environment():
         **environment.describe_environment(),
         'timing': 'after all training, one model at a time, without data loading',
         'peak_mem_mb': (
-            'peak of the CUDA allocator in training'
+            'peak of the CUDA allocator in training (--test-only: in evaluation)'
             if torch.cuda.is_available()
-            else 'peak resident set of the training process'
+            else 'peak resident set of the training (--test-only: evaluating) process'
         ),
     }

@@ -1,8 +1,11 @@
 """Counting and timing the compared models, one at a time in a process of its own."""
 
 import argparse
+import functools
 import statistics
+import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -19,24 +22,44 @@ _SECONDS = 6.0
 
 
 def main(argv=None):
-    """Complete runs: add size, FLOPs and times to what their workers found."""
+    """Complete runs: add size, FLOPs and times to what their workers found.
+
+    A run that fails leaves the others alone; the tracebacks end the log.
+    """
     parser = argparse.ArgumentParser(prog='mita_seg.comparison.measure')
     parser.add_argument('--no-training', action='store_true')
     parser.add_argument('folders', nargs='+', type=Path)
     args = parser.parse_args(argv)
+    failures = []
+    measure_once = functools.cache(measure)  # the same for every seed
     for folder in args.folders:
-        evaluation = read_json(folder / 'evaluation.json')
-        measured = measure(folder.parent / 'config.py', train=not args.no_training)
-        write_json(
-            folder / 'result.json',
-            {
-                'config': folder.parent.name,
-                'seed': int(folder.name.removeprefix('seed')),
-                **evaluation,
-                **measured,
-                'environment': describe_environment(),
-            },
-        )
+        try:
+            measured = measure_once(folder.parent / 'config.py', train=not args.no_training)
+            complete(folder, measured)
+        except Exception:
+            failures.append(f'{folder}:\n{traceback.format_exc()}')
+    if failures:
+        sys.exit('\n'.join(failures))
+
+
+def complete(folder, measured):
+    """Write the ``result.json`` of an evaluated run.
+
+    Args:
+        folder (Path): Folder of the run.
+        measured (dict): What :func:`measure` returns for its config.
+    """
+    evaluation = read_json(folder / 'evaluation.json')
+    write_json(
+        folder / 'result.json',
+        {
+            'config': folder.parent.name,
+            'seed': int(folder.name.removeprefix('seed')),
+            **evaluation,
+            **measured,
+            'environment': describe_environment(),
+        },
+    )
 
 
 def measure(config, train=True):

@@ -2,7 +2,6 @@
 
 import textwrap
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -10,7 +9,8 @@ from matplotlib.patches import Patch
 from mita_seg.files import save_figure
 
 from .names import short_names
-from .report import group_by_config, mean_and_spread
+from .report import group_by_config, summarise
+from .styles import make_styles
 
 _UNLABELLED = 255
 _MAX_LEGEND = 40
@@ -23,7 +23,7 @@ _BARS = (
 
 
 def draw_comparison(work_dir, results):
-    """Draw ``comparison.png``: image, label and the prediction of each model, a row an image.
+    """Draw ``comparison.png``: a column an image; above its label, below that what models predict.
 
     Args:
         work_dir (Path): Folder of the comparison.
@@ -43,23 +43,25 @@ def draw_comparison(work_dir, results):
         f'{textwrap.fill(name, 24)}\nmIoU {result["mIoU"]:.1f}'
         for name, result in zip(names, first, strict=True)
     ]
-    rows, columns = len(shown['names']), len(titles)
+    rows, columns = len(titles), len(shown['names'])
     height, width = shown['image0'].shape[:2]
     figure = Figure(
-        figsize=(2.4 * columns, 2.4 * rows * min(height / width, 1.6) + 1.2), layout='constrained'
+        figsize=(2.4 * columns + 2, 2.4 * rows * min(height / width, 1.6) + 0.8),
+        layout='constrained',
     )
     axes = figure.subplots(rows, columns, squeeze=False)
     present = set()
-    for row in range(rows):
-        label = shown[f'label{row}']
-        maps = [label] + [sample[f'prediction{row}'] for sample in samples]
-        panels = [shown[f'image{row}']] + [_colour(each, shown['palette']) for each in maps]
+    for column in range(columns):
+        label = shown[f'label{column}']
+        maps = [label] + [sample[f'prediction{column}'] for sample in samples]
+        panels = [shown[f'image{column}']] + [_colour(each, shown['palette']) for each in maps]
         present.update(*(np.unique(each).tolist() for each in maps))
-        for axis, panel in zip(axes[row], panels, strict=True):
+        for axis, panel in zip(axes[:, column], panels, strict=True):
             axis.imshow(panel)
-            axis.set_axis_off()
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+    for axis, title in zip(axes[:, 0], titles, strict=True):
+        axis.set_ylabel(title, fontsize=10, rotation=0, ha='right', va='center')
     figure.legend(
         handles=_legend(present, shown['classes'], shown['palette']),
         loc='outside lower center',
@@ -71,7 +73,7 @@ def draw_comparison(work_dir, results):
 
 
 def draw_bars(work_dir, results):
-    """Draw ``results.png``: a bar chart of quality and cost, error bars over seeds.
+    """Draw ``results.png``: bar charts of quality and cost, a row a config, error bars over seeds.
 
     Args:
         work_dir (Path): Folder of the comparison.
@@ -81,25 +83,29 @@ def draw_bars(work_dir, results):
         Path: The picture.
     """
     groups = group_by_config(results)
-    names = [textwrap.fill(name, 18) for name in short_names(list(groups))]
-    charts = [chart for chart in _BARS if all(result[chart[1]] is not None for result in results)]
-    width = max(2.8, 0.8 * len(names) + 1)
-    figure = Figure(figsize=(len(charts) * width, 3.4), layout='constrained')
-    axes = figure.subplots(1, len(charts), squeeze=False)
-    colours = matplotlib.colormaps['tab10'](range(len(names)))
-    for axis, (title, field, divisor) in zip(axes[0], charts, strict=True):
-        figures = [
-            mean_and_spread([r[field] / divisor for r in group]) for group in groups.values()
-        ]
-        means, spreads = zip(*figures, strict=True)
-        bars = axis.bar(names, means, yerr=spreads if any(spreads) else None, capsize=4)
-        for bar, colour in zip(bars, colours, strict=True):
-            bar.set_color(colour)
-        axis.bar_label(bars, fmt='%.3g', fontsize=9)
-        axis.margins(y=0.15)
+    names = [textwrap.fill(name, 28) for name in short_names(list(groups))]
+    rows = dict(zip(groups, range(len(names)), strict=True))
+    colours = [colour for colour, _ in make_styles(len(names))]
+    charts = [(title, summarise(groups, field), divisor) for title, field, divisor in _BARS]
+    charts = [chart for chart in charts if chart[1]]
+    figure = Figure(figsize=(2.8 * len(charts) + 1.5, 0.4 * len(names) + 1), layout='constrained')
+    axes = figure.subplots(1, len(charts), sharey=True, squeeze=False)[0]
+    for axis, (title, figures, divisor) in zip(axes, charts, strict=True):
+        means, spreads = np.array(list(figures.values())).T / divisor
+        bars = axis.barh(
+            [rows[config] for config in figures],
+            means,
+            xerr=np.where(spreads > 0, spreads, np.nan),
+            color=[colours[rows[config]] for config in figures],
+            capsize=3,
+        )
+        axis.bar_label(bars, fmt='%.3g', fontsize=9, padding=3)
+        axis.margins(x=0.25)
         axis.set_title(title, fontsize=10)
-        axis.tick_params(axis='x', labelsize=9)
+        axis.tick_params(axis='y', length=0)
         axis.spines[['top', 'right']].set_visible(False)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
     return save_figure(figure, work_dir / 'results.png')
 
 

@@ -1,11 +1,12 @@
 """What a comparison consists of."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from mita_seg.checkpoint import load_checkpoint_safely
-from mita_seg.cli import load_config, prepare_work_dir
+from mita_seg.cli import check_initial_weights, load_config, prepare_work_dir
 from mita_seg.datasets import check_data
 from mita_seg.files import read_json
 
@@ -72,8 +73,9 @@ def make_runs(configs, work_dir, seeds=(0,), checkpoints=None, cfg_options=None,
         list[Run]: The runs, seed by seed, so that an early look compares all configs.
 
     Raises:
-        ValueError: The request contradicts itself, the configs use different data, or the folder
-            holds runs of a config that has changed since.
+        ValueError: The request contradicts itself, the configs use different data from each other
+            or from those that the folder holds, or the folder holds runs of a config that has
+            changed since.
         FileNotFoundError: A config, a checkpoint or the data are missing.
     """
     names = [Path(config).stem for config in configs]
@@ -102,10 +104,14 @@ def make_runs(configs, work_dir, seeds=(0,), checkpoints=None, cfg_options=None,
 
             enable_amp(cfg)
         check_data(cfg, loaders)
+        if checkpoints is None:
+            check_initial_weights(cfg)
         resolved.append(cfg)
-    _require_same_data(names, resolved, loaders)
-
     work_dir = Path(work_dir)
+    _require_same_data(
+        {**_kept_configs(work_dir), **dict(zip(names, resolved, strict=True))}, loaders
+    )
+
     prepare_work_dir(work_dir)
     for name, cfg in zip(names, resolved, strict=True):
         _keep_config(work_dir / name, cfg)
@@ -120,17 +126,57 @@ def make_runs(configs, work_dir, seeds=(0,), checkpoints=None, cfg_options=None,
     return runs
 
 
-def _require_same_data(names, configs, loaders):
+def find_finished(runs, work_dir):
+    """Find everything that a comparison has finished, whichever command asked for it.
+
+    Args:
+        runs (Sequence[Run]): What is asked for now; of these, results of other checkpoints are out
+            of date.
+        work_dir (Path): Folder of the comparison.
+
+    Returns:
+        list[Path]: Folders of runs with a ``result.json``: the configs in the order in which they
+        were added, and the seeds of each in ascending order.
+    """
+    asked = {run.folder: run for run in runs}
+    return [
+        folder
+        for config in _config_files(work_dir)
+        for folder in _seed_folders(config.parent)
+        if (asked[folder].is_finished() if folder in asked else (folder / 'result.json').exists())
+    ]
+
+
+def _seed_folders(folder):
+    found = {path: re.fullmatch(r'seed(-?\d+)', path.name) for path in folder.glob('seed*')}
+    return sorted(filter(found.get, found), key=lambda path: int(found[path][1]))
+
+
+def _config_files(work_dir):
+    """The configs that a comparison keeps, oldest first."""
+    return sorted(work_dir.glob('*/config.py'), key=lambda path: path.stat().st_mtime_ns)
+
+
+def _kept_configs(work_dir):
+    from mmengine.config import Config
+
+    return {path.parent.name: Config.fromfile(path) for path in _config_files(work_dir)}
+
+
+def _require_same_data(configs, loaders):
+    """Compare the data of configs, given by name, with those of the first."""
+
     def data(cfg, loader):
         dataset = cfg[loader]['dataset'].to_dict()
         return {key: value for key, value in dataset.items() if key != 'pipeline'}
 
+    (first, reference), *others = configs.items()
     for loader in loaders:
-        for name, cfg in zip(names[1:], configs[1:], strict=True):
-            if data(cfg, loader) != data(configs[0], loader):
+        for name, cfg in others:
+            if data(cfg, loader) != data(reference, loader):
                 raise ValueError(
-                    f'{name} and {names[0]} use different data ({loader}.dataset), '
-                    'which makes their figures incomparable'
+                    f'{name} and {first} use different data ({loader}.dataset), which makes their '
+                    'figures incomparable; take another --work-dir for one of them'
                 )
 
 
@@ -138,11 +184,13 @@ def _keep_config(folder, cfg):
     from mmengine.config import Config
 
     path = folder / 'config.py'
-    if path.exists() and Config.fromfile(path).to_dict() != cfg.to_dict():
-        raise ValueError(
-            f'{str(folder)!r} holds runs of this config with other settings; take another '
-            '--work-dir, or delete that folder'
-        )
+    if path.exists():
+        if Config.fromfile(path).to_dict() != cfg.to_dict():
+            raise ValueError(
+                f'{str(folder)!r} holds runs of this config with other settings; take another '
+                '--work-dir, or delete that folder'
+            )
+        return  # the time of the file tells when the config was added
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f'config.{os.getpid()}.tmp.py'
     cfg.dump(temporary)

@@ -16,7 +16,7 @@ _TAIL_LINES = 15
 
 
 class Failure(Exception):
-    """A worker ended badly; its text is the end of the worker's log."""
+    """A process ended badly; its text is the end of the log."""
 
 
 def run_workers(runs, jobs):
@@ -71,7 +71,7 @@ def measure_runs(runs, jobs, train):
         train (bool): Time training iterations too.
 
     Raises:
-        Failure: The measuring process failed.
+        Failure: A run could not be measured; the others were.
     """
     log = runs[0].work_dir / 'measure.log'
     command = [sys.executable, '-m', 'mita_seg.comparison.measure']

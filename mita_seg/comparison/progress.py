@@ -10,6 +10,9 @@ from mmengine.hooks import Hook
 from mita_seg.files import read_json, write_json
 
 _SECONDS_BETWEEN_WRITES = 0.5
+# Searches for algorithms come before these iterations. A CUDA graph's memory is not in use any more
+# after them.
+_WATCHED_ITERATIONS = range(1, 10)
 
 
 class ProgressHook(Hook):
@@ -32,9 +35,15 @@ class ProgressHook(Hook):
         """Start the clock at the first iteration of this process."""
         if self.started is None:
             self.started, self.first = time.monotonic(), runner.iter
+        if runner.iter - self.first == _WATCHED_ITERATIONS[0]:
+            self.peak_mem_mb = None
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Report an iteration."""
+        if runner.iter - self.first in _WATCHED_ITERATIONS:
+            self._watch_memory()
         if time.monotonic() - self.written < _SECONDS_BETWEEN_WRITES:
             return
         done = runner.iter + 1
@@ -51,13 +60,16 @@ class ProgressHook(Hook):
     def after_train(self, runner):
         """Remember the peak memory of training, before evaluation adds its own."""
         if self.started is not None:
-            self.peak_mem_mb = peak_memory_mb()
+            self._watch_memory()
         self._write('trained', runner.iter, runner.max_iters)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Report an evaluated batch."""
         if time.monotonic() - self.written >= _SECONDS_BETWEEN_WRITES:
             self._write('evaluating', batch_idx + 1, len(runner.test_dataloader))
+
+    def _watch_memory(self):
+        self.peak_mem_mb = max(self.peak_mem_mb or 0, peak_memory_mb())
 
     def _write(self, state, step, steps, **more):
         self.written = time.monotonic()

@@ -33,20 +33,11 @@ _COLUMNS = (
 )
 
 
-def collect_results(runs):
-    """Read the results of the finished runs.
-
-    Args:
-        runs (Sequence[Run]): The runs of a comparison.
-
-    Returns:
-        list[dict]: Their ``result.json``, in the order of the runs.
-    """
-    return [read_json(run.folder / 'result.json') for run in runs if run.is_finished()]
-
-
 def write_report(work_dir, results, command):
     """Write ``results.json`` and ``results.md``.
+
+    ``environment`` is that of the last run; beside ``command`` it lists all ``commands`` that added
+    to the comparison.
 
     Args:
         work_dir (Path): Folder of the comparison.
@@ -56,13 +47,17 @@ def write_report(work_dir, results, command):
     Returns:
         str: The table in Markdown.
     """
-    environment = {**results[-1]['environment'], 'command': command}
+    recorded = (read_json(work_dir / 'results.json') or {}).get('environment', {})
+    commands = list(dict.fromkeys([*recorded.get('commands', []), command]))
+    environment = {**results[-1]['environment'], 'command': command, 'commands': commands}
     rows = [{field: result[field] for field in _FIELDS} for result in results]
     write_json(work_dir / 'results.json', {'runs': rows, 'environment': environment})
     table = make_table(results)
     with replacing(work_dir / 'results.md') as file:
         file.write(f'# Comparison\n\n{table}\n\n{_notes(results)}\n\n## Environment\n\n')
-        file.writelines(f'- {key}: {value}\n' for key, value in environment.items())
+        file.writelines(f'- {key}: {value}\n' for key, value in results[-1]['environment'].items())
+        file.write('\n## Commands\n\n')
+        file.writelines(f'    {each}\n' for each in commands)
     return table
 
 
@@ -84,6 +79,20 @@ def group_by_config(results):
     for result in results:
         groups.setdefault(result['config'], []).append(result)
     return groups
+
+
+def summarise(groups, field):
+    """Mean and spread over seeds, by config.
+
+    Args:
+        groups (dict[str, list[dict]]): From :func:`group_by_config`.
+        field (str): The figure.
+
+    Returns:
+        dict[str, tuple[float, float]]: Without the configs that lack the figure.
+    """
+    values = {config: [result[field] for result in group] for config, group in groups.items()}
+    return {config: mean_and_spread(own) for config, own in values.items() if None not in own}
 
 
 def mean_and_spread(values):

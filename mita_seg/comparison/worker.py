@@ -31,11 +31,12 @@ def main(argv=None):
 
     cfg = Config.fromfile(args.config)
     cfg.work_dir = str(args.folder)
-    cfg.launcher = 'none'
+    cfg.launcher, cfg.resume = 'none', False
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
     latest = args.checkpoint or find_resumable(args.folder)
     train = args.checkpoint is None and not _is_trained(latest, cfg)
     if latest:
+        # Its own checkpoint goes before the config's load_from, where training only begins.
         cfg.load_from, cfg.resume = str(latest), train
         # The checkpoint holds every weight: pretrained ones need not be fetched.
         leave_out_pretrained(cfg)
@@ -43,8 +44,8 @@ def main(argv=None):
     runner = build_runner(cfg)
     progress = ProgressHook(args.folder / 'progress.json')
     runner.register_hook(progress)
-    if latest:
-        require_matching_checkpoint(runner, args.folder.parent.name)
+    # As tools/train.py does, training may start from a model for other classes.
+    require_matching_checkpoint(runner, args.folder.parent.name, backbone_only=not latest)
     if train:
         runner.train()
         latest = find_resumable(args.folder)

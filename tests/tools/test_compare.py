@@ -8,8 +8,7 @@ import pytest
 
 pytest.importorskip('mmseg')
 
-from mita_seg.comparison import pictures, report
-from mita_seg.comparison.names import short_names
+from mita_seg.comparison import measure
 from mita_seg.comparison.plan import make_runs
 from mita_seg.files import exclusive
 
@@ -85,7 +84,7 @@ def test_killed_comparison_goes_on(repository, tiny, shapes_configs, tmp_path):
     )
     table = (work_dir / 'results.md').read_text()
     assert all(run['config'] in table and run['config'] in second.stdout for run in results['runs'])
-    for picture in ('comparison.png', 'results.png'):
+    for picture in ('comparison.png', 'results.png', 'tradeoff.png'):
         assert (work_dir / picture).stat().st_size > 10_000
 
     checkpoint, tested = work_dir / full['checkpoint'], tmp_path / 'tested'
@@ -154,6 +153,18 @@ def test_different_data_are_refused(shapes_root, shapes_configs, tmp_path):
         make_runs([shapes_configs[0], str(other)], tmp_path / 'work', cfg_options=options)
 
 
+def test_run_that_cannot_be_measured_leaves_the_others(tool, tiny, shapes_configs, tmp_path):
+    cfg_options = tool('compare').parse_args(['x', '--work-dir', 'x', '--cfg-options', *tiny])
+    first, second = make_runs(shapes_configs, tmp_path, cfg_options=cfg_options.cfg_options)
+    for run in (first, second):
+        (run.folder / 'evaluation.json').write_text('{"mIoU": 1.5}')
+    first.config.write_text(first.config.read_text().replace("'MiTAVision", "'NoVision"))
+    with pytest.raises(SystemExit, match='NoVisionTransformer'):
+        measure.main(['--no-training', str(first.folder), str(second.folder)])
+    assert not (first.folder / 'result.json').exists()
+    assert json.loads((second.folder / 'result.json').read_text())['mIoU'] == 1.5
+
+
 def test_one_comparison_a_folder(tmp_path):
     with (
         exclusive(tmp_path),
@@ -163,26 +174,3 @@ def test_one_comparison_a_folder(tmp_path):
         pass
     with exclusive(tmp_path):
         pass
-
-
-def test_table_and_bars_over_seeds(tmp_path):
-    results = [
-        {
-            **dict.fromkeys(FIELDS, 1),
-            'config': f'net_{kind}_data',
-            'seed': seed,
-            'mIoU': 40.0 + seed,
-            'params': 6_270_000,
-            'iter_ms': None,
-            'environment': {'device': 'd', 'torch': 't', 'timing': 'x', 'peak_mem_mb': 'y'},
-        }
-        for seed in (0, 1, 2)
-        for kind in ('full', 'mita')
-    ]
-    table = report.write_report(tmp_path, results, 'compare.py')
-    assert table.count('41.00 ± 1.00') == 2
-    assert table.count(' 6.270 ') == 2
-    assert table.count(' - ') == 2
-    assert short_names(['net_full_data', 'net_mita_data']) == ['full', 'mita']
-    assert short_names(['net_full_data']) == ['net_full_data']
-    assert pictures.draw_bars(tmp_path, results).stat().st_size > 10_000

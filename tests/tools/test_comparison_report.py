@@ -1,0 +1,104 @@
+"""Table and pictures of a comparison say what the results of the runs say."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip('mmseg')
+
+from mita_seg.comparison import pictures, report, tradeoff
+from mita_seg.comparison.names import short_names
+from mita_seg.comparison.styles import make_styles
+
+ENVIRONMENT = {'device': 'd', 'torch': 't', 'timing': 'x', 'peak_mem_mb': 'y'}
+COUNTS = dict.fromkeys(('aAcc', 'mAcc', 'flops_model', 'flops_decoder', 'latency_ms'), 1)
+
+
+def result(kind, seed, **figures):
+    return {
+        **COUNTS,
+        'config': f'net_{kind}_data',
+        'seed': seed,
+        'mIoU': 40.0 + seed,
+        'params': 6_270_000,
+        'iter_ms': 20.0,
+        'peak_mem_mb': 3000.0,
+        'checkpoint': 'x.pth',
+        'environment': ENVIRONMENT,
+        **figures,
+    }
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, by name of the file."""
+    drawn = {}
+    for module in (pictures, tradeoff):
+        monkeypatch.setattr(
+            module, 'save_figure', lambda figure, path: drawn.update({path.name: figure})
+        )
+    return drawn
+
+
+def titles(figure):
+    return [axis.get_title() or axis.get_xlabel() for axis in figure.axes]
+
+
+def test_table_holds_means_and_spreads_over_seeds(tmp_path):
+    results = [result(kind, seed, iter_ms=None) for kind in ('full', 'mita') for seed in (0, 1, 2)]
+    table = report.write_report(tmp_path, results, 'compare.py')
+    assert table.count('41.00 ± 1.00') == 2
+    assert table.count(' 6.270 ') == 2
+    assert table.count(' - ') == 2
+
+
+def test_report_keeps_the_commands_that_made_it(tmp_path):
+    for command in ('compare.py a', 'compare.py b', 'compare.py a'):
+        report.write_report(tmp_path, [result('full', 0)], command)
+    written = (tmp_path / 'results.md').read_text()
+    assert written.endswith('    compare.py a\n    compare.py b\n')
+
+
+def test_names_leave_out_what_all_configs_share():
+    assert short_names(['net_full_data', 'net_mita_data']) == ['full', 'mita']
+    assert short_names(['net_full_data']) == ['net_full_data']
+
+
+def test_fifty_configs_are_told_apart_by_colour_or_marker():
+    assert len(set(make_styles(50))) == 50
+
+
+def test_tradeoff_draws_each_config_where_its_figures_are(figures, tmp_path):
+    results = [result('full', seed) for seed in (0, 1, 2)]
+    results += [result('mita', 0, iter_ms=300.0, peak_mem_mb=1000.0)]
+    tradeoff.draw_tradeoff(tmp_path, results)
+    figure = figures['tradeoff.png']
+    time, memory = figure.axes
+    assert titles(figure) == ['Training iteration (ms)', 'Peak memory (MiB)']
+    assert (time.get_xscale(), memory.get_xscale()) == ('log', 'linear')
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in time.get_lines()}
+    assert (drawn['full'], drawn['mita']) == ([[20.0, 41.0]], [[300.0, 40.0]])
+    (bar,) = time.containers  # mita has one seed, hence no spread
+    (segment,) = bar.lines[2][0].get_segments()
+    np.testing.assert_allclose(segment[:, 1], [40.0, 42.0])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['full', 'mita']
+
+
+def test_costs_that_were_not_measured_are_left_out(figures, tmp_path):
+    tested = [result(kind, 0, iter_ms=None) for kind in ('full', 'mita')]
+    tradeoff.draw_tradeoff(tmp_path, tested)
+    assert titles(figures['tradeoff.png']) == ['Peak memory (MiB)']
+    pictures.draw_bars(tmp_path, tested)
+    assert 'Training iteration (ms)' not in titles(figures['results.png'])
+
+    pictures.draw_bars(tmp_path, [result('route', 0, iter_ms=7.0), *tested])
+    bars = dict(zip(titles(figures['results.png']), figures['results.png'].axes, strict=True))
+    assert [bar.get_width() for bar in bars['Training iteration (ms)'].patches] == [7.0]
+    assert len(bars['mIoU (%)'].patches) == 3
+
+
+def test_pictures_of_many_configs_fit_a_page(figures, tmp_path):
+    results = [result(f'variant{number}', seed) for number in range(12) for seed in (0, 1)]
+    for draw in (pictures.draw_bars, tradeoff.draw_tradeoff):
+        draw(tmp_path, results)
+    for figure in figures.values():
+        assert max(figure.get_size_inches()) < 14
