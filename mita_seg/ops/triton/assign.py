@@ -1,4 +1,4 @@
-"""Experts and tiles, in one launch: landmarks take their keys while rows are sorted by expert."""
+"""Experts and tiles, in one launch: keys are selected while rows are sorted and values merged."""
 
 import triton
 import triton.language as tl
@@ -12,28 +12,30 @@ def _assign_kernel(
     p_scores, p_maxima, p_indices, p_part, p_part_total, p_part_peak, p_values, p_lse,
     p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
     num_tokens, num_blocks, topk, splits, num_landmarks,
-    num_rows, chunks, rows_per_chunk, num_tiles, place_programs,
+    num_rows, chunks, rows_per_chunk, num_tiles, select_programs, place_programs,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, KEY_BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, HEIGHT: tl.constexpr, ALL_M: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr,
     ROUTED: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
     program, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    if program < num_landmarks:
-        if SHARED:
-            _merge_values(
-                program, head, p_part, p_part_total, p_part_peak, p_values, p_lse,
-                splits, num_landmarks, D, BLOCK_D, BLOCK_S,
-            )  # fmt: skip
+    if program < select_programs:
         if ROUTED:
             _select_keys(
                 head * num_landmarks + program, p_scores, p_maxima, p_indices,
                 num_tokens, num_blocks, topk, KEY_BLOCK, BLOCK_K, BLOCK_B,
             )  # fmt: skip
-    elif ROUTED:
-        _place_rows(
-            program - num_landmarks, place_programs, head,
-            p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
-            num_rows, num_landmarks, chunks, rows_per_chunk, num_tiles,
-            HEIGHT, ALL_M, BLOCK_C, BLOCK_R, BLOCK_T,
+    elif program < select_programs + place_programs:
+        if ROUTED:
+            _place_rows(
+                program - select_programs, place_programs, head,
+                p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
+                num_rows, num_landmarks, chunks, rows_per_chunk, num_tiles,
+                HEIGHT, ALL_M, BLOCK_C, BLOCK_R, BLOCK_T,
+            )  # fmt: skip
+    elif SHARED:
+        _merge_values(
+            program - select_programs - place_programs, head,
+            p_part, p_part_total, p_part_peak, p_values, p_lse,
+            splits, num_landmarks, D, BLOCK_D, BLOCK_S,
         )  # fmt: skip

@@ -83,14 +83,17 @@ def _build_experts(
     num_tiles = state.tiles.shape[1] - 1
     block_rows = min(128 * blocks.select_warps, blocks.chunk)
     place_programs = cdiv(num_rows, block_rows) if routed else 0
+    select_programs = num_landmarks if routed else 0
+    merge_programs = num_landmarks if shared else 0
     per_step = max(1, 1024 * blocks.select_warps // blocks.all_landmarks)
     plan.launch(
-        _assign_kernel, (num_landmarks + place_programs, rows),
+        _assign_kernel, (select_programs + place_programs + merge_programs, rows),
         scores, maxima, state.indices, part, part_total, part_peak, state.values,
         state.landmark_lse, row_expert, row_rank, counts,
         state.row_of_slot, state.tiles, state.first_tile,
         tokens, num_blocks, topk, blocks.splits, num_landmarks,
-        num_rows, chunks, blocks.chunk * num_routed, num_tiles, place_programs,
+        num_rows, chunks, blocks.chunk * num_routed, num_tiles,
+        select_programs, place_programs,
         D=dim, BLOCK_D=blocks.dim, BLOCK_S=min(16, next_power_of_2(blocks.splits)),
         KEY_BLOCK=blocks.key_block, BLOCK_K=next_power_of_2(max(topk, 1)),
         BLOCK_B=next_power_of_2(num_blocks), HEIGHT=blocks.height, ALL_M=blocks.all_landmarks,

@@ -1,5 +1,6 @@
 """Whether the kernels can run a call, and if not, why. Needs no Triton."""
 
+import functools
 import importlib.util
 import os
 
@@ -21,6 +22,7 @@ _HAS_TRITON = importlib.util.find_spec('triton') is not None
 
 
 @torch.compiler.assume_constant_result
+@functools.cache
 def _shared_memory(device_index: int) -> int:
     """Bytes of shared memory that one program may use."""
     properties = torch.cuda.get_device_properties(device_index)
