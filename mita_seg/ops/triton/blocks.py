@@ -68,7 +68,7 @@ def choose_blocks(
         backward_tokens=backward_tokens,
         height=tile_height(tokens, landmarks, routed, itemsize),
         # Every program of the sort reads the counts of all chunks of its head: at most 64.
-        chunk=max(128, next_power_of_2(cdiv(tokens, 64))),
+        chunk=max(256, next_power_of_2(cdiv(tokens, 64))),
     )
 
 
