@@ -19,7 +19,7 @@ class Traffic(NamedTuple):
     written: int
 
 
-def kernel_bytes(case: Case, dtype: torch.dtype, held: int) -> dict[str, Traffic]:
+def kernel_bytes(case: Case, dtype: torch.dtype, held: int, segments: int) -> dict[str, Traffic]:
     """Bytes that the kernels of pooled attention have to read and to write, each byte once.
 
     Tensors bear the names that they have in `mita_seg.ops.triton`. A kernel that reads what it
@@ -30,7 +30,9 @@ def kernel_bytes(case: Case, dtype: torch.dtype, held: int) -> dict[str, Traffic
     Args:
         case: The sizes; one routed expert a query and a shared expert, no class token.
         dtype: Of query, key and value.
-        held: Keys that some expert of their head holds, all heads together; it depends on the data.
+        held: Keys that some expert of their head holds, all heads together.
+        segments: Parts that the experts of all heads fall into where programs share their tiles in
+            the backward pass. Like `held`, it depends on the data.
 
     Returns:
         By the names of the kernels that run.
@@ -52,8 +54,9 @@ def kernel_bytes(case: Case, dtype: torch.dtype, held: int) -> dict[str, Traffic
     grad_landmarks = heads * m * row_of_sums  # float32
     landmark_lse = value_delta = first_tile = heads * m * _NUMBER
     # The experts' keys: [B H, m, k], and rows of the keys that they hold, each once.
-    indices = entry_key = heads * m * k * _NUMBER
-    entry_grad_key = entry_grad_value = heads * m * k * row
+    indices = heads * m * k * _NUMBER
+    entry_key = segments * k * _NUMBER
+    entry_grad_key = entry_grad_value = segments * k * row
     held_key = held_value = held_grad_key = held_grad_value = held * row
     tiles = heads * (tokens // blocks.height + m + 1) * _NUMBER
     counts = heads * cdiv(tokens, blocks.chunk) * m * _NUMBER
@@ -72,6 +75,11 @@ def kernel_bytes(case: Case, dtype: torch.dtype, held: int) -> dict[str, Traffic
     shift = heads * key_blocks * m * _NUMBER
     shift_looked_at = heads * min(k, key_blocks) * m * _NUMBER
     entry_start = heads * (key_blocks + 1) * _NUMBER
+    # Of the starts, the sparse fold looks at those of its programs.
+    sparse = m * k < tokens
+    blocks_a_program = tokens // (m * k) if sparse else 1
+    entry_start_looked_at = heads * (cdiv(key_blocks, blocks_a_program) + 1) * _NUMBER
+    used = heads * _NUMBER  # tiles in use
 
     table = {
         '_pool_kernel': (query, landmarks),
@@ -88,12 +96,14 @@ def kernel_bytes(case: Case, dtype: torch.dtype, held: int) -> dict[str, Traffic
             query + held_key + held_value + landmarks + values + indices + row_of_slot + tiles,
             out + lse,
         ),
-        '_start_backward_kernel': (
-            query + grad + out + lse + landmarks + values + indices,
-            delta + part_values + part_landmarks + shift + entry_start
-            + (grad_query if one_pass else 0),
+        '_shared_backward_kernel': (
+            query + grad + out + lse + landmarks + values,
+            delta + part_values + part_landmarks + (grad_query if one_pass else 0),
         ),
-        '_reduce_values_kernel': (part_values + values, grad_values + value_delta),
+        '_prepare_keys_kernel': (
+            part_values + values + indices + first_tile + used,
+            grad_values + value_delta + shift + entry_start,
+        ),
         '_query_backward_kernel': (
             query + held_key + held_value + landmarks + values + indices + grad + lse + delta
             + row_of_slot + tiles,
@@ -112,8 +122,8 @@ def kernel_bytes(case: Case, dtype: torch.dtype, held: int) -> dict[str, Traffic
             + first_tile + shift_looked_at + (grad_query if one_pass else 0),
             entry_key + entry_grad_key + entry_grad_value + (grad_query if one_pass else 0),
         ),
-        '_fold_kernel': (
-            entry_start + entry_key + entry_grad_key + entry_grad_value
+        '_fold_sparse_kernel' if sparse else '_fold_kernel': (
+            entry_start_looked_at + entry_key + entry_grad_key + entry_grad_value
             + held_grad_key + held_grad_value,
             held_grad_key + held_grad_value,
         ),

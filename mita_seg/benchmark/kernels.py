@@ -2,9 +2,11 @@
 
 import torch
 
-from mita_seg.ops import pool_landmarks, select_experts
+from mita_seg.ops import pool_landmarks, route_queries, select_experts
+from mita_seg.ops.triton.blocks import choose_blocks, share_experts
 
 from .backends import BACKENDS
+from .cases import HEAD_DIM
 from .floor import forward_floor
 from .kernel_bytes import kernel_bytes
 from .kernel_times import subtract, time_kernels
@@ -48,7 +50,8 @@ def benchmark_kernels(case, *, device, dtype, rate, rounds):
     if whole['status'] != OK:
         return [{**_new_row(case, dtype), 'status': whole['status'], 'reason': whole['reason']}]
 
-    traffic = kernel_bytes(case, dtype, count_held_keys(*inputs[:2], case))
+    counts = count_held_keys(*inputs[:2], case), count_segments(inputs[0], case)
+    traffic = kernel_bytes(case, dtype, *counts)
     passes = {FORWARD: times[FORWARD], BACKWARD: subtract(times[BOTH], times[FORWARD])}
     forward_us, both_us = (whole[f'{GRAPH}_{field}_us'] for field in (FORWARD, BOTH))
     graphs = {FORWARD: forward_us, BACKWARD: both_us - forward_us}
@@ -70,6 +73,27 @@ def count_held_keys(query, key, case):
     indices = select_experts(key, landmarks, case.topk)
     held = torch.zeros(key.shape[:3], dtype=torch.bool, device=key.device)
     return held.scatter_(2, indices.flatten(2), True).sum().item()
+
+
+@torch.no_grad()
+def count_segments(query, case):
+    """Segments of experts in the backward pass for queries [1, heads, N, d], all heads together.
+
+    An expert has one for each program that has some of its tiles.
+    """
+    blocks = choose_blocks(
+        case.heads, case.tokens, HEAD_DIM, case.landmarks, case.topk, 1, query.element_size()
+    )
+    _, programs = share_experts(blocks, case.heads, case.tokens, case.landmarks, case.topk)
+    landmarks = pool_landmarks(query, case.grid, case.landmark_grid)
+    expert = route_queries(query, landmarks, 1)[0, ..., 0]  # [heads, N]
+    queries = torch.nn.functional.one_hot(expert, case.landmarks).sum(1)  # [heads, m]
+    tiles = (queries + blocks.height - 1).div(blocks.height, rounding_mode='floor').clamp(min=1)
+    end = tiles.cumsum(1)
+    begin, used = end - tiles, end[:, -1:]
+    first_program = ((begin + 1) * programs - 1) // used
+    last_program = (end * programs - 1) // used
+    return (last_program - first_program + 1).sum().item()
 
 
 def _new_row(case, dtype, name=None, kernel=None):

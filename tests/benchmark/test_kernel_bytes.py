@@ -8,7 +8,7 @@ import torch
 
 from mita_seg.benchmark.cases import HEAD_DIM, Case
 from mita_seg.benchmark.kernel_bytes import kernel_bytes
-from mita_seg.benchmark.kernels import count_held_keys
+from mita_seg.benchmark.kernels import count_held_keys, count_segments
 from mita_seg.ops import pooled_mita_attention
 
 pytest.importorskip('triton')
@@ -71,13 +71,13 @@ def touched(monkeypatch):
 def test_table_holds_the_bytes_that_the_kernels_touch(case, dtype, touched):
     shape = (1, case.heads, case.tokens, HEAD_DIM)
     inputs = [torch.randn(shape).to(dtype).requires_grad_() for _ in range(3)]
-    held = count_held_keys(*inputs[:2], case)
+    counts = count_held_keys(*inputs[:2], case), count_segments(inputs[0], case)
     output = pooled_mita_attention(
         *inputs, case.grid, case.landmark_grid, topk=case.topk, backend='triton'
     )
     torch.autograd.grad(output, inputs, torch.randn(shape).to(dtype))
 
-    table = kernel_bytes(case, dtype, held)
+    table = kernel_bytes(case, dtype, *counts)
     assert set(table) == set(touched)
     for name, launches in touched.items():
         read, written = (sum(counts) for counts in zip(*launches, strict=True))
@@ -87,7 +87,7 @@ def test_table_holds_the_bytes_that_the_kernels_touch(case, dtype, touched):
 
 def slack(name, case):
     """How much less is read where the data leave tiles empty or make look-ups coincide."""
-    if name == '_start_backward_kernel':  # indices in a binary search
+    if name == '_prepare_keys_kernel':  # indices in a binary search
         return 4 * case.heads * case.landmarks * case.topk
     if name in ('_attend_kernel', '_query_backward_kernel', '_expert_backward_kernel'):
         return 4 * case.heads * (case.tokens // 16 + case.landmarks)

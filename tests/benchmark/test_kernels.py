@@ -7,7 +7,7 @@ from mita_seg.benchmark.cases import HEAD_DIM, Case
 from mita_seg.benchmark.floor import copy_rate
 from mita_seg.benchmark.kernel_bytes import kernel_bytes
 from mita_seg.benchmark.kernel_times import KernelTime
-from mita_seg.benchmark.kernels import benchmark_kernels, count_held_keys
+from mita_seg.benchmark.kernels import benchmark_kernels, count_held_keys, count_segments
 from mita_seg.benchmark.report import write_report
 
 pytest.importorskip('triton')
@@ -17,7 +17,7 @@ TIMES = [
     {
         '_pool_kernel': KernelTime(1, 3.1),
         'Memset (Device)': KernelTime(1, 2.0),
-        '_fold_kernel': KernelTime(2, 8.0),
+        '_fold_sparse_kernel': KernelTime(2, 8.0),
     },
 ]
 
@@ -45,7 +45,7 @@ def test_each_kernel_has_its_pass_floor_and_place_in_the_sums(scripted_gpu, tmp_
         ('forward', '_pool_kernel'),
         ('forward', 'Memset (Device)'),
         ('forward', 'sum'),
-        ('backward', '_fold_kernel'),
+        ('backward', '_fold_sparse_kernel'),
         ('backward', 'sum'),
         ('forward_backward', 'sum'),
     ]
@@ -82,6 +82,11 @@ def test_keys_that_several_experts_hold_count_once():
     """All keys alike: every expert holds the first ones."""
     query, key = torch.randn(1, 2, 64, HEAD_DIM), torch.ones(1, 2, 64, HEAD_DIM)
     assert count_held_keys(query, key, Case(64, 2, 4, 5)) == 2 * 5
+
+
+def test_expert_whose_tiles_go_to_three_programs_has_three_segments():
+    """All queries alike go to the first expert: of 7 tiles it has 4, and 4 programs share them."""
+    assert count_segments(torch.ones(1, 2, 64, HEAD_DIM), Case(64, 2, 4, 5)) == 2 * (3 + 1 + 1 + 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')

@@ -3,18 +3,20 @@
 import torch
 from torch import Tensor
 
-from .blocks import ATTEND, BACKWARD, BACKWARD_PROGRAMS, ONE_WARP, PROGRAMS, Blocks, choose_blocks
+from .blocks import ATTEND, BACKWARD, LOW, ONE_WARP, Blocks, choose_blocks, share_experts
 from .expert_backward import _expert_backward_kernel
 from .fold import _fold_kernel
+from .fold_sparse import _fold_sparse_kernel
 from .key_backward import _key_backward_kernel
 from .landmark_backward import _landmark_backward_kernel
 from .launch import LOG2E, cdiv, empty_like_query, is_wide, next_power_of_2, precision
 from .merge import _sum_rows_kernel
 from .plan import Plan
 from .pool import pool_backward
+from .prepare_keys import _prepare_keys_kernel
 from .query_backward import _query_backward_kernel
-from .reduce import _reduce_landmarks_kernel, _reduce_values_kernel
-from .start_backward import _start_backward_kernel
+from .reduce import _reduce_landmarks_kernel
+from .shared_backward import _shared_backward_kernel
 from .state import State, lay_out, view_state
 
 
@@ -80,34 +82,39 @@ def _backward(
     if shared:
         parts = rows, blocks.backward_splits, num_landmarks, dim
         part_values, part_landmarks, part_keys = plan.scratch(3, *parts, dtype=torch.float32)
+    landmark_blocks = cdiv(num_landmarks, blocks.landmarks)
+    plan.launch(
+        _shared_backward_kernel,
+        (blocks.backward_splits, landmark_blocks if shared else 1, rows),
+        query, grad, out, lse, delta, landmarks, state.values,
+        part_values, part_landmarks, grad_query,
+        *query.stride(), *grad.stride(), *out.stride(), *landmarks.stride(), *grad_query.stride(),
+        heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
+        landmark_scale * LOG2E, landmark_scale,
+        BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.rows, SHARED=shared, WITH_QUERY=one_pass,
+        STAGES=blocks.stages, **common,
+    )  # fmt: skip
     shift = entry_start = query
     key_blocks = cdiv(tokens, blocks.rows)
-    if routed:
-        shift = plan.scratch(rows, key_blocks, num_landmarks, dtype=torch.int32)
-        entry_start = plan.scratch(rows, key_blocks + 1, dtype=torch.int32)
-    landmark_blocks = cdiv(num_landmarks, blocks.landmarks)
-    shared_programs = blocks.backward_splits * (landmark_blocks if shared else 1)
-    per_program = max(1, 1024 // blocks.all_landmarks)
-    plan.launch(
-        _start_backward_kernel,
-        (shared_programs + (cdiv(key_blocks, per_program) if routed else 0), rows),
-        query, grad, out, lse, delta, landmarks, state.values,
-        part_values, part_landmarks, grad_query, state.indices, shift, entry_start,
-        *query.stride(), *grad.stride(), *out.stride(), *landmarks.stride(), *grad_query.stride(),
-        heads, tokens, num_landmarks, blocks.backward_splits, shared_programs,
-        blocks.backward_tokens, landmark_scale * LOG2E, landmark_scale, topk, key_blocks,
-        BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.rows, KEYS=blocks.rows,
-        SEARCH_STEPS=topk.bit_length(), BLOCK_B=per_program, ALL_M=blocks.all_landmarks,
-        SHARED=shared, ROUTED=routed, WITH_QUERY=one_pass, STAGES=blocks.stages, **common,
-    )  # fmt: skip
     if shared:
         grad_values = plan.scratch(*state.values.shape, dtype=query.dtype)
         value_delta = plan.scratch(*state.landmark_lse.shape, dtype=torch.float32)
-        plan.launch(
-            _reduce_values_kernel, (num_landmarks, rows),
-            part_values, state.values, grad_values, value_delta,
-            num_landmarks, blocks.backward_splits, **reduce,
-        )  # fmt: skip
+    if routed:
+        shift = plan.scratch(rows, key_blocks, num_landmarks, dtype=torch.int32)
+        entry_start = plan.scratch(rows, key_blocks + 1, dtype=torch.int32)
+    heads_at_once, expert_programs = share_experts(blocks, rows, tokens, num_landmarks, topk)
+    reduce_programs = num_landmarks if shared else 0
+    blocks_per_program = max(1, 256 // blocks.all_landmarks)
+    plan.launch(
+        _prepare_keys_kernel,
+        (reduce_programs + (cdiv(key_blocks, blocks_per_program) if routed else 0), rows),
+        part_values, state.values, grad_values, value_delta,
+        state.indices, state.tiles, state.first_tile, shift, entry_start,
+        num_landmarks, blocks.backward_splits, reduce_programs, topk, key_blocks,
+        state.tiles.shape[1] - 1, expert_programs,
+        SHARED=shared, ROUTED=routed, KEYS=blocks.rows, SEARCH_STEPS=topk.bit_length(),
+        BLOCK_B=blocks_per_program, ALL_M=blocks.all_landmarks, **reduce,
+    )  # fmt: skip
 
     if not one_pass:
         _grad_query(
@@ -140,7 +147,8 @@ def _backward(
     if routed:
         _grad_routed(
             plan, grad_query, grad_key, grad_value, query, key, value, grad, lse, delta, state,
-            shift, entry_start, topk, num_routed, scale, shared, one_pass, blocks, wide, common,
+            shift, entry_start, heads_at_once, expert_programs,
+            topk, num_routed, scale, shared, one_pass, blocks, wide, common,
         )  # fmt: skip
     if shared:
         plan.launch(
@@ -185,41 +193,52 @@ def _grad_query(
 
 def _grad_routed(
     plan: Plan, grad_query, grad_key, grad_value, query, key, value, grad, lse, delta,
-    state: State, shift, entry_start, topk, num_routed, scale, shared, one_pass,
-    blocks: Blocks, wide, common,
+    state: State, shift, entry_start, heads_at_once, expert_programs,
+    topk, num_routed, scale, shared, one_pass, blocks: Blocks, wide, common,
 ):  # fmt: skip
     """Adds what the routed experts give; without a shared expert, writes it."""
     heads, tokens, dim = query.shape[1:]
     rows, num_landmarks = state.indices.shape[:2]
-    num_entries, key_blocks = num_landmarks * topk, shift.shape[1]
-    # Where experts overlap much, their gradients are larger than the keys': half the heads at once.
-    part = cdiv(rows, 2) if num_entries > tokens else rows
-    entry_key = plan.scratch(part, num_entries, dtype=torch.int32)
-    entry_grad_key, entry_grad_value = plan.scratch(2, part, num_entries, dim, dtype=query.dtype)
-    key_programs = cdiv(topk, blocks.keys)
-    low = blocks.height <= 32  # tiles: fewer registers, so that more programs run at once
-    programs = (PROGRAMS if low else BACKWARD_PROGRAMS) // (part * key_programs)
-    programs = min(num_landmarks, max(1, programs))
-    per_block = next_power_of_2(max(1, num_entries * blocks.rows // tokens))
-    for first_head in range(0, rows, part):
-        part_heads = min(part, rows - first_head)
+    key_blocks = shift.shape[1]
+    # Each program but a head's first may begin within an expert, and so add a segment of it.
+    num_entries = (num_landmarks + expert_programs - 1) * topk  # at most
+    entry_key = plan.scratch(heads_at_once, num_entries, dtype=torch.int32)
+    entry_grad_key, entry_grad_value = plan.scratch(
+        2, heads_at_once, num_entries, dim, dtype=query.dtype
+    )
+    held = num_landmarks * topk  # keys of all experts
+    registers = {'maxnreg': 168} if blocks.height <= LOW else {}
+    for first_head in range(0, rows, heads_at_once):
+        part_heads = min(heads_at_once, rows - first_head)
         plan.launch(
-            _expert_backward_kernel, (programs, key_programs, part_heads),
+            _expert_backward_kernel,
+            (expert_programs, cdiv(topk, blocks.keys), part_heads),
             query, key, value, state.indices, grad, lse, delta,
             state.row_of_slot, state.tiles, state.first_tile, shift,
             grad_query, entry_key, entry_grad_key, entry_grad_value,
             *query.stride(), *key.stride(), *value.stride(), *grad.stride(), *grad_query.stride(),
             first_head, heads, tokens, num_landmarks, topk, num_routed, state.tiles.shape[1] - 1,
-            key_blocks, scale * LOG2E, scale,
+            key_blocks, num_entries, scale * LOG2E, scale,
             HEIGHT=blocks.height, BLOCK_K=blocks.keys, KEYS=blocks.rows,
             WITH_QUERY=one_pass, ADD=shared, STAGES=blocks.stages,
-            **common, **({'maxnreg': 168} if low else {}),
+            **common, **registers,
         )  # fmt: skip
+        if shared and held < tokens:
+            key_blocks_per_program = tokens // held
+            plan.launch(
+                _fold_sparse_kernel, (cdiv(key_blocks, key_blocks_per_program), part_heads, 2),
+                entry_start, entry_key, entry_grad_key, entry_grad_value, grad_key, grad_value,
+                *grad_key.stride(), *grad_value.stride(),
+                first_head, heads, num_entries, key_blocks, key_blocks_per_program,
+                BLOCK_E=blocks.rows, **{**common, 'num_stages': 1},  # loads stay behind the stores
+            )  # fmt: skip
+            continue
         plan.launch(
             _fold_kernel, (key_blocks, part_heads, 2),
             entry_start, entry_key, entry_grad_key, entry_grad_value, grad_key, grad_value,
             *grad_key.stride(), *grad_value.stride(),
             first_head, heads, tokens, num_entries, key_blocks,
-            BLOCK_N=blocks.rows, BLOCK_E=min(blocks.rows, max(16, per_block)), ADD=shared,
-            SPARSE=2 * per_block < blocks.rows, **common,
+            BLOCK_N=blocks.rows,
+            BLOCK_E=min(blocks.rows, max(16, next_power_of_2(cdiv(held * blocks.rows, tokens)))),
+            ADD=shared, **common,
         )  # fmt: skip

@@ -15,6 +15,7 @@ PROBE = {'num_warps': 4, 'maxnreg': 168}  # three programs a multiprocessor
 ATTEND = {'num_warps': 4}
 BACKWARD = {'num_warps': 4}
 ONE_WARP = {'num_warps': 1}  # sums and searches: no barriers between warps
+LOW = 32  # rows of a tile with which a program needs few registers, so that more run at once
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,21 @@ def tile_height(tokens: int, landmarks: int, routed: int, itemsize: int) -> int:
     while height < _rows(itemsize) and height * landmarks < tokens * routed:
         height *= 2
     return height
+
+
+def share_experts(
+    blocks: Blocks, heads: int, tokens: int, landmarks: int, topk: int
+) -> tuple[int, int]:
+    """How many heads the gradients of the experts take at once, and the programs of each.
+
+    Where experts overlap much, their gradients are larger than those of the keys: half the heads at
+    once. The programs share the tiles of a head, for each block of keys; they are as many as
+    experts at most, so that each of them has a tile.
+    """
+    heads = cdiv(heads, 2) if landmarks * topk > tokens else heads
+    programs = PROGRAMS if blocks.height <= LOW else BACKWARD_PROGRAMS
+    key_blocks = max(1, cdiv(topk, blocks.keys))
+    return heads, min(landmarks, max(1, programs // (heads * key_blocks)))
 
 
 def _rows(itemsize: int) -> int:

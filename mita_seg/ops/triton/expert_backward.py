@@ -1,13 +1,15 @@
 """Gradients of the keys and values of each routed expert, over the queries it serves.
 
-A program goes through the tiles of some experts and one block of their keys: no atomics, each row
-is written once. Reads q and do once a block of keys and writes 2 m k d values a head, as entries.
+The programs share the tiles evenly, so that one may begin and end within an expert; it writes what
+it has of each expert, for one block of keys, as entries of its own: no atomics. Reads q and do once
+a block of keys and writes 2 m k d values a head, and 2 k d more for each program.
 Where one block holds all keys it also completes dq, of which the shared expert's part is there.
 """
 
 import triton
 import triton.language as tl
 
+from .entries import _program_of_tile
 from .steps import _backward_step, _load_rows, _store_rows
 
 
@@ -18,7 +20,7 @@ def _expert_backward_kernel(
     sq_b, sq_h, sq_n, sq_d, sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d,
     sg_b, sg_h, sg_n, sg_d, sx_b, sx_h, sx_n, sx_d,
     first_head, heads, num_tokens, num_landmarks, topk, num_routed, num_tiles, num_blocks,
-    scale_log2, scale,
+    num_entries, scale_log2, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     HEIGHT: tl.constexpr, BLOCK_K: tl.constexpr,
     KEYS: tl.constexpr, WITH_QUERY: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr,
@@ -40,15 +42,12 @@ def _expert_backward_kernel(
     p_tiles += head * (num_tiles + 1)
     p_first_tile += head * num_landmarks
     p_shift += head * num_blocks * num_landmarks
-    p_entry_key += part * num_landmarks * topk
-    p_entry_grad_key += part * num_landmarks * topk * D
-    p_entry_grad_value += part * num_landmarks * topk * D
+    p_entry_key += part * num_entries
+    p_entry_grad_key += part * num_entries * D
+    p_entry_grad_value += part * num_entries * D
 
-    first = tl.load(p_first_tile + program * num_landmarks // programs)
-    last_expert = (program + 1) * num_landmarks // programs
-    end = tl.load(p_tiles + num_tiles)  # in use
-    if last_expert < num_landmarks:
-        end = tl.load(p_first_tile + last_expert)
+    used = tl.load(p_tiles + num_tiles)
+    first, end = program * used // programs, (program + 1) * used // programs
     o_q = tl.arange(0, HEIGHT)
     o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     k_mask = o_k < topk
@@ -83,8 +82,11 @@ def _expert_backward_kernel(
                 b_grad_query += b_shared.to(tl.float32)
             _store_rows(p_grad_query, b_grad_query, o_n, sx_n, sx_d, q_mask, D, BLOCK_D, WIDE)
         if completes:
+            first_tile = tl.load(p_first_tile + expert)
+            segment = program - _program_of_tile(first_tile, used, programs)
             o_shift = (o_key // KEYS) * num_landmarks + expert
-            o_entry = o_k + tl.load(p_shift + o_shift, mask=k_mask, other=0)
+            b_shift = tl.load(p_shift + o_shift, mask=k_mask, other=0)
+            o_entry = o_k + b_shift // 128 + segment * (b_shift % 128)
             tl.store(p_entry_key + o_entry, o_key, mask=k_mask)
             _store_rows(p_entry_grad_key, b_grad_key * scale, o_entry, D, 1, k_mask, D, BLOCK_D)
             _store_rows(p_entry_grad_value, b_grad_value, o_entry, D, 1, k_mask, D, BLOCK_D)

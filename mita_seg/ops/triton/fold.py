@@ -1,8 +1,7 @@
 """Gradients of the experts' keys and values, added to those of the keys they are.
 
 Entries of a block of keys are a range; they are added up by a product with a 0/1 matrix instead of
-atomics. Reads 2 m k d values a head, and reads and writes dk and dv, where
-entries are sparse those of the keys that have one.
+atomics. Reads 2 m k d values a head, and reads and writes dk and dv.
 """
 
 import triton
@@ -17,7 +16,7 @@ def _fold_kernel(
     sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d,
     first_head, heads, num_tokens, num_entries, num_blocks,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, ADD: tl.constexpr, SPARSE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, ADD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     block, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -37,13 +36,6 @@ def _fold_kernel(
     p_entries += part * num_entries * D
     o_n = block * BLOCK_N + tl.arange(0, BLOCK_N)
     n_mask = o_n < num_tokens
-    if ADD and SPARSE:  # touch only the keys that have an entry
-        b_hits = tl.zeros([BLOCK_N], dtype=tl.int32)
-        for first in range(start, end, BLOCK_E):
-            o_e = first + tl.arange(0, BLOCK_E)
-            b_index = tl.load(p_entry_key + o_e, mask=o_e < end, other=-1)
-            b_hits += tl.sum((o_n[:, None] == b_index[None, :]).to(tl.int32), 1)
-        n_mask = n_mask & (b_hits > 0)
     b_grad = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     if ADD:
         b_shared = _load_rows(p_grad, o_n, stride_n, stride_d, n_mask, D, BLOCK_D, WIDE)

@@ -103,6 +103,7 @@ def _save(ctx, inputs, output):
     out, state = output
     ctx.save_for_backward(query, key, value, landmarks, out, state)
     ctx.mark_non_differentiable(state)
+    ctx.set_materialize_grads(False)  # no zeros for the state
 
 
 def _differentiate(ctx, grads, backward=triton_attention_backward):

@@ -26,7 +26,7 @@ def _pool_kernel(
     stride_b, stride_h, stride_n, stride_d,
     heads, start, height, width, rows, columns,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+    BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     landmark, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_query += head // heads * stride_b + head % heads * stride_h
@@ -34,14 +34,16 @@ def _pool_kernel(
     left, right = _window(landmark % columns, columns, width)
     o_t, o_d = tl.arange(0, BLOCK_Y * BLOCK_X), tl.arange(0, BLOCK_D)
     b_sums = tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_D], dtype=tl.float32)
-    for first_y in range(top, bottom, BLOCK_Y):
-        for first_x in range(left, right, BLOCK_X):
-            y, x = first_y + o_t // BLOCK_X, first_x + o_t % BLOCK_X
-            mask = (y < bottom) & (x < right)
-            b_rows = _load_rows(
-                p_query, start + y * width + x, stride_n, stride_d, mask, D, BLOCK_D, WIDE
-            )  # [T, D]
-            b_sums += b_rows.to(tl.float32)
+    steps_x = (right - left + BLOCK_X - 1) // BLOCK_X
+    steps_y = (bottom - top + BLOCK_Y - 1) // BLOCK_Y
+    for step in tl.range(0, steps_x * steps_y, num_stages=STAGES):
+        y = top + step // steps_x * BLOCK_Y + o_t // BLOCK_X
+        x = left + step % steps_x * BLOCK_X + o_t % BLOCK_X
+        mask = (y < bottom) & (x < right)
+        b_rows = _load_rows(
+            p_query, start + y * width + x, stride_n, stride_d, mask, D, BLOCK_D, WIDE
+        )  # [T, D]
+        b_sums += b_rows.to(tl.float32)
     b_sum = tl.sum(b_sums, 0) / ((bottom - top) * (right - left))
     p_out = p_landmarks + (head * rows * columns + landmark) * D + o_d
     tl.store(p_out, b_sum.to(p_out.dtype.element_ty), mask=o_d < D)
@@ -102,7 +104,8 @@ def pool(
         _pool_kernel, (rows * columns, batch * heads),
         query, landmarks, *query.stride(), heads, start, *grid, rows, columns,
         D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=is_wide(query),
-        BLOCK_Y=block_y, BLOCK_X=block_x, num_warps=2 if tokens == 64 else 4,
+        BLOCK_Y=block_y, BLOCK_X=block_x, STAGES=1 if tokens == 64 else 3,
+        num_warps=2 if tokens == 64 else 4,
     )  # fmt: skip
 
 

@@ -22,12 +22,11 @@ def _sum_splits(
 
 
 @triton.jit
-def _reduce_values_kernel(
-    p_part, p_values, p_grad_values, p_value_delta, num_landmarks, splits,
+def _reduce_values(
+    landmark, head, p_part, p_values, p_grad_values, p_value_delta, num_landmarks, splits,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Gradient dVs of the shared values, and delta = sum(dVs * Vs) of each landmark."""
-    landmark, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     b_sum = _sum_splits(p_part, landmark, head, splits, num_landmarks, D, BLOCK_D, BLOCK_S)
     row = head * num_landmarks + landmark
     o_d = tl.arange(0, BLOCK_D)

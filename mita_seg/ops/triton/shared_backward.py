@@ -12,8 +12,7 @@ from .steps import _backward_step, _load_rows, _store_rows
 
 
 @triton.jit
-def _shared_backward(
-    split, landmark_block, head,
+def _shared_backward_kernel(
     p_query, p_grad, p_out, p_lse, p_delta, p_landmarks, p_values,
     p_part_values, p_part_landmarks, p_grad_query,
     sq_b, sq_h, sq_n, sq_d, sg_b, sg_h, sg_n, sg_d, so_b, so_h, so_n, so_d,
@@ -23,6 +22,8 @@ def _shared_backward(
     BLOCK_M: tl.constexpr, BLOCK_Q: tl.constexpr,
     SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    split, landmark_block = tl.program_id(0), tl.program_id(1)
+    head = tl.program_id(2).to(tl.int64)
     batch, local = head // heads, head % heads
     p_query += batch * sq_b + local * sq_h
     p_grad += batch * sg_b + local * sg_h
