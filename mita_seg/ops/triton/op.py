@@ -131,8 +131,9 @@ class _Attention(torch.autograd.Function):
 
 def attention(query: Tensor, *arguments) -> Tensor:
     """`triton_attention`'s first result, by the shorter way where nothing looks on."""
-    plain = type(query) in (Tensor, Parameter) and not torch.compiler.is_compiling()
-    run = _Attention.apply if plain else triton_attention
+    run = triton_attention
+    if type(query) in (Tensor, Parameter) and not torch.compiler.is_compiling():
+        run = _Attention.apply if torch.is_grad_enabled() else _forward
     return run(query, *arguments)[0]
 
 
