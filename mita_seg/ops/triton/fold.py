@@ -10,6 +10,22 @@ import triton.language as tl
 from .steps import _load_rows, _store_rows
 
 
+@triton.jit
+def _pick_gradient(
+    head, part, p_entry_grad_key, p_entry_grad_value, p_grad_key, p_grad_value,
+    sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d, heads, num_entries, D: tl.constexpr,
+):  # fmt: skip
+    """Entries, gradient and its strides: those of the keys, or of the values along axis 2."""
+    batch, local = head // heads, head % heads
+    if tl.program_id(2) == 0:
+        p_entries, p_grad = p_entry_grad_key, p_grad_key + batch * sx_b + local * sx_h
+        stride_n, stride_d = sx_n, sx_d
+    else:
+        p_entries, p_grad = p_entry_grad_value, p_grad_value + batch * sy_b + local * sy_h
+        stride_n, stride_d = sy_n, sy_d
+    return p_entries + part * num_entries * D, p_grad, stride_n, stride_d
+
+
 @triton.jit(do_not_specialize=['first_head'])
 def _fold_kernel(
     p_start, p_entry_key, p_entry_grad_key, p_entry_grad_value, p_grad_key, p_grad_value,
@@ -25,15 +41,11 @@ def _fold_kernel(
     start, end = tl.load(p_start), tl.load(p_start + 1)
     if ADD and start == end:
         return
-    batch, local = head // heads, head % heads
-    if tl.program_id(2) == 0:
-        p_entries, p_grad = p_entry_grad_key, p_grad_key + batch * sx_b + local * sx_h
-        stride_n, stride_d = sx_n, sx_d
-    else:
-        p_entries, p_grad = p_entry_grad_value, p_grad_value + batch * sy_b + local * sy_h
-        stride_n, stride_d = sy_n, sy_d
+    p_entries, p_grad, stride_n, stride_d = _pick_gradient(
+        head, part, p_entry_grad_key, p_entry_grad_value, p_grad_key, p_grad_value,
+        sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d, heads, num_entries, D,
+    )  # fmt: skip
     p_entry_key += part * num_entries
-    p_entries += part * num_entries * D
     o_n = block * BLOCK_N + tl.arange(0, BLOCK_N)
     n_mask = o_n < num_tokens
     b_grad = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)

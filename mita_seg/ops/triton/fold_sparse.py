@@ -8,6 +8,7 @@ most.
 import triton
 import triton.language as tl
 
+from .fold import _pick_gradient
 from .steps import _load_rows, _store_rows
 
 
@@ -24,15 +25,11 @@ def _fold_sparse_kernel(
     p_start += head * (num_blocks + 1)
     start = tl.load(p_start + block)
     end = tl.load(p_start + min(block + blocks_per_program, num_blocks))
-    batch, local = head // heads, head % heads
-    if tl.program_id(2) == 0:
-        p_entries, p_grad = p_entry_grad_key, p_grad_key + batch * sx_b + local * sx_h
-        stride_n, stride_d = sx_n, sx_d
-    else:
-        p_entries, p_grad = p_entry_grad_value, p_grad_value + batch * sy_b + local * sy_h
-        stride_n, stride_d = sy_n, sy_d
+    p_entries, p_grad, stride_n, stride_d = _pick_gradient(
+        head, part, p_entry_grad_key, p_entry_grad_value, p_grad_key, p_grad_value,
+        sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d, heads, num_entries, D,
+    )  # fmt: skip
     p_entry_key += part * num_entries
-    p_entries += part * num_entries * D
     o_block = tl.arange(0, BLOCK_E)
     earlier = o_block[None, :] < o_block[:, None]
     for first in range(start, end, BLOCK_E):
