@@ -5,9 +5,9 @@ from .outcome import OK
 
 _METHOD = (
     "Microseconds on the device by torch's profiler: medians over eager calls, all launches of a "
-    'kernel in a call together, each from the end of the kernel before where it is launched early; '
-    '`graph us` is a replay of the CUDA graph of the pass. Read and written are the bytes that a '
-    'kernel has to move, each once; the floor is the time of a large copy of as many, '
+    'kernel in a call together; `graph us` is a replay of the CUDA graph of the pass. Read and '
+    'written are the bytes that a kernel has to move, each once; the floor is the time of a large '
+    'copy of as many, '
     '{rate:,.0f} GB/s read plus written in this run. What the kernel before left in the cache is '
     'read faster than that, so that a ratio can be below 1x. Kernels without a floor are not ours; '
     'sums of bytes and floors leave them out.'

@@ -1,6 +1,5 @@
 """How long each GPU kernel takes that a function launches, as torch's profiler saw it."""
 
-import math
 import statistics
 from collections import defaultdict
 from typing import NamedTuple
@@ -43,9 +42,6 @@ def time_kernels(function):
 def sum_up(events, calls):
     """Add up the launches of each kernel within a call.
 
-    A kernel may be launched before the one before it has ended, and then waits for it. That time is
-    not its own: only what it takes from there on counts.
-
     Args:
         events (Iterable[FunctionEvent]): Of the profiler; what did not run on the device is
             skipped.
@@ -55,12 +51,10 @@ def sum_up(events, calls):
         dict[str, KernelTime]: The median over the calls; the mean where the launches can't be told
         apart by calls, as there are not equally many in each.
     """
-    durations, finished = defaultdict(list), -math.inf
+    durations = defaultdict(list)
     on_device = (event for event in events if event.device_type == DeviceType.CUDA)
     for event in sorted(on_device, key=lambda event: event.time_range.start):
-        start, end = event.time_range.start, event.time_range.end
-        durations[event.name].append(max(0, end - max(start, finished)))
-        finished = max(finished, end)
+        durations[event.name].append(event.time_range.end - event.time_range.start)
     times = {}
     for name, launches in durations.items():
         each, rest = divmod(len(launches), calls)

@@ -27,13 +27,6 @@ def test_launches_of_a_call_are_summed_and_the_median_call_counts():
     assert times == {'attend': KernelTime(1, 7), 'fold': KernelTime(2, 32)}
 
 
-def test_waiting_for_the_kernel_before_does_not_count():
-    """Fold is launched while attend still runs, which it waits for."""
-    events = [FakeEvent('attend', 0, 10), FakeEvent('fold', 4, 9), FakeEvent('pool', 20, 2)]
-    times = sum_up(events, 1)
-    assert [time.microseconds for time in times.values()] == [10, 3, 2]
-
-
 def test_what_runs_on_the_host_is_no_kernel():
     events = [FakeEvent('attend', 1, 5), FakeEvent('cudaLaunchKernel', 0, 3, DeviceType.CPU)]
     assert set(sum_up(events, 1)) == {'attend'}
