@@ -92,7 +92,9 @@ class Attention(nn.Module):
         check_grid(grid, start, x.shape[1])
 
         qkv = self.qkv(x)  # [B, N, 3C]
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        # Taken apart in this order, the gradient is put together in one copy.
+        parts = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(2)
+        q, k, v = (part.transpose(1, 2) for part in parts)  # [B, H, N, d]
         if self.q_norm is not None:
             # Autocast normalises in float32; the values stay in the lower precision.
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
