@@ -4,6 +4,7 @@ from math import isqrt
 from typing import NamedTuple
 
 HEAD_DIM = 64
+CASE_TITLE = 'N={tokens} B*H={heads} m={landmarks} k={topk}'
 
 
 class Case(NamedTuple):
@@ -15,7 +16,7 @@ class Case(NamedTuple):
     topk: int  # k, keys an expert
 
     def __str__(self) -> str:
-        return f'N={self.tokens} B*H={self.heads} m={self.landmarks} k={self.topk}'
+        return CASE_TITLE.format(**self._asdict())
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The tables of ``results.md`` on the kernels."""
 
+from .cases import CASE_TITLE
 from .formats import format_filled, format_number, format_ratio, list_dropouts
 from .outcome import OK
 
@@ -29,7 +30,7 @@ def describe_kernels(rows, environment):
     for row in rows:
         if row['status'] != OK:
             continue
-        title = 'N={tokens} B*H={heads} m={landmarks} k={topk}'.format(**row)
+        title = CASE_TITLE.format(**row)
         table = tables.setdefault(title, [[*head, 'floor us', '/ floor']])
         cells = [row['pass'].replace('_', ' and '), row['kernel'], f'{row["launches"]:g}']
         cells += [format_number(row['time_us']), format_number(row['graph_us'])]
@@ -41,6 +42,6 @@ def describe_kernels(rows, environment):
         parts += [f'### {title}', format_filled(table)]
     return [
         *parts,
-        *list_dropouts(rows, 'triton', 'N={tokens} B*H={heads} m={landmarks} k={topk}'),
+        *list_dropouts(rows, 'triton', CASE_TITLE),
         _METHOD.format(rate=environment['copy_gb_per_s']),
     ]

@@ -2,6 +2,7 @@
 
 from mita_seg.files import replacing, write_json
 
+from .cases import CASE_TITLE
 from .formats import format_error, format_filled, format_number, format_ratio, list_dropouts
 from .gate import LARGEST_LIMIT, MULTIPLES, TOLERANCES
 from .kernel_report import describe_kernels
@@ -88,7 +89,7 @@ def _describe_operator(rows, environment):
     return [
         f'Precision: {rows[0]["dtype"]}.',
         format_filled(table),
-        *list_dropouts(rows, '{backend}', 'N={tokens} B*H={heads} m={landmarks} k={topk}'),
+        *list_dropouts(rows, '{backend}', CASE_TITLE),
         _OPERATOR.format(rate=environment['copy_gb_per_s']),
         _GATE.format(tolerances=', '.join(tolerances), largest=LARGEST_LIMIT, **MULTIPLES),
     ]

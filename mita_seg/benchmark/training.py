@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 
 from mita_seg.cli import build_runner, leave_out_pretrained, load_config
 from mita_seg.datasets import check_data
+from mita_seg.peak_memory import PeakMemoryHook
 
 from .outcome import OK, WrongResult, noting_outcome
 from .race import free_cached_memory
@@ -115,12 +116,12 @@ def _train(cfg, device):
         cfg.visualizer.name = name
     torch.backends.cudnn.benchmark = False  # what the config before may have set
     cuda = device.type == 'cuda'
-    if cuda:
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if cuda else None
     runner = build_runner(cfg)
     clock = _Clock((half, iters), torch.cuda.synchronize if cuda else _nothing)
-    runner.register_hook(clock)
+    memory = PeakMemoryHook()
+    for hook in (clock, memory):
+        runner.register_hook(hook)
     runner.train()
     start, end = clock.marks
     waits, _ = runner.message_hub.get_scalar('train/data_time').data
@@ -130,7 +131,7 @@ def _train(cfg, device):
     return {
         'iteration_ms': 1000 * (end - start) / (iters - half),
         'data_wait_ms': 1000 * statistics.median(waits[half:].tolist()),
-        'peak_bytes': torch.cuda.max_memory_allocated() - before if cuda else None,
+        'peak_bytes': memory.peak_bytes - before if cuda else None,
         'last_loss': loss,
     }
 

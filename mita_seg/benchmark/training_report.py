@@ -7,8 +7,8 @@ _METHOD = (
     'schedule and logging included; validation, checkpoints and pretrained weights left out. '
     'Figures are those of the second half of the iterations. The device is waited for at both ends '
     'of that half alone; `ms` is the mean. Waiting for data is the median. A ratio compares with '
-    'the first config: above 1x is faster. Memory: peak of the CUDA allocator over all iterations. '
-    'The loss is that of the last one.'
+    'the first config: above 1x is faster. Memory: peak of the CUDA allocator, the first iteration '
+    'left out. The loss is that of the last one.'
 )
 
 

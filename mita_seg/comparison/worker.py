@@ -25,8 +25,9 @@ def main(argv=None):
 
     from mita_seg.checkpoint import find_resumable
     from mita_seg.cli import build_runner, leave_out_pretrained, require_matching_checkpoint
+    from mita_seg.peak_memory import PeakMemoryHook, peak_memory
 
-    from .progress import ProgressHook, peak_memory_mb
+    from .progress import ProgressHook
     from .samples import save_samples
 
     cfg = Config.fromfile(args.config)
@@ -42,8 +43,10 @@ def main(argv=None):
         leave_out_pretrained(cfg)
 
     runner = build_runner(cfg)
-    progress = ProgressHook(args.folder / 'progress.json')
-    runner.register_hook(progress)
+    memory = PeakMemoryHook()
+    progress = ProgressHook(args.folder / 'progress.json', memory)
+    for hook in (memory, progress):
+        runner.register_hook(hook)
     # As tools/train.py does, training may start from a model for other classes.
     require_matching_checkpoint(runner, args.folder.parent.name, backbone_only=not latest)
     if train:
@@ -57,7 +60,7 @@ def main(argv=None):
         args.folder / 'evaluation.json',
         {
             **{name: round(float(metrics[name]), 2) for name in ('mIoU', 'aAcc', 'mAcc')},
-            'peak_mem_mb': round(progress.peak_mem_mb or peak_memory_mb(), 1),
+            'peak_mem_mb': round(progress.peak_mem_mb or peak_memory() / 2**20, 1),
             'checkpoint': os.path.relpath(latest, args.work_dir),
         },
     )
