@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mita_seg.ops import route_queries, select_experts
+from mita_seg.ops.reference import gather_rows
 
 
 @torch.no_grad()
@@ -51,7 +52,7 @@ def routing_figures(
 
     mass = torch.zeros(())
     if shared:
-        picked = _of_routes(experts, routes)  # [B, H, N, s * k]
+        picked = gather_rows(experts, routes).flatten(3)  # [B, H, N, s * k]
         routed_logits = (query.shape[-1] ** -0.5 * (query @ key.mT)).gather(-1, picked)
         shared_logits = landmark_scale * (query @ landmarks.mT)
         mass = (shared_logits.logsumexp(-1) - routed_logits.logsumexp(-1)).sigmoid()
@@ -69,9 +70,3 @@ def _counts(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
     """How often each of 0 .. size - 1 occurs in the last dimension of `index`."""
     weights = torch.ones_like(index) if weights is None else weights.to(index.dtype)
     return index.new_zeros(*index.shape[:-1], size).scatter_add_(-1, index, weights)
-
-
-def _of_routes(experts: Tensor, routes: Tensor) -> Tensor:
-    """Keys of each query's experts: [B, H, m, k] at [B, H, N, s] -> [B, H, N, s * k]."""
-    index = routes.flatten(2).unsqueeze(-1).expand(-1, -1, -1, experts.shape[-1])
-    return experts.gather(2, index).unflatten(2, routes.shape[2:]).flatten(3)
