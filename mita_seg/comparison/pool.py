@@ -87,8 +87,21 @@ def measure_runs(runs, jobs, train):
 
 
 def threads_per_job(jobs):
-    """Threads a training process gets, so that all of them together use every core once."""
-    return max(1, (os.cpu_count() or 1) // jobs)
+    """Threads a training process gets, so that all of them together use every core once.
+
+    ``OMP_NUM_THREADS`` says otherwise: a container may offer fewer cores than it shows.
+    """
+    asked = os.environ.get('OMP_NUM_THREADS', '')
+    if asked.isdigit() and int(asked):
+        return int(asked)
+    return max(1, _usable_cores() // jobs)
+
+
+def _usable_cores():
+    """Cores that this process may run on, as far as the system tells."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _labels(runs):
