@@ -90,16 +90,34 @@ def _attend_kernel(
         b_landmarks = _load_rows(p_landmarks, o_k, sl_m, sl_d, m_mask, D, BLOCK_D)  # [K, D]
         b_landmark_values = _load_rows(p_landmark_values, o_k, D, 1, m_mask, D, BLOCK_D)
 
-    for tile in tl.range(
-        program * used // programs, (program + 1) * used // programs, num_stages=STAGES
-    ):
+    first_tile, end = program * used // programs, (program + 1) * used // programs
+    if ROUTED:
+        if first_tile == end:
+            return
+        packed = tl.load(p_tiles + first_tile)
+        packed_next = tl.load(p_tiles + min(first_tile + 1, end - 1))
+        expert_next = packed // 256
+        o_row_next = tl.load(
+            p_row_of_slot + first_tile * HEIGHT + o_q, mask=o_q < packed % 256, other=-1
+        )
+        o_key_next = tl.load(p_indices + packed // 256 * topk + o_k, mask=o_k < topk, other=0)
+    for tile in tl.range(first_tile, end, num_stages=STAGES):
         o_row = tile * HEIGHT + o_q
         q_mask = o_row < num_rows
         if ROUTED:
-            packed = tl.load(p_tiles + tile)
-            expert = packed // 256
-            q_mask = o_q < packed % 256
-            o_row = tl.load(p_row_of_slot + o_row, mask=q_mask, other=0)
+            o_row = o_row_next
+            o_key = o_key_next
+            q_mask = o_row >= 0
+            following = min(tile + 1, end - 1)
+            o_row_next = tl.load(
+                p_row_of_slot + following * HEIGHT + o_q, mask=o_q < packed_next % 256, other=-1
+            )
+            o_key_next = tl.load(
+                p_indices + packed_next // 256 * topk + o_k, mask=o_k < topk, other=0
+            )
+            expert = expert_next
+            expert_next = packed_next // 256
+            packed_next = tl.load(p_tiles + min(tile + 2, end - 1))
         o_n = o_row // num_routed
         b_query = _load_rows(p_query, o_n, sq_n, sq_d, q_mask, D, BLOCK_D, WIDE)  # [Q, D]
         shared_here = q_mask
@@ -107,9 +125,8 @@ def _attend_kernel(
             shared_here = o_row % num_routed == 0
 
         if ONE_BLOCK:
-            o_key = o_k
-            if ROUTED:
-                o_key = tl.load(p_indices + expert * topk + o_k, mask=o_k < topk, other=0)
+            if not ROUTED:
+                o_key = o_k
             b_key = _load_rows(p_key, o_key, sk_n, sk_d, o_k < topk, D, BLOCK_D, WIDE)  # [K, D]
             b_value = _load_rows(p_value, o_key, sv_n, sv_d, o_k < topk, D, BLOCK_D, WIDE)  # [K, D]
             b_peak, b_total, b_out = _attend_once(
@@ -122,7 +139,7 @@ def _attend_kernel(
             b_total = tl.zeros([BLOCK_Q], dtype=tl.float32)
             b_out = tl.zeros([BLOCK_Q, BLOCK_D], dtype=tl.float32)
             if SHARED:
-                for first in range(0, num_landmarks, BLOCK_K):
+                for first in tl.range(0, num_landmarks, BLOCK_K, num_stages=STAGES):
                     o_m = first + o_k
                     m_mask = o_m < num_landmarks
                     b_key = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)
@@ -135,15 +152,16 @@ def _attend_kernel(
                         b_peak, b_total, b_out, PRECISION,
                     )  # fmt: skip
             if ROUTED:
-                for first in range(0, topk, BLOCK_K):
+                for first in tl.range(0, topk, BLOCK_K, num_stages=STAGES):
                     k_mask = first + o_k < topk
-                    o_key = tl.load(p_indices + expert * topk + first + o_k, mask=k_mask, other=0)
+                    o_next = first + BLOCK_K + o_k
                     b_key = _load_rows(p_key, o_key, sk_n, sk_d, k_mask, D, BLOCK_D, WIDE)
                     b_value = _load_rows(p_value, o_key, sv_n, sv_d, k_mask, D, BLOCK_D, WIDE)
                     b_peak, b_total, b_out = _attend_step(
                         b_query, b_key, b_value, k_mask[None, :], scale_log2,
                         b_peak, b_total, b_out, PRECISION,
                     )  # fmt: skip
+                    o_key = tl.load(p_indices + expert * topk + o_next, mask=o_next < topk, other=0)
 
         b_out *= (1.0 / b_total)[:, None]
         if PARTIAL:

@@ -76,15 +76,17 @@ def _query_backward_kernel(
         p_key += batch * sk_b + local * sk_h
         p_value += batch * sv_b + local * sv_h
         p_indices += (head * num_landmarks + expert) * topk
+        o_key = tl.load(p_indices + o_k, mask=o_k < topk, other=0)
         for first in range(0, topk, BLOCK_K):
             k_mask = first + o_k < topk
-            o_key = tl.load(p_indices + first + o_k, mask=k_mask, other=0)
+            o_next = first + BLOCK_K + o_k
             b_key = _load_rows(p_key, o_key, sk_n, sk_d, k_mask, D, BLOCK_D, WIDE)  # [K, D]
             b_value = _load_rows(p_value, o_key, sv_n, sv_d, k_mask, D, BLOCK_D, WIDE)
             b_sum = _grad_query_step(
                 b_query, b_grad, b_lse, b_delta, b_key, b_value,
                 q_mask[:, None] & k_mask[None, :], scale_log2, scale, b_sum, PRECISION,
             )  # fmt: skip
+            o_key = tl.load(p_indices + o_next, mask=o_next < topk, other=0)  # the next block's
 
     if PARTIAL:  # [B H, N s, D], summed over s afterwards
         _store_rows(p_grad_query, b_sum, head * num_rows + o_row, D, 1, q_mask, D, BLOCK_D)
