@@ -62,8 +62,9 @@ def kernel_bytes(case: Case, dtype: torch.dtype, held: int, segments: int) -> di
     counts = heads * cdiv(tokens, blocks.chunk) * m * _NUMBER
     # Scores [B H, m, N]; with maxima, only those of the k best blocks of each row are looked at.
     scores = scores_looked_at = heads * m * tokens * _NUMBER
-    maxima = 0
+    maxima = chosen = 0
     if blocks.key_block > 1:
+        chosen = heads * m * k * _NUMBER  # the blocks
         maxima = heads * m * cdiv(tokens, blocks.key_block) * _NUMBER
         scores_looked_at = heads * m * min(tokens, k * blocks.key_block) * _NUMBER
     # Partial sums [B H, splits, m, d] in float32, and two numbers beside each.
@@ -90,7 +91,7 @@ def kernel_bytes(case: Case, dtype: torch.dtype, held: int, segments: int) -> di
         '_assign_kernel': (
             maxima + scores_looked_at + part + part_total + part_peak
             + row_expert + row_rank + counts,
-            indices + values + landmark_lse + row_of_slot + tiles + first_tile,
+            chosen + indices + values + landmark_lse + row_of_slot + tiles + first_tile,
         ),
         '_attend_kernel': (
             query + held_key + held_value + landmarks + values + indices + row_of_slot + tiles,

@@ -142,18 +142,51 @@ def test_pooled_attention_equals_pooling_then_attention(options, poisoned_memory
         torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_selection_keeps_the_tie_rule():
-    key = torch.randint(-1, 2, (1, 2, 1300, 16)).float()
-    landmarks = torch.randint(-1, 2, (1, 2, 5, 16)).float()
-    query, value = torch.randn(2, 1, 2, 1300, 16).unbind(0)
-    tensors = on_device([query, key, value, landmarks])
+def assert_selection_agrees(key, landmarks, topk):
+    """key [1, H, N, d], landmarks [1, H, m, d]; their scores are exact."""
     from mita_seg.ops.triton.op import triton_attention
     from mita_seg.ops.triton.state import lay_out, view_state
 
-    _, state = triton_attention(*tensors, 0, 0, 0, 0, 0, 20, 1, 0.25, 0.25, True)
-    layout = lay_out(tensors[0], 5, pooled=False, topk=20, num_routed=1, shared=True)
-    expected = select_experts(tensors[1], tensors[3], 20)
+    tensors = on_device([key, key, key.nan_to_num(), landmarks])
+    _, state = triton_attention(*tensors, 0, 0, 0, 0, 0, topk, 1, 0.25, 0.25, True)
+    layout = lay_out(
+        tensors[0], landmarks.shape[2], pooled=False, topk=topk, num_routed=1, shared=True
+    )
+    expected = select_experts(tensors[1], tensors[3], topk)
     assert torch.equal(view_state(state, layout).indices.view_as(expected).long(), expected)
+
+
+def test_selection_keeps_the_tie_rule():
+    key = torch.randint(-1, 2, (1, 2, 1300, 16)).float()
+    landmarks = torch.randint(-1, 2, (1, 2, 5, 16)).float()
+    assert_selection_agrees(key, landmarks, 20)
+
+
+@pytest.mark.parametrize(('tokens', 'topk'), [(300, 300), (509, 20), (1300, 20), (1300, 64)])
+def test_selection_from_odd_distributions(tokens, topk):
+    normal = torch.randn(tokens)
+    columns = [
+        torch.full((tokens,), 3.0),
+        torch.zeros(tokens).copysign(normal),  # -0.0 and 0.0
+        normal.sign() * 1000 + normal,
+        normal * 1e-42,  # denormal
+        (20 * normal).exp(),
+        normal.sign() * (20 * normal).exp(),
+        torch.where(normal > 2, 1e30, normal),
+        normal.clamp(-3e38, 0.5),  # many at the top
+        normal.clamp(0.5),  # many at the bottom
+        torch.arange(tokens) / 7,
+        -torch.arange(tokens) * 1e35,
+        torch.eye(tokens)[tokens // 2],  # all but one
+    ]
+    key = torch.zeros(1, 3, tokens, 16)
+    key[0, 0, :, : len(columns)] = torch.stack(columns, 1)
+    landmarks = torch.eye(16).repeat(1, 3, 1, 1)[:, :, : len(columns)]
+    # An infinite score makes others NaN: one landmark again and again.
+    key[0, 1, :, 0] = torch.where(normal > 0, -torch.inf, normal)
+    key[0, 2, :, 0] = torch.where(normal.abs() > 0.01, normal.sign() * torch.inf, normal)
+    landmarks[0, 1:] = landmarks[0, 0, 0]
+    assert_selection_agrees(key, landmarks, topk)
 
 
 def test_every_query_on_one_expert():

@@ -9,7 +9,7 @@ from .select import _merge_values, _select_keys
 
 @triton.jit
 def _assign_kernel(
-    p_scores, p_maxima, p_indices, p_part, p_part_total, p_part_peak, p_values, p_lse,
+    p_scores, p_maxima, p_blocks, p_indices, p_part, p_part_total, p_part_peak, p_values, p_lse,
     p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
     num_tokens, num_blocks, topk, splits, num_landmarks,
     num_rows, chunks, rows_per_chunk, num_tiles, select_programs, place_programs,
@@ -22,7 +22,7 @@ def _assign_kernel(
     if program < select_programs:
         if ROUTED:
             _select_keys(
-                head * num_landmarks + program, p_scores, p_maxima, p_indices,
+                head * num_landmarks + program, p_scores, p_maxima, p_blocks, p_indices,
                 num_tokens, num_blocks, topk, KEY_BLOCK, BLOCK_K, BLOCK_B,
             )  # fmt: skip
     elif program < select_programs + place_programs:

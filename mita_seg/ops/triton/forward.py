@@ -53,13 +53,17 @@ def _build_experts(
     num_blocks = cdiv(tokens, blocks.key_block)
     chunks = cdiv(tokens, blocks.chunk) if routed else 0
     # What an option leaves out is some tensor all the same.
-    scores = maxima = part = part_total = part_peak = row_expert = row_rank = counts = query
+    scores = maxima = chosen = part = part_total = part_peak = row_expert = row_rank = counts = (
+        query
+    )
     if routed:
         scores = plan.scratch(rows, num_landmarks, tokens, dtype=torch.float32)
         row_expert, row_rank = plan.scratch(2, rows, num_rows, dtype=torch.int32)
         counts = plan.scratch(rows, chunks, num_landmarks, dtype=torch.int32)
+        maxima = scores
         if blocks.key_block > 1:
             maxima = plan.scratch(rows, num_landmarks, num_blocks, dtype=torch.float32)
+            chosen = plan.scratch(rows, num_landmarks, next_power_of_2(topk), dtype=torch.int32)
     if shared:
         parts = rows, blocks.splits, num_landmarks
         part = plan.scratch(*parts, dim, dtype=torch.float32)
@@ -88,7 +92,7 @@ def _build_experts(
     per_step = max(1, 1024 * blocks.select_warps // blocks.all_landmarks)
     plan.launch(
         _assign_kernel, (select_programs + place_programs + merge_programs, rows),
-        scores, maxima, state.indices, part, part_total, part_peak, state.values,
+        scores, maxima, chosen, state.indices, part, part_total, part_peak, state.values,
         state.landmark_lse, row_expert, row_rank, counts,
         state.row_of_slot, state.tiles, state.first_tile,
         tokens, num_blocks, topk, blocks.splits, num_landmarks,

@@ -1,8 +1,9 @@
 """Exact top-k keys of each landmark, and its shared value merged from the split-N partials.
 
-The threshold, the k-th largest score, is found by bisection on integers in the order of the scores;
-of equal scores the lowest indices are kept. With block maxima, the k blocks that hold the top-k
-entries are selected first, then the entries themselves.
+The threshold, the k-th largest score, is searched among integers in the order of the scores; of
+equal scores the lowest indices are kept. With block maxima, blocks that hold the top-k entries are
+selected first, then the entries themselves. Absent entries count as -inf: they follow all others,
+so that no tie is ever decided for them.
 """
 
 import triton
@@ -10,7 +11,7 @@ import triton.language as tl
 
 from .steps import _load_rows
 
-_LOWEST = tl.constexpr(-2147483648)  # below every score: marks what is absent
+_LOWEST = tl.constexpr(-2139095041)  # -inf in the order of `_ordered`
 
 
 @triton.jit
@@ -28,74 +29,126 @@ def _unordered(key):
 
 
 @triton.jit
-def _threshold(b_keys, low, count):
-    """Largest key that at least `count` of b_keys reach, or one below it that exactly `count` do.
+def _threshold(b_keys, guess, count, most, SIZE: tl.constexpr):
+    """A key that `count` to `most` of b_keys [SIZE] reach, and how many do.
 
-    `low` is reached by at least `count`.
+    Where ties leave no such key, the largest one that at least `count` reach.
     """
-    high = tl.max(b_keys, 0) + 1
-    reached = tl.sum((b_keys >= low).to(tl.int32), 0)
+    low, high = _LOWEST, tl.max(b_keys, 0) + 1
+    reached = SIZE
+    # Counts fall off like a bell's tail: their roots are nearly linear in the score.
+    root_low, root_high = tl.sqrt(SIZE + 0.0), 0.0
+    root = tl.sqrt((count + most) * 0.5)
     step = 0
-    while (reached != count) & (low + 1 < high):
-        # Halving the distance in scores is quicker, in integers it surely ends.
-        middle = _ordered((_unordered(low) + _unordered(high)) * 0.5)
-        middle = tl.where(step < 20, middle, (low >> 1) + (high >> 1) + (low & high & 1))
-        middle = tl.minimum(tl.maximum(middle, low + 1), high - 1)
+    while (reached > most) & (low + 1 < high):
+        middle = tl.minimum(tl.maximum(guess, low + 1), high - 1)
         above = tl.sum((b_keys >= middle).to(tl.int32), 0)
         enough = above >= count
-        low, reached = tl.where(enough, middle, low), tl.where(enough, above, reached)
-        high = tl.where(enough, high, middle)
+        low, high = tl.where(enough, middle, low), tl.where(enough, high, middle)
+        reached = tl.where(enough, above, reached)
+        root_above = tl.sqrt(above.to(tl.float32))
+        root_low = tl.where(enough, root_above, root_low)
+        root_high = tl.where(enough, root_high, root_above)
+        share = (root_low - root) / (root_low - root_high)
+        bottom = _unordered(low)
+        guess = _ordered(bottom + (_unordered(high) - bottom) * share)
+        # Odd distributions are slow that way; halving integers surely ends.
+        halved = (low >> 1) + (high >> 1) + (low & high & 1)
         step += 1
-    return low
+        guess = tl.where((step >= 8) & (step % 2 == 0), halved, guess)
+    return low, reached
 
 
 @triton.jit
-def _largest(b_keys, threshold, count):
-    """Mask of the `count` largest of b_keys [SIZE]; of equal keys the first."""
-    chosen = (b_keys >= threshold).to(tl.int1)
-    if tl.sum(chosen.to(tl.int32), 0) != count:
-        above = b_keys > threshold
-        tied = b_keys == threshold
-        wanted = count - tl.sum(above.to(tl.int32), 0)
-        chosen = above | (tied & (tl.cumsum(tied.to(tl.int32), 0) <= wanted))
-    return chosen
+def _bits(chosen, ROW: tl.constexpr):
+    """[R, ROW] -> [R], a bit for each entry of a row, the first one lowest."""
+    return tl.sum(chosen.to(tl.uint32) << tl.arange(0, ROW)[None, :].to(tl.uint32), 1)
 
 
 @triton.jit
-def _select_keys(row, p_scores, p_maxima, p_indices, num_tokens, num_blocks, topk,
+def _count_bits(b_bits):
+    """Ones among 32 bits, as the compiler knows them: it makes one instruction of these."""
+    b_bits = b_bits - ((b_bits >> 1) & 0x55555555)
+    b_bits = (b_bits & 0x33333333) + ((b_bits >> 2) & 0x33333333)
+    b_bits = (b_bits + (b_bits >> 4)) & 0x0F0F0F0F
+    return ((b_bits * 0x01010101) >> 24).to(tl.int32)
+
+
+@triton.jit
+def _select(b_keys, guess, count, most, p_out, o_first, ROWS: tl.constexpr, ROW: tl.constexpr):
+    """Writes the positions of the largest of b_keys [ROWS, ROW], ascending.
+
+    They are `count` to `most`, or `count` where that takes a choice among equal keys. `o_first`
+    [ROWS] are the positions of the first entry of each row. A row, which one thread holds, becomes
+    a number of as many bits: few ranks are summed across threads, and blocks keep their layout.
+
+    Returns how many they are, and a key that all of them reach.
+    """
+    b_flat = tl.reshape(b_keys, [ROWS * ROW], can_reorder=True)  # where it lies
+    threshold, chosen = _threshold(b_flat, guess, count, most, ROWS * ROW)
+    b_bits = _bits(b_keys >= threshold, ROW)
+    if chosen > most:
+        b_above = _bits(b_keys > threshold, ROW)
+        b_tied = b_bits ^ b_above
+        b_number = _count_bits(b_tied)
+        b_rank = tl.cumsum(b_number, 0) - b_number
+        wanted = count - tl.sum(_count_bits(b_above), 0)
+        for i in tl.static_range(ROW):
+            b_bit = (b_tied >> i) & 1
+            b_above |= tl.where(b_rank < wanted, b_bit, 0) << i
+            b_rank += b_bit.to(tl.int32)
+        b_bits = b_above
+        chosen = count
+    b_number = _count_bits(b_bits)
+    b_rank = tl.cumsum(b_number, 0) - b_number
+    for i in tl.static_range(ROW):
+        b_bit = ((b_bits >> i) & 1).to(tl.int32)
+        tl.store(p_out + b_rank, o_first + i, mask=b_bit != 0)
+        b_rank += b_bit
+    return chosen, threshold
+
+
+@triton.jit
+def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_blocks, topk,
     KEY_BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr,
 ):  # fmt: skip
-    """Indices of the top-k keys of landmark `row` of all heads, ascending."""
-    p_scores += row * num_tokens
+    """Indices of the top-k keys of landmark `row` of all heads, ascending.
+
+    `p_maxima`: the scores themselves, if blocks are of one key.
+    """
     p_indices += row * topk
-    o_b = tl.arange(0, BLOCK_B)
+    ROW: tl.constexpr = min(4, BLOCK_B)  # of one load
+    o_first = tl.arange(0, BLOCK_B // ROW) * ROW
+    o_b = o_first[:, None] + tl.arange(0, ROW)[None, :]
+    b_maxima = tl.load(
+        p_maxima + row * num_blocks + o_b, mask=o_b < num_blocks, other=float('-inf')
+    )
+    b_keys = _ordered(b_maxima)  # [BLOCK_B / ROW, ROW]
+    b_finite = tl.where(b_keys > _LOWEST, b_keys, 0x7FFFFFF0)
+    lowest = tl.min(tl.reshape(b_finite, [BLOCK_B], can_reorder=True), 0)
     if KEY_BLOCK == 1:
-        b_index = o_b
-        valid = b_index < num_tokens
-        b_scores = tl.load(p_scores + b_index, mask=valid, other=0.0)
-        low = tl.min(tl.where(valid, _ordered(b_scores), 0x7FFFFFF0), 0)
+        _select(b_keys, lowest, topk, topk, p_indices, o_first, BLOCK_B // ROW, ROW)
     else:
-        b_mask = o_b < num_blocks
-        b_maxima = tl.load(p_maxima + row * num_blocks + o_b, mask=b_mask, other=0.0)
-        b_keys = _ordered(b_maxima)
-        low = tl.min(tl.where(b_mask, b_keys, 0x7FFFFFF0), 0)
-        b_keys = tl.where(b_mask, b_keys, _LOWEST)
-        # At least k keys reach the k-th largest maximum: the second bisection starts there.
-        low = _threshold(b_keys, low, topk)
-        chosen = _largest(b_keys, low, topk) & b_mask
-        # Passed on through memory, in place of the result.
-        tl.store(p_indices + tl.cumsum(chosen.to(tl.int32), 0) - 1, o_b, mask=chosen)
+        # Up to a power of two, more blocks than k end the search sooner. They are passed on
+        # through memory.
+        p_blocks += row * BLOCK_K
+        chosen, threshold = _select(
+            b_keys, lowest, topk, BLOCK_K, p_blocks, o_first, BLOCK_B // ROW, ROW
+        )
         tl.debug_barrier()
-        o_k = tl.arange(0, BLOCK_K)
-        b_block = tl.load(p_indices + o_k, mask=o_k < topk, other=num_blocks)
-        tl.debug_barrier()
-        b_index = b_block[:, None] * KEY_BLOCK + tl.arange(0, KEY_BLOCK)[None, :]
-        b_index = tl.reshape(b_index, [BLOCK_K * KEY_BLOCK])
-        valid = b_index < num_tokens
-        b_scores = tl.load(p_scores + b_index, mask=valid, other=0.0)
-    b_keys = tl.where(valid, _ordered(b_scores), _LOWEST)
-    chosen = _largest(b_keys, _threshold(b_keys, low, topk), topk) & valid
-    tl.store(p_indices + tl.cumsum(chosen.to(tl.int32), 0) - 1, b_index, mask=chosen)
+        WIDTH: tl.constexpr = min(4, KEY_BLOCK)
+        PARTS: tl.constexpr = KEY_BLOCK // WIDTH  # of a block, of one load each
+        o_part = tl.arange(0, BLOCK_K * PARTS)
+        o_k = o_part // PARTS
+        b_block = tl.load(p_blocks + o_k, mask=o_k < chosen, other=num_blocks)
+        b_first = b_block * KEY_BLOCK + o_part % PARTS * WIDTH
+        b_index = b_first[:, None] + tl.arange(0, WIDTH)[None, :]
+        b_scores = tl.load(
+            p_scores + row * num_tokens + b_index, mask=b_index < num_tokens, other=float('-inf')
+        )
+        b_keys = _ordered(b_scores)  # [BLOCK_K KEY_BLOCK / WIDTH, WIDTH]
+        # At least k keys reach what k maxima reach.
+        _select(b_keys, threshold, topk, topk, p_indices, b_first, BLOCK_K * PARTS, WIDTH)
 
 
 @triton.jit
