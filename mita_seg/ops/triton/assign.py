@@ -1,4 +1,7 @@
-"""Experts and tiles, in one launch: keys are selected while rows are sorted and values merged."""
+"""Experts and tiles, in one launch: keys are selected while rows are sorted and values merged.
+
+The selections of all heads, which take the longest, come first: the others fill in behind them.
+"""
 
 import triton
 import triton.language as tl
@@ -11,14 +14,14 @@ from .select import _merge_values, _select_keys
 def _assign_kernel(
     p_scores, p_maxima, p_blocks, p_indices, p_part, p_part_total, p_part_peak, p_values, p_lse,
     p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
-    num_tokens, num_blocks, topk, splits, num_landmarks,
+    all_heads, num_tokens, num_blocks, topk, splits, num_landmarks,
     num_rows, chunks, rows_per_chunk, num_tiles, select_programs, place_programs,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, KEY_BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, HEIGHT: tl.constexpr, ALL_M: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr,
     ROUTED: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
-    program, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    program, head = tl.program_id(0) // all_heads, (tl.program_id(0) % all_heads).to(tl.int64)
     if program < select_programs:
         if ROUTED:
             _select_keys(

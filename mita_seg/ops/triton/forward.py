@@ -91,11 +91,11 @@ def _build_experts(
     merge_programs = num_landmarks if shared else 0
     per_step = max(1, 1024 * blocks.select_warps // blocks.all_landmarks)
     plan.launch(
-        _assign_kernel, (select_programs + place_programs + merge_programs, rows),
+        _assign_kernel, ((select_programs + place_programs + merge_programs) * rows,),
         scores, maxima, chosen, state.indices, part, part_total, part_peak, state.values,
         state.landmark_lse, row_expert, row_rank, counts,
         state.row_of_slot, state.tiles, state.first_tile,
-        tokens, num_blocks, topk, blocks.splits, num_landmarks,
+        rows, tokens, num_blocks, topk, blocks.splits, num_landmarks,
         num_rows, chunks, blocks.chunk * num_routed, num_tiles,
         select_programs, place_programs,
         D=dim, BLOCK_D=blocks.dim, BLOCK_S=min(16, next_power_of_2(blocks.splits)),
