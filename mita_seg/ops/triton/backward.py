@@ -3,7 +3,16 @@
 import torch
 from torch import Tensor
 
-from .blocks import ATTEND, BACKWARD, LOW, ONE_WARP, Blocks, choose_blocks, share_experts
+from .blocks import (
+    ATTEND,
+    BACKWARD,
+    LOW,
+    ONE_WARP,
+    TILE_STAGES,
+    Blocks,
+    choose_blocks,
+    share_experts,
+)
 from .expert_backward import _expert_backward_kernel
 from .fold import _fold_kernel
 from .fold_sparse import _fold_sparse_kernel
@@ -220,7 +229,8 @@ def _grad_routed(
             first_head, heads, tokens, num_landmarks, topk, num_routed, state.tiles.shape[1] - 1,
             key_blocks, num_entries, scale * LOG2E, scale,
             HEIGHT=blocks.height, BLOCK_K=blocks.keys, KEYS=blocks.rows,
-            WITH_QUERY=one_pass, ADD=shared, STAGES=blocks.stages,
+            WITH_QUERY=one_pass, ADD=shared,
+            STAGES=min(TILE_STAGES, blocks.stages) if one_pass else blocks.stages,
             **common, **registers,
         )  # fmt: skip
         if shared and held < tokens:

@@ -15,6 +15,9 @@ PROBE = {'num_warps': 4, 'maxnreg': 168}  # three programs a multiprocessor
 ATTEND = {'num_warps': 4}
 BACKWARD = {'num_warps': 4}
 ONE_WARP = {'num_warps': 1}  # sums and searches: no barriers between warps
+# Stages of the loop over tiles that also completes dq: with a third one the rows of two tiles ahead
+# fill shared memory, and a program fewer fits a multiprocessor.
+TILE_STAGES = 2
 LOW = 32  # rows of a tile with which a program needs few registers, so that more run at once
 
 

@@ -51,24 +51,32 @@ def _expert_backward_kernel(
     o_q = tl.arange(0, HEIGHT)
     o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     k_mask = o_k < topk
+    o_k = tl.minimum(o_k, topk - 1)  # absent keys repeat the last one; their weights are zero
     b_grad_key = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
     b_grad_value = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
+    # What tells the addresses of a tile's rows is loaded a tile ahead, so that the loop's loads are
+    # of one kind and Triton lets them run during the arithmetic of the tiles before.
+    packed, following = tl.load(p_tiles + first), tl.load(p_tiles + min(first + 1, end - 1))
+    expert = packed // 256
+    o_row = tl.load(p_row_of_slot + first * HEIGHT + o_q, mask=o_q < packed % 256, other=-1)
+    o_key = tl.load(p_indices + expert * topk + o_k)
     for tile in tl.range(first, end, num_stages=STAGES):
-        packed, following = tl.load(p_tiles + tile), tl.load(p_tiles + tile + 1)
-        expert = packed // 256
-        completes = (tile + 1 == end) | (following // 256 != expert)
-        q_mask = o_q < packed % 256
-        o_row = tl.load(p_row_of_slot + tile * HEIGHT + o_q, mask=q_mask, other=0)
-        o_key = tl.load(p_indices + expert * topk + o_k, mask=k_mask, other=0)
-        b_key = _load_rows(p_key, o_key, sk_n, sk_d, k_mask, D, BLOCK_D, WIDE)  # [K, D]
-        b_value = _load_rows(p_value, o_key, sv_n, sv_d, k_mask, D, BLOCK_D, WIDE)  # [K, D]
-        o_n = o_row // num_routed
-        b_query = _load_rows(p_query, o_n, sq_n, sq_d, q_mask, D, BLOCK_D, WIDE)  # [Q, D]
-        b_grad = _load_rows(p_grad, o_n, sg_n, sg_d, q_mask, D, BLOCK_D, WIDE)  # [Q, D]
-        b_lse = tl.load(p_lse + o_n, mask=q_mask, other=0.0)
-        b_delta = tl.load(p_delta + o_n, mask=q_mask, other=0.0)
+        next_expert = following // 256
+        completes = (tile + 1 == end) | (next_expert != expert)
+        q_mask = o_row >= 0
+        o_n = tl.maximum(o_row, 0) // num_routed  # absent rows are query 0, whose weights are zero
+        b_key = _load_rows(p_key, o_key, sk_n, sk_d, None, D, BLOCK_D, WIDE)  # [K, D]
+        b_value = _load_rows(p_value, o_key, sv_n, sv_d, None, D, BLOCK_D, WIDE)  # [K, D]
+        b_query = _load_rows(p_query, o_n, sq_n, sq_d, None, D, BLOCK_D, WIDE)  # [Q, D]
+        b_grad = _load_rows(p_grad, o_n, sg_n, sg_d, None, D, BLOCK_D, WIDE)  # [Q, D]
+        b_lse = tl.load(p_lse + o_n, mask=q_mask, other=float('inf'))
+        b_delta = tl.load(p_delta + o_n)
+        o_slot = min(tile + 1, end - 1) * HEIGHT + o_q
+        next_row = tl.load(p_row_of_slot + o_slot, mask=o_q < following % 256, other=-1)
+        next_key = tl.load(p_indices + next_expert * topk + o_k)
+        following = tl.load(p_tiles + min(tile + 2, end - 1))
         if WITH_QUERY and ADD:
-            b_shared = _load_rows(p_grad_query, o_n, sx_n, sx_d, q_mask, D, BLOCK_D, WIDE)  # [Q, D]
+            b_shared = _load_rows(p_grad_query, o_n, sx_n, sx_d, None, D, BLOCK_D, WIDE)  # [Q, D]
         b_grad_key, b_grad_value, b_grad_logits = _backward_step(
             b_query, b_grad, b_lse, b_delta, b_key, b_value,
             k_mask, scale_log2, b_grad_key, b_grad_value, PRECISION,
@@ -84,6 +92,7 @@ def _expert_backward_kernel(
         if completes:
             first_tile = tl.load(p_first_tile + expert)
             segment = program - _program_of_tile(first_tile, used, programs)
+            o_key = tl.load(p_indices + expert * topk + o_k)  # again, rather than kept in registers
             o_shift = (o_key // KEYS) * num_landmarks + expert
             b_shift = tl.load(p_shift + o_shift, mask=k_mask, other=0)
             o_entry = o_k + b_shift // 128 + segment * (b_shift % 128)
@@ -92,3 +101,4 @@ def _expert_backward_kernel(
             _store_rows(p_entry_grad_value, b_grad_value, o_entry, D, 1, k_mask, D, BLOCK_D)
             b_grad_key = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
             b_grad_value = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
+        expert, o_row, o_key = next_expert, next_row, next_key

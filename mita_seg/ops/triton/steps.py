@@ -13,16 +13,21 @@ def _load_rows(
     p_base, o_rows, stride_n, stride_d, mask, D: tl.constexpr, BLOCK_D: tl.constexpr,
     WIDE: tl.constexpr = False,
 ):  # fmt: skip
-    """Rows `o_rows` [R] of a matrix [.., D]; zero where `mask` [R] is false.
+    """Rows `o_rows` [R] of a matrix [.., D]; zero where `mask` [R] is false. None: all are there.
 
     WIDE: offsets need 64 bits, which cost many instructions.
     """
     o_d = tl.arange(0, BLOCK_D)
     o_rows = o_rows.to(tl.int64) if WIDE else o_rows
     p_rows = p_base + o_rows[:, None] * stride_n + o_d[None, :] * stride_d
-    if D == BLOCK_D:
-        return tl.load(p_rows, mask=mask[:, None], other=0.0)  # [R, D]
-    return tl.load(p_rows, mask=mask[:, None] & (o_d < D)[None, :], other=0.0)
+    in_row = (o_d < D)[None, :]
+    if mask is None:
+        b_rows = tl.load(p_rows) if D == BLOCK_D else tl.load(p_rows, mask=in_row, other=0.0)
+    elif D == BLOCK_D:
+        b_rows = tl.load(p_rows, mask=mask[:, None], other=0.0)
+    else:
+        b_rows = tl.load(p_rows, mask=mask[:, None] & in_row, other=0.0)
+    return b_rows  # [R, D]
 
 
 @triton.jit
