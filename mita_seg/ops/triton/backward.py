@@ -6,6 +6,8 @@ from torch import Tensor
 from .blocks import (
     ATTEND,
     BACKWARD,
+    FOLD,
+    FOLD_SPARSE,
     LOW,
     ONE_WARP,
     TILE_STAGES,
@@ -217,6 +219,10 @@ def _grad_routed(
     )
     held = num_landmarks * topk  # keys of all experts
     registers = {'maxnreg': 168} if blocks.height <= LOW else {}
+    small_rows = query.element_size() == 2 and blocks.dim <= 64  # larger ones would spill registers
+    fold = {**common, **(FOLD if small_rows else {})}
+    # Loads of the sparse fold stay behind the stores.
+    fold_sparse = {**common, 'num_stages': 1, **(FOLD_SPARSE if small_rows else {})}
     for first_head in range(0, rows, heads_at_once):
         part_heads = min(heads_at_once, rows - first_head)
         plan.launch(
@@ -236,19 +242,19 @@ def _grad_routed(
         if shared and held < tokens:
             key_blocks_per_program = tokens // held
             plan.launch(
-                _fold_sparse_kernel, (cdiv(key_blocks, key_blocks_per_program), part_heads, 2),
+                _fold_sparse_kernel, (cdiv(key_blocks, key_blocks_per_program), part_heads),
                 entry_start, entry_key, entry_grad_key, entry_grad_value, grad_key, grad_value,
                 *grad_key.stride(), *grad_value.stride(),
                 first_head, heads, num_entries, key_blocks, key_blocks_per_program,
-                BLOCK_E=blocks.rows, **{**common, 'num_stages': 1},  # loads stay behind the stores
+                BLOCK_E=blocks.rows, **fold_sparse,
             )  # fmt: skip
             continue
         plan.launch(
-            _fold_kernel, (key_blocks, part_heads, 2),
+            _fold_kernel, (key_blocks, part_heads),
             entry_start, entry_key, entry_grad_key, entry_grad_value, grad_key, grad_value,
             *grad_key.stride(), *grad_value.stride(),
             first_head, heads, tokens, num_entries, key_blocks,
             BLOCK_N=blocks.rows,
             BLOCK_E=min(blocks.rows, max(16, next_power_of_2(cdiv(held * blocks.rows, tokens)))),
-            ADD=shared, **common,
+            ADD=shared, **fold,
         )  # fmt: skip

@@ -18,6 +18,8 @@ ONE_WARP = {'num_warps': 1}  # sums and searches: no barriers between warps
 # Stages of the loop over tiles that also completes dq: with a third one the rows of two tiles ahead
 # fill shared memory, and a program fewer fits a multiprocessor.
 TILE_STAGES = 2
+# Registers of the folds of half-precision rows of up to 64: three and four programs at a time.
+FOLD, FOLD_SPARSE = {'maxnreg': 168}, {'maxnreg': 128}
 LOW = 32  # rows of a tile with which a program needs few registers, so that more run at once
 
 

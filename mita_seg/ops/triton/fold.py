@@ -1,29 +1,14 @@
 """Gradients of the experts' keys and values, added to those of the keys they are.
 
-Entries of a block of keys are a range; they are added up by a product with a 0/1 matrix instead of
-atomics. Reads 2 m k d values a head, and reads and writes dk and dv.
+Entries of a block of keys are a range; they are added up by a product with a 0/1 matrix, the same
+for keys and values, instead of atomics. Reads 2 m k d values a head, and reads and writes dk and
+dv.
 """
 
 import triton
 import triton.language as tl
 
 from .steps import _load_rows, _store_rows
-
-
-@triton.jit
-def _pick_gradient(
-    head, part, p_entry_grad_key, p_entry_grad_value, p_grad_key, p_grad_value,
-    sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d, heads, num_entries, D: tl.constexpr,
-):  # fmt: skip
-    """Entries, gradient and its strides: those of the keys, or of the values along axis 2."""
-    batch, local = head // heads, head % heads
-    if tl.program_id(2) == 0:
-        p_entries, p_grad = p_entry_grad_key, p_grad_key + batch * sx_b + local * sx_h
-        stride_n, stride_d = sx_n, sx_d
-    else:
-        p_entries, p_grad = p_entry_grad_value, p_grad_value + batch * sy_b + local * sy_h
-        stride_n, stride_d = sy_n, sy_d
-    return p_entries + part * num_entries * D, p_grad, stride_n, stride_d
 
 
 @triton.jit(do_not_specialize=['first_head'])
@@ -41,22 +26,29 @@ def _fold_kernel(
     start, end = tl.load(p_start), tl.load(p_start + 1)
     if ADD and start == end:
         return
-    p_entries, p_grad, stride_n, stride_d = _pick_gradient(
-        head, part, p_entry_grad_key, p_entry_grad_value, p_grad_key, p_grad_value,
-        sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d, heads, num_entries, D,
-    )  # fmt: skip
+    batch, local = head // heads, head % heads
+    p_grad_key += batch * sx_b + local * sx_h
+    p_grad_value += batch * sy_b + local * sy_h
     p_entry_key += part * num_entries
+    p_entry_grad_key += part * num_entries * D
+    p_entry_grad_value += part * num_entries * D
     o_n = block * BLOCK_N + tl.arange(0, BLOCK_N)
     n_mask = o_n < num_tokens
-    b_grad = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    b_grad_key = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    b_grad_value = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     if ADD:
-        b_shared = _load_rows(p_grad, o_n, stride_n, stride_d, n_mask, D, BLOCK_D, WIDE)
-        b_grad += b_shared.to(tl.float32)
+        b_shared = _load_rows(p_grad_key, o_n, sx_n, sx_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_grad_key += b_shared.to(tl.float32)
+        b_shared = _load_rows(p_grad_value, o_n, sy_n, sy_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_grad_value += b_shared.to(tl.float32)
     for first in range(start, end, BLOCK_E):
         o_e = first + tl.arange(0, BLOCK_E)
         e_mask = o_e < end
         b_index = tl.load(p_entry_key + o_e, mask=e_mask, other=-1)
-        b_rows = _load_rows(p_entries, o_e, D, 1, e_mask, D, BLOCK_D)  # [E, D]
-        b_owner = (o_n[:, None] == b_index[None, :]).to(b_rows.dtype)  # [N, E]
-        b_grad = tl.dot(b_owner, b_rows, acc=b_grad, input_precision=PRECISION)
-    _store_rows(p_grad, b_grad, o_n, stride_n, stride_d, n_mask, D, BLOCK_D, WIDE)
+        b_keys = _load_rows(p_entry_grad_key, o_e, D, 1, e_mask, D, BLOCK_D)  # [E, D]
+        b_values = _load_rows(p_entry_grad_value, o_e, D, 1, e_mask, D, BLOCK_D)  # [E, D]
+        b_owner = (o_n[:, None] == b_index[None, :]).to(b_keys.dtype)  # [N, E]
+        b_grad_key = tl.dot(b_owner, b_keys, acc=b_grad_key, input_precision=PRECISION)
+        b_grad_value = tl.dot(b_owner, b_values, acc=b_grad_value, input_precision=PRECISION)
+    _store_rows(p_grad_key, b_grad_key, o_n, sx_n, sx_d, n_mask, D, BLOCK_D, WIDE)
+    _store_rows(p_grad_value, b_grad_value, o_n, sy_n, sy_d, n_mask, D, BLOCK_D, WIDE)
