@@ -54,8 +54,8 @@ def _expert_backward_kernel(
     o_k = tl.minimum(o_k, topk - 1)  # absent keys repeat the last one; their weights are zero
     b_grad_key = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
     b_grad_value = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
-    # What tells the addresses of a tile's rows is loaded a tile ahead, so that the loop's loads are
-    # of one kind and Triton lets them run during the arithmetic of the tiles before.
+    # What tells the addresses of a tile's rows is loaded a tile ahead: the rows then wait for no
+    # other load, and a third stage lets them arrive during the arithmetic of the tiles before.
     packed, following = tl.load(p_tiles + first), tl.load(p_tiles + min(first + 1, end - 1))
     expert = packed // 256
     o_row = tl.load(p_row_of_slot + first * HEIGHT + o_q, mask=o_q < packed % 256, other=-1)
