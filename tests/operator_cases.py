@@ -1,6 +1,11 @@
-"""Inputs that the operator tests share."""
+"""Inputs that the operator tests share, and calls with gradients."""
 
 import torch
+
+from mita_seg.ops import mita_attention
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # where the Triton kernels are tested
+NAMES = ('output', 'query', 'key', 'value', 'landmarks')  # what with_gradients returns
 
 # name: (B, H, N, d, m, k, s, shared)
 CASES = {
@@ -40,3 +45,31 @@ def gradients(output, tensors, seed=1):
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
     return torch.autograd.grad(output, tensors, weights, allow_unused=True)
+
+
+def on_device(tensors, dtype=torch.float32):
+    """Leaves on the device of the kernels."""
+    return [tensor.detach().to(DEVICE, dtype).requires_grad_() for tensor in tensors]
+
+
+def draw_inputs(tokens, landmarks, dim=16, batch=1, heads=1, dtype=torch.float32, scale=1, seed=0):
+    """-> query, key, value, landmarks, on the device of the kernels."""
+    generator = torch.Generator().manual_seed(seed)
+    return on_device(
+        [
+            scale * torch.randn(batch, heads, rows, dim, generator=generator)
+            for rows in (tokens, tokens, tokens, landmarks)
+        ],
+        dtype,
+    )
+
+
+def with_gradients(tensors, attend=mita_attention, **arguments):
+    """Output, and gradients of query, key, value and landmarks."""
+    output = attend(*tensors, **arguments)
+    return output, *gradients(output, tensors)
+
+
+def relative_error(result, wanted):
+    """Of norms, in float64."""
+    return ((result.double() - wanted.double()).norm() / wanted.double().norm()).item()

@@ -46,8 +46,8 @@ def mita_backward(
     layout = lay_out(query, num_landmarks, pooled, topk, num_routed, shared)
     state = view_state(state, layout)
     landmarks = state.landmarks if pooled else landmarks
-    wide = any(is_wide(tensor) for tensor in (grad, query, key, value, landmarks))
     grads = [plan.result(empty_like_query(tensor)) for tensor in (query, key, value)]
+    wide = any(is_wide(tensor) for tensor in (grad, query, key, value, landmarks, out, *grads))
     grad_landmarks = None
     if shared and pooled:  # sums, divided by the number of tokens in a landmark's window
         grad_landmarks = plan.scratch(*landmarks.shape, dtype=torch.float32)

@@ -30,7 +30,7 @@ def mita_forward(
         landmarks = state.landmarks
         pool(plan, query, landmarks, (height, width), (rows, columns), start)
     tensors = query, key, value, landmarks
-    wide = any(is_wide(tensor) for tensor in tensors)
+    wide = any(is_wide(tensor) for tensor in (*tensors, out))
     blocks = choose_blocks(
         query.shape[0] * query.shape[1], query.shape[2], query.shape[3],
         num_landmarks, topk, num_routed, query.element_size(),

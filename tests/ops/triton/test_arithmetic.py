@@ -1,0 +1,61 @@
+"""The Triton kernels against the reference: on a GPU where there is one, else interpreted."""
+
+import pytest
+import torch
+from kernel_cases import assert_kernels_agree
+from operator_cases import CASES, DEVICE, make_inputs, on_device
+
+from mita_seg.ops import route_queries
+
+pytest.importorskip('triton')
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_equals_reference_in_outputs_and_gradients(case, poisoned_memory):
+    tensors, arguments = make_inputs(case)
+    assert_kernels_agree(on_device(tensors), **arguments, landmark_scale=0.1)
+
+
+@pytest.mark.parametrize('dim', [24, 64, 128])
+def test_head_dimensions(dim):
+    assert_kernels_agree(draw_inputs(45, 6, dim), topk=5)
+
+
+@pytest.mark.parametrize(
+    ('tokens', 'landmarks', 'topk', 'num_routed'),
+    [(1100, 5, 7, 1), (1500, 70, 7, 2), (700, 6, 130, 1), (200, 70, 6, 1)],
+)
+def test_several_blocks(tokens, landmarks, topk, num_routed, poisoned_memory):
+    """Selection through block maxima, several chunks of queries, blocks of landmarks and keys."""
+    assert_kernels_agree(draw_inputs(tokens, landmarks), topk=topk, num_routed=num_routed)
+
+
+@pytest.mark.skipif(DEVICE == 'cpu', reason='takes minutes under the interpreter')
+def test_the_most_landmarks_and_keys(poisoned_memory):
+    assert_kernels_agree(draw_inputs(3000, 1024, 32, heads=2), topk=1024)
+
+
+@pytest.mark.parametrize('options', [{}, {'num_routed': 2}, {'topk': 0}, {'shared': False}])
+def test_repeated_call_works_on_its_own_tensors(options):
+    options = {'topk': 6, **options}
+    query, _, *others = draw_inputs(40, 5, batch=2)
+    assert_kernels_agree(on_device([query, query, *others]), **options)
+    for seed in (1, 2):
+        assert_kernels_agree(draw_inputs(40, 5, batch=2, seed=seed), **options)
+
+
+def test_every_query_on_one_expert():
+    tensors, arguments = make_inputs('usual')
+    query, key, value, landmarks = (tensor.detach().clone() for tensor in tensors)
+    landmarks = -landmarks.abs()
+    landmarks[:, :, 4] *= -1
+    tensors = on_device([query.abs(), key, value, landmarks])
+    assert (route_queries(tensors[0], tensors[3], 1) == 4).all()
+    assert_kernels_agree(tensors, **arguments)
+
+
+def test_strided_inputs():
+    qkv = torch.randn(2, 40, 3, 2, 16, device=DEVICE, requires_grad=True)
+    tensors = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    landmarks = torch.randn(2, 2, 16, 4, device=DEVICE).mT.requires_grad_()
+    assert_kernels_agree([*tensors, landmarks], topk=5)

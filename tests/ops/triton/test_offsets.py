@@ -1,0 +1,73 @@
+"""Where offsets within a head need 64 bits: who decides, and that the kernels then agree."""
+
+import pytest
+import torch
+from kernel_cases import assert_kernels_agree
+from operator_cases import draw_inputs
+
+pytest.importorskip('triton')
+
+from mita_seg.ops.triton import backward, forward, plan
+from mita_seg.ops.triton.launch import is_wide
+
+
+class Launches:
+    """A plan that launches nothing and keeps what would have been launched: no memory is needed."""
+
+    def __init__(self):
+        self.results, self.launches = [], []
+
+    def result(self, tensor):
+        self.results.append(tensor)
+        return tensor
+
+    def scratch(self, *shape, dtype):
+        return torch.empty(shape, dtype=dtype, device='meta')
+
+    def launch(self, kernel, grid, *args, **options):
+        self.launches.append((kernel, [arg for arg in args if torch.is_tensor(arg)], options))
+
+
+def launches_of(query, key, value, num_routed=1, shared=True, topk=4, grid=(1024, 1024)):
+    """Of a call each way with 16 landmarks, pooled."""
+    window = (*grid, 4, 4, 0)
+    options = (*window, topk, num_routed, 0.1, 0.1, shared)
+    plan = Launches()
+    forward.mita_forward(plan, query, key, value, None, *options)
+    out, state = plan.results
+    backward.mita_backward(plan, out, query, key, value, None, out, state, *options)
+    return plan.launches
+
+
+def on_meta(shape, strides):
+    return torch.empty(1, dtype=torch.bfloat16, device='meta').as_strided(shape, strides)
+
+
+@pytest.mark.parametrize(('tokens', 'stride', 'wide'), [(2**20, 64, False), (2**20, 3072, True)])
+def test_when_offsets_need_64_bits(tokens, stride, wide):
+    assert is_wide(on_meta((1, 1, tokens, 64), (0, 0, stride, 1))) == wide
+
+
+@pytest.mark.parametrize('options', [{}, {'num_routed': 2}, {'topk': 0}, {'shared': False}])
+@pytest.mark.parametrize('heads', [3, 64])
+@pytest.mark.parametrize('expanded', [0, 1, 2])
+def test_no_kernel_gets_a_wide_tensor_without_knowing(expanded, heads, options):
+    """Results may be wide where arguments are not: of one head, expanded, all heads are written."""
+    tensors = [on_meta((1, heads, 2**20, 64), (0, 2**26, 64, 1)) for _ in range(3)]
+    tensors[expanded] = on_meta((1, heads, 2**20, 64), (0, 0, 64, 1))
+    launches = launches_of(*tensors, **options)
+    assert len(launches) > 5
+    knowing = 0
+    for kernel, given, constants in launches:
+        wide = any(is_wide(tensor) for tensor in given if tensor.ndim == 4)
+        if wide:
+            assert constants['WIDE'], kernel
+            knowing += 1
+    assert bool(knowing) == (heads == 64)
+
+
+def test_kernels_agree_with_64_bit_offsets(monkeypatch):
+    monkeypatch.setattr(forward, 'is_wide', lambda tensor: True)
+    monkeypatch.setattr(backward, 'is_wide', lambda tensor: True)
+    monkeypatch.setattr(plan, '_recordings', {})
+    assert_kernels_agree(draw_inputs(90, 7, heads=2), topk=5)
