@@ -1,6 +1,9 @@
-"""The Triton kernels against the reference."""
+"""The Triton kernels against the reference, and what they chose."""
 
-from operator_cases import NAMES, with_gradients
+import torch
+from operator_cases import NAMES, relative_error, with_gradients
+
+from mita_seg.ops import mita_attention, reference
 
 
 def assert_kernels_agree(tensors, tolerance=1e-5, **arguments):
@@ -16,3 +19,61 @@ def assert_kernels_agree(tensors, tolerance=1e-5, **arguments):
             size = max(wanted.norm(), 0.1 * expected[0].norm())
             error = (result - wanted).norm() / size
             assert error < tolerance, f'{name}: relative error {error}'
+
+
+def read_state(tensors, topk, num_routed=1, shared=True):
+    """What a forward pass with given landmarks leaves for the backward pass."""
+    from mita_seg.ops.triton.op import triton_attention
+    from mita_seg.ops.triton.state import lay_out, view_state
+
+    query, *_, landmarks = tensors
+    scale = query.shape[-1] ** -0.5
+    with torch.no_grad():
+        _, state = triton_attention(*tensors, 0, 0, 0, 0, 0, topk, num_routed, scale, scale, shared)
+    return view_state(state, lay_out(query, landmarks.shape[2], False, topk, num_routed, shared))
+
+
+def read_choice(tensors, topk, num_routed=1, shared=True):
+    """The kernels' experts [B, H, m, k] and routes [B, H, N, s]; each row must be in one tile."""
+    state = read_state(tensors, topk, num_routed, shared)
+    batch, heads, tokens, _ = tensors[0].shape
+    routes = torch.full((batch * heads, tokens * num_routed), -1)
+    for head, (rows, tiles) in enumerate(
+        zip(state.row_of_slot.cpu(), state.tiles.cpu(), strict=True)
+    ):
+        *packed, used = tiles.tolist()
+        rows = rows.view(len(packed), -1)
+        for slots, tile in zip(rows[:used], packed[:used], strict=True):
+            held = slots[: tile % 256].long()
+            assert (routes[head, held] == -1).all() and held.unique().numel() == held.numel()
+            routes[head, held] = tile // 256
+    assert (routes >= 0).all()
+    experts = state.indices.long().unflatten(0, (batch, heads))
+    return experts, routes.view(batch, heads, tokens, num_routed).to(experts.device)
+
+
+def assert_as_precise_as_plain_operations(tensors, topk, num_routed=1, shared=True, slack=1):
+    """Errors against float64, given the kernels' choice: outputs 2x, gradients 3x at most.
+
+    The plain operations compute in the dtype of the inputs throughout. `slack`: times as much.
+    """
+    options = {'topk': topk, 'num_routed': num_routed, 'shared': shared}
+    chosen = {}
+    if topk:
+        chosen['experts'], chosen['routes'] = read_choice(tensors, **options)
+    scale = tensors[0].shape[-1] ** -0.5
+    scales = {'scale': scale, 'landmark_scale': scale}
+    exact_inputs = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    exact, plain = (
+        with_gradients(inputs, reference.mita_attention, **options, **scales, **chosen)
+        for inputs in (exact_inputs, tensors)
+    )
+    results = with_gradients(tensors, mita_attention, **options, backend='triton')
+    for name, result, rounded, wanted in zip(NAMES, results, plain, exact, strict=True):
+        if wanted is None:
+            assert result is None or not result.any(), name
+            continue
+        assert result.dtype == tensors[0].dtype and result.isfinite().all(), name
+        error, allowed = relative_error(result, wanted), relative_error(rounded, wanted)
+        factor = slack * (2 if name == 'output' else 3)
+        assert error <= factor * allowed, f'{name}: error {error:.2e}, plain {allowed:.2e}'

@@ -38,8 +38,14 @@ def mita_attention(
     scale: float,
     landmark_scale: float,
     shared: bool,
+    experts: Tensor | None = None,
+    routes: Tensor | None = None,
 ) -> Tensor:
-    """MiTA attention by its definition; arguments as in :func:`mita_seg.ops.mita_attention`."""
+    """MiTA attention by its definition; arguments as in :func:`mita_seg.ops.mita_attention`.
+
+    With `experts` [B, H, m, k] and `routes` [B, H, N, s] as someone else chose them, of nearly
+    equal scores say, only the arithmetic is the definition's.
+    """
     logits, values = [], []  # per query: [B, H, N, 1, experts' keys], [B, H, N, keys, d]
 
     if shared:
@@ -49,8 +55,10 @@ def mita_attention(
 
     if topk:
         with torch.no_grad():
-            experts = select_experts(key, landmarks, topk)  # [B, H, m, k]
-            routes = route_queries(query, landmarks, num_routed)  # [B, H, N, s]
+            if experts is None:
+                experts = select_experts(key, landmarks, topk)  # [B, H, m, k]
+            if routes is None:
+                routes = route_queries(query, landmarks, num_routed)  # [B, H, N, s]
             picked = gather_rows(experts, routes).flatten(-2)  # [B, H, N, s * k]
         routed_keys = gather_rows(key, picked)  # [B, H, N, s * k, d]
         logits.append(scale * (routed_keys @ query.unsqueeze(-1)).squeeze(-1))

@@ -1,10 +1,14 @@
-"""Two runs are bitwise equal."""
+"""Two runs are bitwise equal, outputs and gradients."""
 
 import pytest
 import torch
-from operator_cases import make_inputs, on_device, with_gradients
+from operator_cases import DEVICE, draw_inputs, gradients, make_inputs, on_device, with_gradients
+
+from mita_seg.ops import pooled_mita_attention
 
 pytest.importorskip('triton')
+
+LOW = [torch.float16] + [torch.bfloat16] * (DEVICE == 'cuda')
 
 
 def test_two_runs_are_bitwise_equal():
@@ -12,3 +16,23 @@ def test_two_runs_are_bitwise_equal():
     tensors = on_device(tensors)
     runs = [with_gradients(tensors, **arguments, backend='triton') for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize('dtype', LOW)
+@pytest.mark.parametrize('num_routed', [1, 2] if DEVICE == 'cuda' else [1])
+def test_two_runs_of_pooled_attention_are_bitwise_equal(dtype, num_routed):
+    """More landmarks than a block, whose experts hold fewer keys than there are."""
+    side, columns, topk, heads = (9, 8, 1, 1) if DEVICE == 'cpu' else (64, 9, 49, 24)
+    query, key, value, _ = draw_inputs(side * side + 1, 1, heads=heads, dtype=dtype)
+    assert 9 * columns > 64 and 9 * columns * topk < side * side + 1
+
+    def run():
+        output = pooled_mita_attention(
+            query, key, value, (side, side), (9, columns), start=1,
+            topk=topk, num_routed=num_routed, backend='triton',
+        )  # fmt: skip
+        return output, *gradients(output, (query, key, value))
+
+    runs = [run() for _ in range(2 if DEVICE == 'cpu' else 5)]
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))

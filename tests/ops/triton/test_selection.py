@@ -2,22 +2,93 @@
 
 import pytest
 import torch
-from operator_cases import on_device
+from kernel_cases import read_choice
+from operator_cases import DEVICE, draw_inputs, on_device
 
-from mita_seg.ops import select_experts
+from mita_seg.ops import route_queries, select_experts
 
 pytest.importorskip('triton')
 
+DTYPES = [torch.float16, torch.float32] + [torch.bfloat16] * (DEVICE == 'cuda')
+# Without maxima of blocks of keys, and with them.
+TOKENS = [300, 700]
 
-def test_selection_keeps_the_tie_rule():
-    key = torch.randint(-1, 2, (1, 2, 1300, 16)).float()
-    landmarks = torch.randint(-1, 2, (1, 2, 5, 16)).float()
-    query, value = torch.randn(2, 1, 2, 1300, 16).unbind(0)
-    tensors = on_device([query, key, value, landmarks])
-    from mita_seg.ops.triton.op import triton_attention
-    from mita_seg.ops.triton.state import lay_out, view_state
 
-    _, state = triton_attention(*tensors, 0, 0, 0, 0, 0, 20, 1, 0.25, 0.25, True)
-    layout = lay_out(tensors[0], 5, pooled=False, topk=20, num_routed=1, shared=True)
-    expected = select_experts(tensors[1], tensors[3], 20)
-    assert torch.equal(view_state(state, layout).indices.view_as(expected).long(), expected)
+def draw_integers(tokens, landmarks, dtype, low=-1, high=1):
+    """Rows whose products every dtype holds exactly, with many ties."""
+    return on_device(
+        [
+            torch.randint(low, high + 1, (1, 2, rows, 16))
+            for rows in (tokens, tokens, tokens, landmarks)
+        ],
+        dtype,
+    )
+
+
+def scores_of(tensors, experts, dtype):
+    _, key, _, landmarks = (tensor.detach().to(dtype) for tensor in tensors)
+    return (landmarks @ key.mT).gather(-1, experts).double().sort(-1).values
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('tokens', TOKENS)
+@pytest.mark.parametrize('topk', [1, 20])
+@pytest.mark.parametrize('landmarks', [1, 5])
+def test_ties_go_to_the_lowest_index(dtype, tokens, topk, landmarks):
+    tensors = draw_integers(tokens, landmarks, dtype)
+    num_routed = min(2, landmarks)
+    experts, routes = read_choice(tensors, topk, num_routed)
+    assert torch.equal(experts, select_experts(tensors[1], tensors[3], topk))
+    assert torch.equal(routes, route_queries(tensors[0], tensors[3], num_routed))
+
+
+@pytest.mark.parametrize('tokens', TOKENS)
+@pytest.mark.parametrize('topk', [1, 20])
+def test_of_equal_rows_the_first_are_chosen(tokens, topk):
+    tensors = draw_integers(tokens, 4, torch.float16, low=1, high=1)
+    experts, routes = read_choice(tensors, topk, num_routed=2)
+    assert torch.equal(experts, torch.arange(topk, device=DEVICE).expand_as(experts))
+    assert torch.equal(routes, torch.arange(2, device=DEVICE).expand_as(routes))
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('tokens', [*TOKENS, 513])
+@pytest.mark.parametrize(('topk', 'landmarks'), [(1, 5), (20, 1), (130, 3)])
+def test_picked_scores_are_the_largest(dtype, tokens, topk, landmarks):
+    tensors = draw_inputs(tokens, landmarks, heads=2, dtype=dtype)
+    experts, _ = read_choice(tensors, topk)
+    assert (experts >= 0).all() and (experts < tokens).all()
+    assert (experts.diff(dim=-1) > 0).all()
+    exactly = [tensor.detach().double() for tensor in tensors]
+    best = select_experts(exactly[1], exactly[3], topk)
+    picked, wanted = (scores_of(tensors, chosen, torch.float64) for chosen in (experts, best))
+    torch.testing.assert_close(picked, wanted, atol=1e-4, rtol=0)  # float32, whatever the dtype
+    alike = select_experts(tensors[1], tensors[3], topk)  # by scores rounded to the dtype
+    rounding = 64 * torch.finfo(dtype).eps if dtype != torch.float32 else 1e-4  # |score| < 32
+    torch.testing.assert_close(
+        picked, scores_of(tensors, alike, torch.float64), atol=rounding, rtol=0
+    )
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('landmarks', [1, 9])
+def test_routes_have_the_largest_scores(dtype, landmarks):
+    tensors = draw_inputs(300, landmarks, heads=2, dtype=dtype)
+    num_routed = min(3, landmarks)
+    _, routes = read_choice(tensors, 4, num_routed)
+    query, _, _, marks = (tensor.detach().double() for tensor in tensors)
+    closeness = query @ marks.mT
+    picked = closeness.gather(-1, routes)
+    wanted = closeness.topk(num_routed).values
+    torch.testing.assert_close(picked, wanted, atol=1e-4, rtol=0)
+
+
+def test_block_maxima_change_no_choice():
+    """A key alone in its block is found, and so are several in one block, the last one included."""
+    query, key, value, landmarks = draw_integers(1301, 1, torch.float16, low=0, high=0)
+    with torch.no_grad():
+        landmarks += 1
+        for place, size in ((1300, 9), (0, 8), (1, 8), (2, 7), (640, 7), (700, 6)):
+            key[:, :, place] = size
+    experts, _ = read_choice([query, key, value, landmarks], 6)
+    assert (experts == torch.tensor([0, 1, 2, 640, 700, 1300], device=DEVICE)).all()
