@@ -1,0 +1,51 @@
+"""The operators as PyTorch sees them: schema, fake tensors, autograd, AOT dispatch."""
+
+import pytest
+import torch
+from operator_cases import DEVICE, draw_inputs, on_device
+from torch.library import opcheck
+
+pytest.importorskip('triton')
+
+from mita_seg.ops.triton import op
+
+GRID = (3, 4, 2, 2, 1)  # map, landmarks and first token
+OPTIONS = {
+    'usual': (5, 1, 0.25, 0.2, True),
+    'two_experts': (5, 2, 0.25, 0.2, True),
+    'compress_only': (0, 1, 0.25, 0.2, True),
+    'route_only': (5, 1, 0.25, 0.2, False),
+}
+
+
+def make_arguments(options, pooled):
+    query, key, value, landmarks = draw_inputs(14, 4, heads=2)
+    if pooled:
+        return query, key, value, None, *GRID, *OPTIONS[options]
+    return query, key, value, landmarks, *[0] * 5, *OPTIONS[options]
+
+
+# Memory is filled, as the bytes of the state that no kernel writes are compared too.
+@pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.parametrize('pooled', [False, True])
+def test_attention(options, pooled, poisoned_memory):
+    opcheck(op.triton_attention, make_arguments(options, pooled))
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.parametrize('pooled', [False, True])
+def test_attention_backward(options, pooled, poisoned_memory):
+    """It has no gradient of its own, as autograd registration is told by inputs without one."""
+    tensors = [
+        each.detach() if torch.is_tensor(each) else each for each in make_arguments(options, pooled)
+    ]
+    out, state = op.triton_attention(*tensors)
+    arguments = torch.randn_like(out), *tensors[:4], out, state, *tensors[4:]
+    opcheck(op.triton_attention_backward, arguments)
+
+
+def test_pooling(poisoned_memory):
+    (query,) = on_device([torch.randn(2, 2, 14, 16)])
+    opcheck(op.triton_pool, (query, *GRID))
+    grad = torch.randn(2, 2, 4, 16, device=DEVICE)
+    opcheck(op.triton_pool_backward, (grad, 14, *GRID))
