@@ -1,8 +1,10 @@
 """The README's examples run, and the files and links that it names exist."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import conversion_cases
 import pytest
@@ -12,8 +14,10 @@ pytest.importorskip('mmseg')
 import mmseg
 import torch
 from mmengine.config import Config
-from mmengine.registry import HOOKS, init_default_scope
+from mmengine.registry import init_default_scope
+from mmseg.apis import init_model
 from mmseg.registry import MODELS
+from user_config import write_user_config
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -57,16 +61,40 @@ def test_recipe_that_fine_tunes_a_vit_of_timm(tmp_path, monkeypatch):
     assert torch.equal(backbone.layers[3].attn.qkv.weight, weights['blocks.3.attn.qkv.weight'])
 
 
-def test_recipe_that_puts_mita_into_a_config(tmp_path):
-    stock = Path(mmseg.__file__).parent / '.mim/configs/segmenter'
-    base = next(stock.glob('segmenter_vit-t_mask_*.py'))
-    cfg = recipe('SwapAttentionHook', tmp_path, base=('your_config.py', base))
+@pytest.mark.parametrize('tools', ['ours', 'mmseg'])
+def test_recipe_that_puts_mita_into_a_config(tools, shapes_root, tmp_path, monkeypatch):
+    """Trained, tested and loaded into the model as it was, by our tools and by MMSegmentation's."""
+    monkeypatch.syspath_prepend(tmp_path)  # my_project
+    base = write_user_config(tmp_path, shapes_root)
+    recipe('build_swapped', tmp_path)
+    folder = ROOT / 'tools' if tools == 'ours' else Path(mmseg.__file__).parent / '.mim/tools'
+    path = os.pathsep.join((str(tmp_path), os.environ['PYTHONPATH']))
+
+    def run(tool, *arguments):
+        command = [sys.executable, folder / f'{tool}.py', tmp_path / 'recipe.py', *arguments]
+        command += ['--work-dir', tmp_path / 'run']
+        done = subprocess.run(
+            command, env={**os.environ, 'PYTHONPATH': path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert 'MyHook was here' in run('train')
+    checkpoint = tmp_path / 'run/iter_2.pth'
+    assert 'mIoU' in run('test', checkpoint)
+    swapped = init_model(str(tmp_path / 'recipe.py'), str(checkpoint), device='cpu')
+    assert sum(hasattr(module, 'mita') for module in swapped.modules()) == 3
+    init_default_scope('mmseg')
+    stock = MODELS.build(Config.fromfile(base).model)
+    stock.load_state_dict(swapped.state_dict(), strict=True)
+
+
+def test_recipe_that_puts_mita_into_a_config_of_this_repository(tmp_path):
+    base = next((ROOT / 'configs/mita_segmenter').glob('*_vit-t_full_*.py'))
+    cfg = recipe('build_swapped', tmp_path, base=('your_config.py', base))
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model)
-    (hook,) = cfg.custom_hooks
-    HOOKS.build(hook).before_run(SimpleNamespace(model=model))
-    layers = len(model.backbone.layers) + len(model.decode_head.layers)
-    assert sum(hasattr(module, 'mita') for module in model.modules()) == layers
+    assert sum(hasattr(module, 'mita') for module in model.modules()) == 14
 
 
 def test_recipe_of_the_operator():

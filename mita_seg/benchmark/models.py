@@ -99,8 +99,17 @@ def make_config(config, side, size):
 
     Returns:
         Config: Without pretrained weights.
+
+    Raises:
+        ValueError: Backbone and decode head have no ``attn_cfg`` to tell the sides by.
     """
     cfg = load_config(config)
+    swapped = str(cfg.model.type).endswith('build_swapped')
+    if swapped or any('attn_cfg' not in cfg.model[part] for part in ('backbone', 'decode_head')):
+        raise ValueError(
+            f'config {str(config)!r} must be of full attention: attn_cfg in model.backbone and '
+            'model.decode_head, and nothing swapped'
+        )
     leave_out_pretrained(cfg)
     backbone, head = cfg.model.backbone, cfg.model.decode_head
     cfg.model.data_preprocessor.size = backbone.img_size = (size, size)

@@ -2,6 +2,5 @@
 
 from .deferred_runtime_info import DeferredRuntimeInfoHook
 from .optim_wrapper import BFloat16OptimWrapper
-from .swap_attention_hook import SwapAttentionHook
 
-__all__ = ['BFloat16OptimWrapper', 'DeferredRuntimeInfoHook', 'SwapAttentionHook']
+__all__ = ['BFloat16OptimWrapper', 'DeferredRuntimeInfoHook']

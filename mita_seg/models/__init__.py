@@ -17,6 +17,7 @@ from .batch_preprocessor import BatchSegDataPreProcessor  # noqa: E402
 from .builder import build_attention, build_transformer_block  # noqa: E402
 from .decode_heads import MiTAMaskTransformerHead  # noqa: E402
 from .segmentors import CompiledEncoderDecoder  # noqa: E402
+from .swapped import build_swapped  # noqa: E402
 
 flops.register()
 
@@ -26,5 +27,6 @@ __all__ = [
     'MiTAMaskTransformerHead',
     'MiTAVisionTransformer',
     'build_attention',
+    'build_swapped',
     'build_transformer_block',
 ]

@@ -46,3 +46,11 @@ def test_sides_differ_in_attention_alone(repository):
     ours = {'type': 'MiTAVisionTransformer'}
     assert {**stock.backbone, **ours} == {**full.backbone, 'init_cfg': None, 'patch_bias': True}
     assert stock.decode_head.num_heads == 6
+
+
+def test_a_swapped_model_is_no_full_attention(repository, tmp_path):
+    path = tmp_path / 'swapped.py'
+    swapped = "type='mita_seg.models.build_swapped', segmentor='EncoderDecoder', attn_cfg=dict()"
+    path.write_text(f'_base_ = {str(repository / MICRO)!r}\nmodel = dict({swapped})\n')
+    with pytest.raises(ValueError, match='must be of full attention'):
+        make_config(path, 'full', 64)

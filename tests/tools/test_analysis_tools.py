@@ -46,6 +46,32 @@ def test_routing_report_has_a_row_a_layer(run, tmp_path, capsys):
     assert 0 < layers['backbone.layers.0.attn']['shared_mass'] < 1
 
 
+@pytest.fixture
+def swapped_config(shapes_configs, tmp_path):
+    """The demonstration's full attention, swapped."""
+    path = tmp_path / 'swapped.py'
+    path.write_text(
+        f"_base_ = {shapes_configs[0]!r}\nmodel = dict(type='mita_seg.models.build_swapped', "
+        "segmentor='EncoderDecoder', attn_cfg=dict(landmarks=(4, 4), topk=16))\n"
+    )
+    return path
+
+
+def test_routing_of_a_swapped_model_is_reported(run, swapped_config, tmp_path):
+    run('analyze_routing', '--images', '1', config=swapped_config)
+    layers = json.loads((tmp_path / 'routing.json').read_text())['layers']
+    assert list(layers) == [
+        'backbone.layers.0.attn.mita.attention',
+        'decode_head.layers.0.attn.mita.attention',
+    ]
+
+
+def test_sweep_of_a_swapped_model(run, swapped_config, tmp_path):
+    run('sweep_experts', '--landmarks', '4x4', '--topk', '0', '16', config=swapped_config)
+    cells = json.loads((tmp_path / 'sweep.json').read_text())['cells']
+    assert len(cells) == 2
+
+
 def test_sweep_evaluates_each_cell_and_draws_them(run, tmp_path, capsys):
     run('sweep_experts', '--landmarks', '1x2', '4x4', '--topk', '0', '16')
     assert '4x4 landmarks, 16 keys' in capsys.readouterr().out
