@@ -19,6 +19,8 @@ from mmseg.apis import init_model
 from mmseg.registry import MODELS
 from user_config import write_user_config
 
+from mita_seg.comparison.measure import make_training_iteration
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
 PYTHON = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
@@ -55,10 +57,17 @@ def test_recipe_that_fine_tunes_a_vit_of_timm(tmp_path, monkeypatch):
     weights = conversion_cases.timm_vit()
     torch.save(weights, tmp_path / 'vit.pth')
     cfg = recipe('vit.pth', tmp_path, file=('vit.pth', tmp_path / 'vit.pth'))
+    cfg.model.data_preprocessor.size = (128, 128)  # smaller, for the time it takes
     init_default_scope('mmseg')
-    backbone = MODELS.build(cfg.model.backbone)
-    backbone.init_weights()
-    assert torch.equal(backbone.layers[3].attn.qkv.weight, weights['blocks.3.attn.qkv.weight'])
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    query = model.backbone.layers[3].attn.qkv.weight
+    assert torch.equal(query, weights['blocks.3.attn.qkv.weight'])
+    losses = make_training_iteration(cfg, model, 2, 128, 128)()
+    assert losses['loss'].isfinite()
+    assert not torch.equal(query, weights['blocks.3.attn.qkv.weight'])
+    with torch.no_grad():
+        assert model.eval()(torch.randn(1, 3, 128, 128), mode='tensor').isfinite().all()
 
 
 @pytest.mark.parametrize('tools', ['ours', 'mmseg'])

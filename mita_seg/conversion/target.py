@@ -34,6 +34,11 @@ def to_mmseg(conversion: Conversion) -> None:
     for name in list(conversion.weights):
         part = re.match(r'(backbone\.|decode_head\.)?', name)[0]
         conversion.rename(name, part + name_for_mmseg(name.removeprefix(part)))
+    if conversion.settings.pop('attn_cfg', None):
+        conversion.notes.append(
+            'These weights were trained with MiTA attention; the stock classes compute full '
+            'attention with them (mita_seg.models.build_swapped puts MiTA back).'
+        )
 
 
 def _match_biases(conversion: Conversion, attention: str, qkv: torch.Tensor) -> None:

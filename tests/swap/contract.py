@@ -80,6 +80,22 @@ class SwapContract:
             trained.append({name for name, gradient in gradients.items() if gradient.any()})
         assert trained[0] == trained[1]
 
+    def test_an_optimizer_changes_the_output_and_a_file_keeps_it(self, model, tmp_path):
+        swap_attention(model, USUAL)
+        before = self.outputs(model)
+        model.train()
+        self.run(model, self.images(self.sizes[0])).square().mean().backward()
+        torch.optim.SGD(model.parameters(), lr=1e-2).step()
+        model.eval()
+        expected = self.outputs(model)
+        assert all(output.isfinite().all() for output in expected)
+        assert not any(map(torch.equal, expected, before))
+        torch.save(model.state_dict(), tmp_path / 'weights.pth')
+        fresh = self.build()
+        fresh.load_state_dict(torch.load(tmp_path / 'weights.pth', weights_only=True))
+        fresh.eval()
+        assert all(map(torch.equal, self.outputs(swap_attention(fresh, USUAL)), expected))
+
     def test_saves_copies_and_pickles(self, model):
         try:
             pickle.dumps(model)

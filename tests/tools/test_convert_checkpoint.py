@@ -1,6 +1,7 @@
 """The program: files of every kind in and out, its report, and what it refuses."""
 
 import os
+from argparse import Namespace
 
 import conversion_cases as cases
 import numpy as np
@@ -42,6 +43,62 @@ def refused(tool, capsys):
         return capsys.readouterr().err
 
     return run
+
+
+# Every source as a file holds it; with registers, DWC or a gate it fits ours alone.
+SOURCES = {
+    'timm': cases.timm_vit,
+    'torch-deit': lambda: {'model': cases.timm_vit()},
+    'augreg-npz': cases.augreg,
+    'dino': lambda: {'teacher': cases.timm_vit(classifier=False)},
+    'dinov2': cases.dinov2,
+    'mita-deit': lambda: {
+        'model': cases.mita_deit(dwc=False),
+        'args': Namespace(pool_size=5, kv_topk=5),
+    },
+    'mmseg': lambda: {'state_dict': cases.mmseg()},
+    'mita_seg': lambda: {'state_dict': cases.ours()},
+}
+
+
+@pytest.mark.parametrize('named', [True, False], ids=['named', 'auto'])
+@pytest.mark.parametrize('target', ['mita_seg', 'mmseg'])
+@pytest.mark.parametrize('source', SOURCES)
+def test_every_pair_makes_weights_that_load(convert, tmp_path, source, target, named):
+    models = pytest.importorskip('mmseg.models')
+    from mita_seg.models import MiTAVisionTransformer
+
+    path = tmp_path / ('in.npz' if source == 'augreg-npz' else 'in.pth')
+    content = SOURCES[source]()
+    if path.suffix == '.npz':
+        np.savez(path, **content)
+    else:
+        torch.save(content, path)
+    out = convert(path, tmp_path / 'out.pth', '--from', source if named else 'auto', '--to', target)
+    assert out.startswith(f'source: {source}\n') and 'missing: none' in out
+    if target == 'mita_seg':
+        model = MiTAVisionTransformer(**cases.MODEL)
+    else:
+        options = {name: value for name, value in cases.MODEL.items() if name != 'attn_cfg'}
+        model = models.backbones.VisionTransformer(**options, patch_bias=True)
+    model.load_state_dict(load_checkpoint_safely(tmp_path / 'out.pth')['state_dict'], strict=True)
+    told = source == 'mita-deit' and target == 'mmseg'
+    assert ('the stock classes compute full attention' in out) is told
+    assert ('attn_cfg=' in out) is (source == 'mita-deit' and target == 'mita_seg')
+
+
+@pytest.mark.parametrize(
+    ('weights', 'what'),
+    [
+        (cases.mita_deit, 'depthwise convolution'),
+        (lambda: cases.mita_deit(dwc=False, gate=True), 'gate'),
+        (lambda: cases.dinov2(registers=4), 'registers'),
+    ],
+)
+def test_what_the_stock_class_lacks_is_refused(refused, tmp_path, weights, what):
+    torch.save({'model': weights()}, tmp_path / 'in.pth')
+    assert what in refused(tmp_path / 'in.pth', tmp_path / 'out.pth', '--to', 'mmseg')
+    assert not (tmp_path / 'out.pth').exists()
 
 
 @pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
