@@ -18,6 +18,10 @@ from .launch import cdiv
 
 _ALIGNMENT = 256  # bytes, as the allocator's own
 _SCRATCH = -1
+# Versions whose launcher was tried: its arguments are no public interface, and change. With others
+# every call goes through Triton's own launches.
+_KNOWN_TRITON = ('3.6', '3.7')
+_MOST_RECORDINGS = 1024  # images of ever new sizes
 
 
 class _Launch(NamedTuple):
@@ -42,7 +46,7 @@ class Plan:
         self._scratch: list[tuple[Tensor, int]] = []
         self._scratch_bytes = 0
         self._launches: list[_Launch] = []
-        self._repeatable = hasattr(triton, 'knobs')  # since Triton 3.4, whose launcher we know
+        self._repeatable = _knows_launcher()
 
     def result(self, tensor: Tensor) -> Tensor:
         """Make a new tensor, dense and not written yet, the next one of the results."""
@@ -157,10 +161,15 @@ def call(body: Callable, tensors: tuple[Tensor | None, ...], options: tuple) -> 
     body(plan, *plan.tensors, *options)
     recording = plan.recording()
     if recording:
-        if len(_recordings) >= 1024:  # images of ever new sizes
-            _recordings.clear()
+        _recordings.pop(signature, None)  # of a watched call: anew, and so last
+        while len(_recordings) >= _MOST_RECORDINGS:
+            del _recordings[next(iter(_recordings))]  # the oldest
         _recordings[signature] = recording
     return plan.results
+
+
+def _knows_launcher() -> bool:
+    return '.'.join(triton.__version__.split('.')[:2]) in _KNOWN_TRITON
 
 
 def _watched() -> bool:

@@ -1,10 +1,13 @@
-"""Recorded calls, on kernels that copy bytes: no GPU is needed."""
+"""Recorded calls: on kernels that copy bytes, which need no GPU, and on the operator's."""
 
 import ctypes
 from types import SimpleNamespace
 
 import pytest
 import torch
+from operator_cases import DEVICE, draw_inputs, gradients
+
+from mita_seg.ops import mita_attention, pooled_mita_attention
 
 pytest.importorskip('triton')
 
@@ -37,6 +40,7 @@ class CopyKernel:
 @pytest.fixture
 def kernel(monkeypatch):
     monkeypatch.setattr(plans, '_recordings', {})
+    monkeypatch.setattr(plans.triton, '__version__', '3.6.0')
     active = SimpleNamespace(get_current_stream=lambda device: 7)
     monkeypatch.setattr(plans, 'driver', SimpleNamespace(active=active))
     return CopyKernel()
@@ -115,3 +119,65 @@ def test_memory_that_the_plan_does_not_know_is_refused(kernel):
 
     with pytest.raises(AssertionError, match='does not know'):
         plans.call(body, (torch.arange(4.0),), ())
+
+
+@pytest.mark.parametrize(
+    ('version', 'known'),
+    [
+        ('3.6.0', True),
+        ('3.7.1', True),
+        ('3.7.0+git1234', True),
+        ('3.5.1', False),
+        ('3.60.0', False),
+    ],
+)
+def test_only_launchers_that_were_tried_are_called(version, known, kernel, monkeypatch):
+    monkeypatch.setattr(plans.triton, '__version__', version)
+    for start in (0.0, 100.0):
+        first, second = torch.arange(8).add(start).view(2, 4).unbind()
+        (out,) = plans.call(swap_halves, (first, second), (kernel,))
+        assert out.tolist() == [start + 2, start + 3, start + 4, start + 5]
+    assert kernel.launches == ['inspected'] * 4 + ['repeated' if known else 'inspected'] * 4
+    assert len(plans._recordings) == known
+
+
+def test_at_the_limit_the_oldest_recording_goes(kernel, monkeypatch):
+    monkeypatch.setattr(plans, '_MOST_RECORDINGS', 3)
+    tensors = torch.arange(4.0), torch.arange(4.0)
+    others = [CopyKernel() for _ in range(4)]
+    for other in others:
+        plans.call(swap_halves, tensors, (other,))
+    assert len(plans._recordings) == 3
+    for other in reversed(others):
+        plans.call(swap_halves, tensors, (other,))
+    repeated = [other.launches[4:] == ['repeated'] * 4 for other in others]
+    assert repeated == [False, True, True, True]
+
+
+@pytest.mark.skipif(DEVICE == 'cpu', reason='interpreted kernels are not recorded')
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    'options', [{}, {'num_routed': 2}, {'topk': 0}, {'shared': False}, {'topk': 100}]
+)
+@pytest.mark.parametrize('pooled', [False, True])
+def test_recorded_call_equals_a_direct_one(pooled, options, dtype, monkeypatch):
+    """Of several calls of one signature, the first is direct and the others repeat it."""
+    options = {'topk': 20, **options, 'backend': 'triton'}
+    recordings = {}
+    monkeypatch.setattr(plans, '_recordings', recordings)
+
+    def run(seed):
+        tensors = draw_inputs(501, 9, 64, 2, 3, dtype, seed=seed)
+        if pooled:
+            tensors = tensors[:3]
+            output = pooled_mita_attention(*tensors, (20, 25), (3, 3), start=1, **options)
+        else:
+            output = mita_attention(*tensors, **options)
+        return output, *gradients(output, tensors)
+
+    repeats = [run(seed) for seed in range(3)]
+    assert len(recordings) == 2  # forward and backward
+    for seed, repeat in enumerate(repeats):
+        recordings.clear()
+        for result, direct in zip(repeat, run(seed), strict=True):
+            assert torch.equal(result, direct)

@@ -4,12 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from operator_cases import DEVICE, on_device
+from operator_cases import on_device
 
-from mita_seg.ops import mita_attention
+from mita_seg.ops import mita_attention, pooled_mita_attention
 from mita_seg.ops.triton import support
 
-pytest.importorskip('triton')
+
+@pytest.fixture(autouse=True)
+def installed_triton(monkeypatch):
+    monkeypatch.setattr(support, '_HAS_TRITON', True)
 
 
 def test_a_scale_that_is_not_positive_is_left_to_plain_operations():
@@ -32,17 +35,58 @@ def test_gpus_of_little_shared_memory_are_left_to_plain_operations(kibibytes, fi
     assert reason is None if fits else '227 KiB of shared memory' in reason
 
 
+def draw_rows(rows, dim=16, dtype=torch.float32):
+    """[1, 1, rows, dim] that takes no memory."""
+    return torch.ones(1, dtype=dtype).expand(1, 1, rows, dim)
+
+
 @pytest.mark.parametrize(
-    ('query', 'options', 'message'),
+    ('query', 'landmarks', 'options', 'message'),
     [
-        (torch.randn(1, 1, 20, 12), {}, 'multiples of 8; got 12'),
-        (torch.randn(1, 1, 20, 8), {}, 'from 16 to 128 .*got 8'),
-        (torch.randn(1, 1, 20, 16).double(), {}, 'takes float32, bfloat16 and float16; got'),
-        (torch.randn(1, 1, 1100, 16), {'topk': 1025}, 'at most 1024 .*got 4 and 1025'),
+        (
+            draw_rows(20, 12),
+            4,
+            {},
+            'from 16 to 128 that are multiples of 8; got 12',
+        ),
+        (draw_rows(20, 8), 4, {}, 'head dimensions from 16 to 128 .*got 8'),
+        (draw_rows(20, 136), 4, {}, 'head dimensions from 16 to 128 .*got 136'),
+        (draw_rows(20, dtype=torch.float64), 4, {}, 'float32, bfloat16 and float16; got .*float64'),
+        (draw_rows(20, dtype=torch.bfloat16), 4, {}, "Triton's interpreter has no bfloat16"),
+        (draw_rows(2**20 + 1), 4, {}, 'at most 1048576 tokens; got 1048577'),
+        (draw_rows(1100), 4, {'topk': 1025}, 'at most 1024 landmarks and keys .*got 4 and 1025'),
+        (draw_rows(1100), 1025, {}, 'at most 1024 landmarks and keys .*got 1025 and 3'),
+        (draw_rows(20), 4, {'scale': 0.0}, 'positive scales; got 0.0 and 0.0'),
+        (draw_rows(20), 4, {'scale': -0.5}, 'positive scales; got -0.5 and -0.5'),
+        (draw_rows(20), 4, {'landmark_scale': -1}, 'positive scales; got 0.25 and -1.0'),
     ],
 )
-def test_what_the_kernels_cannot_do_is_said(query, options, message):
-    query = query.to(DEVICE)
-    landmarks = query[:, :, :4]
+def test_what_the_kernels_cannot_do_is_said(query, landmarks, options, message, monkeypatch):
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    inputs = query, query, query, query[:, :, :1].expand(-1, -1, landmarks, -1)
     with pytest.raises(NotImplementedError, match=f"backend='triton' can't run: .*{message}"):
-        mita_attention(query, query, query, landmarks, **{'topk': 3, **options}, backend='triton')
+        mita_attention(*inputs, **{'topk': 3, **options}, backend='triton')
+
+
+def test_missing_triton_is_said(monkeypatch):
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    monkeypatch.setattr(support, '_HAS_TRITON', False)
+    query = draw_rows(20)
+    with pytest.raises(NotImplementedError, match="can't run: Triton is not installed"):
+        mita_attention(query, query, query, query[:, :, :4], topk=3, backend='triton')
+    with pytest.raises(NotImplementedError, match="can't run: Triton is not installed"):
+        pooled_mita_attention(query, query, query, (4, 5), (2, 2), topk=3, backend='triton')
+
+
+def test_tensors_that_are_not_on_a_gpu_are_refused_without_the_interpreter(monkeypatch):
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    query = draw_rows(20)
+    with pytest.raises(NotImplementedError, match='needs CUDA tensors, or TRITON_INTERPRET=1.*cpu'):
+        pooled_mita_attention(query, query, query, (4, 5), (2, 2), topk=3, backend='triton')
+
+
+@pytest.mark.parametrize('dim', [16, 24, 128])
+def test_what_is_at_the_limit_is_taken(dim, monkeypatch):
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    query = draw_rows(2**20, dim, torch.float16)
+    assert support.why_not(query, 1024, 1024, (1e-3, 1e-3)) is None
