@@ -94,30 +94,27 @@ def _attend_kernel(
     if ROUTED:
         if first_tile == end:
             return
+        # What tells the addresses of a tile's rows is loaded a tile ahead. (No value is handed on
+        # unchanged from one tile to the next: Triton would give up prefetching.)
         packed = tl.load(p_tiles + first_tile)
-        packed_next = tl.load(p_tiles + min(first_tile + 1, end - 1))
-        expert_next = packed // 256
-        o_row_next = tl.load(
+        next_packed = tl.load(p_tiles + min(first_tile + 1, end - 1))
+        next_expert = packed // 256
+        next_row = tl.load(
             p_row_of_slot + first_tile * HEIGHT + o_q, mask=o_q < packed % 256, other=-1
-        )
-        o_key_next = tl.load(p_indices + packed // 256 * topk + o_k, mask=o_k < topk, other=0)
+        )  # [Q]
+        next_key = tl.load(p_indices + next_expert * topk + o_k, mask=o_k < topk, other=0)  # [K]
     for tile in tl.range(first_tile, end, num_stages=STAGES):
         o_row = tile * HEIGHT + o_q
+        o_key = o_k
         q_mask = o_row < num_rows
         if ROUTED:
-            o_row = o_row_next
-            o_key = o_key_next
+            expert, o_row, o_key = next_expert, next_row, next_key
             q_mask = o_row >= 0
-            following = min(tile + 1, end - 1)
-            o_row_next = tl.load(
-                p_row_of_slot + following * HEIGHT + o_q, mask=o_q < packed_next % 256, other=-1
-            )
-            o_key_next = tl.load(
-                p_indices + packed_next // 256 * topk + o_k, mask=o_k < topk, other=0
-            )
-            expert = expert_next
-            expert_next = packed_next // 256
-            packed_next = tl.load(p_tiles + min(tile + 2, end - 1))
+            next_expert = next_packed // 256
+            o_slot = min(tile + 1, end - 1) * HEIGHT + o_q
+            next_row = tl.load(p_row_of_slot + o_slot, mask=o_q < next_packed % 256, other=-1)
+            next_key = tl.load(p_indices + next_expert * topk + o_k, mask=o_k < topk, other=0)
+            next_packed = tl.load(p_tiles + min(tile + 2, end - 1))
         o_n = o_row // num_routed
         b_query = _load_rows(p_query, o_n, sq_n, sq_d, q_mask, D, BLOCK_D, WIDE)  # [Q, D]
         shared_here = q_mask
@@ -125,8 +122,6 @@ def _attend_kernel(
             shared_here = o_row % num_routed == 0
 
         if ONE_BLOCK:
-            if not ROUTED:
-                o_key = o_k
             b_key = _load_rows(p_key, o_key, sk_n, sk_d, o_k < topk, D, BLOCK_D, WIDE)  # [K, D]
             b_value = _load_rows(p_value, o_key, sv_n, sv_d, o_k < topk, D, BLOCK_D, WIDE)  # [K, D]
             b_peak, b_total, b_out = _attend_once(
@@ -161,6 +156,7 @@ def _attend_kernel(
                         b_query, b_key, b_value, k_mask[None, :], scale_log2,
                         b_peak, b_total, b_out, PRECISION,
                     )  # fmt: skip
+                    # The next block's, ahead of its loop step.
                     o_key = tl.load(p_indices + expert * topk + o_next, mask=o_next < topk, other=0)
 
         b_out *= (1.0 / b_total)[:, None]

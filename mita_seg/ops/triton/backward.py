@@ -192,7 +192,7 @@ def _grad_query(
         scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale,
         D=dim, BLOCK_D=blocks.dim, WIDE=wide,
         HEIGHT=height, BLOCK_K=blocks.keys, SHARED=shared, ROUTED=routed, PARTIAL=partial,
-        PRECISION=precision(query.dtype), num_stages=blocks.stages, **ATTEND,
+        PRECISION=precision(query.dtype), num_stages=min(TILE_STAGES, blocks.stages), **ATTEND,
     )  # fmt: skip
     if partial:
         plan.launch(
@@ -236,7 +236,7 @@ def _grad_routed(
             key_blocks, num_entries, scale * LOG2E, scale,
             HEIGHT=blocks.height, BLOCK_K=blocks.keys, KEYS=blocks.rows,
             WITH_QUERY=one_pass, ADD=shared,
-            STAGES=min(TILE_STAGES, blocks.stages) if one_pass else blocks.stages,
+            STAGES=min(TILE_STAGES, blocks.stages),
             **common, **registers,
         )  # fmt: skip
         if shared and held < tokens:

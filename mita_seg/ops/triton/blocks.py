@@ -15,9 +15,11 @@ PROBE = {'num_warps': 4, 'maxnreg': 168}  # three programs a multiprocessor
 ATTEND = {'num_warps': 4}
 BACKWARD = {'num_warps': 4}
 ONE_WARP = {'num_warps': 1}  # sums and searches: no barriers between warps
-# Stages of the loop over tiles that also completes dq: with a third one the rows of two tiles ahead
-# fill shared memory, and a program fewer fits a multiprocessor.
+# Stages of the loops over tiles or their blocks of keys: with a third one the rows of two tiles
+# ahead fill shared memory, and a program fewer fits a multiprocessor.
 TILE_STAGES = 2
+# Registers of `attend` with half-precision rows of up to 64, in several blocks: four programs.
+ATTEND_BLOCKS = {'maxnreg': 128}
 # Registers of the folds of half-precision rows of up to 64: three and four programs at a time.
 FOLD, FOLD_SPARSE = {'maxnreg': 168}, {'maxnreg': 128}
 LOW = 32  # rows of a tile with which a program needs few registers, so that more run at once
@@ -53,7 +55,14 @@ def choose_blocks(
     all_landmarks = max(16, next_power_of_2(landmarks))
     block_landmarks = min(rows, all_landmarks)
     programs = heads * cdiv(landmarks, block_landmarks)  # a split
-    tokens_per_split = cdiv(cdiv(tokens, max(1, PROGRAMS // programs)), 128) * 128
+    # Every program of the sort reads the counts of all chunks of its head: at most 64.
+    chunk = max(256, next_power_of_2(cdiv(tokens, 64)))
+    if heads * tokens >= chunk * PROGRAMS:  # enough of them: longer ones
+        chunk = max(512, chunk)
+    counting = heads * cdiv(tokens, chunk) if topk else 0
+    # Those that score keys run beside those that count queries: in one wave if these leave half.
+    scoring = PROGRAMS - counting if 2 * counting <= PROGRAMS else PROGRAMS
+    tokens_per_split = cdiv(cdiv(tokens, max(1, scoring // programs)), 128) * 128
     backward_tokens = cdiv(cdiv(tokens, max(1, BACKWARD_PROGRAMS // programs)), 64) * 64
     key_block = _key_block(tokens, topk, rows)
     row = next_power_of_2(tokens)  # scores that a program of the selection compares
@@ -73,8 +82,7 @@ def choose_blocks(
         backward_splits=cdiv(tokens, backward_tokens),
         backward_tokens=backward_tokens,
         height=tile_height(tokens, landmarks, routed, itemsize),
-        # Every program of the sort reads the counts of all chunks of its head: at most 64.
-        chunk=max(256, next_power_of_2(cdiv(tokens, 64))),
+        chunk=chunk,
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_cases import read_choice
+from kernel_cases import read_choice, read_state
 from operator_cases import DEVICE, draw_inputs, on_device
 
 from mita_seg.ops import route_queries, select_experts
@@ -92,3 +92,33 @@ def test_block_maxima_change_no_choice():
             key[:, :, place] = size
     experts, _ = read_choice([query, key, value, landmarks], 6)
     assert (experts == torch.tensor([0, 1, 2, 640, 700, 1300], device=DEVICE)).all()
+
+
+@pytest.mark.parametrize(('tokens', 'topk'), [(300, 300), (509, 20), (1300, 20), (1300, 64)])
+def test_odd_distributions_of_scores(tokens, topk):
+    normal = torch.randn(tokens)
+    columns = [
+        torch.full((tokens,), 3.0),
+        torch.zeros(tokens).copysign(normal),  # -0.0 and 0.0
+        normal.sign() * 1000 + normal,
+        normal * 1e-42,  # denormal
+        (20 * normal).exp(),
+        normal.sign() * (20 * normal).exp(),
+        torch.where(normal > 2, 1e30, normal),
+        normal.clamp(-3e38, 0.5),  # many at the top
+        normal.clamp(0.5),  # many at the bottom
+        torch.arange(tokens) / 7,
+        -torch.arange(tokens) * 1e35,
+        torch.eye(tokens)[tokens // 2],  # all but one
+    ]
+    key = torch.zeros(1, 3, tokens, 16)
+    key[0, 0, :, : len(columns)] = torch.stack(columns, 1)
+    landmarks = torch.eye(16).repeat(1, 3, 1, 1)[:, :, : len(columns)]
+    # An infinite score makes others NaN: one landmark again and again.
+    key[0, 1, :, 0] = torch.where(normal > 0, -torch.inf, normal)
+    key[0, 2, :, 0] = torch.where(normal.abs() > 0.01, normal.sign() * torch.inf, normal)
+    landmarks[0, 1:] = landmarks[0, 0, 0]
+    tensors = on_device([key.nan_to_num(), key, key.nan_to_num(), landmarks])
+    state = read_state(tensors, topk)
+    expected = select_experts(tensors[1].detach(), tensors[3].detach(), topk)
+    assert torch.equal(state.indices.view_as(expected).long(), expected)
