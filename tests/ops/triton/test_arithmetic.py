@@ -23,7 +23,7 @@ def test_head_dimensions(dim):
 
 @pytest.mark.parametrize(
     ('tokens', 'landmarks', 'topk', 'num_routed'),
-    [(1100, 5, 7, 1), (600, 66, 7, 2), (700, 6, 130, 1), (200, 70, 6, 1)],
+    [(1100, 5, 7, 1), (600, 66, 7, 2), (700, 6, 130, 1)],
 )
 def test_several_blocks(tokens, landmarks, topk, num_routed, poisoned_memory):
     """Selection through block maxima, several chunks of queries, blocks of landmarks and keys."""
@@ -36,6 +36,7 @@ def test_the_most_landmarks_and_keys(poisoned_memory):
 
 
 @pytest.mark.parametrize('options', [{}, {'num_routed': 2}, {'topk': 0}, {'shared': False}])
+@pytest.mark.skipif(DEVICE == 'cpu', reason='interpreted kernels are not recorded')
 def test_repeated_call_works_on_its_own_tensors(options):
     options = {'topk': 6, **options}
     query, _, *others = draw_inputs(40, 5, batch=2)

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from operator_cases import DEVICE, draw_inputs, gradients, on_device, relative_error
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -42,7 +43,7 @@ def test_inductor_gives_the_eager_results_in_one_graph(dtype, pooled):
         return 2 * mita_attention(query, key, value, landmarks, **options)
 
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend('inductor')
+    counter = CompileCounterWithBackend('inductor')
     compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend=counter)
     for seed, grid in enumerate(((30, 31), (25, 17), (40, 41))):
         tensors = draw_inputs(1 + grid[0] * grid[1], 9, 64, 2, 3, dtype, seed=seed)
@@ -194,6 +195,7 @@ def test_a_million_tokens():
 DDP_SCRIPT = """
 import sys
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from mita_seg.layers import MiTAAttention
 

@@ -18,7 +18,8 @@ LOW = [torch.float16] + [torch.bfloat16] * (DEVICE == 'cuda')
 SIZES = [(90, 9, 7)]
 if DEVICE == 'cuda':
     SIZES = [(1000, 9, 49), (700, 70, 49), (6000, 70, 70)]
-TALL = (80, 70, 3)  # the interpreter takes long for many landmarks
+DIM = 64 if DEVICE == 'cuda' else 16
+TALL = (70, 66, 2)  # the interpreter takes long for many landmarks
 SCALES = [0.1, 1, 10]
 
 
@@ -28,7 +29,7 @@ SCALES = [0.1, 1, 10]
 @pytest.mark.parametrize('size', SIZES)
 def test_errors_are_those_of_plain_operations(dtype, scale, num_routed, size):
     tokens, landmarks, topk = size
-    tensors = draw_inputs(tokens, landmarks, dtype=dtype, scale=scale, heads=2)
+    tensors = draw_inputs(tokens, landmarks, DIM, dtype=dtype, scale=scale)
     # The interpreter rounds logits before it subtracts softmax sums; a GPU does both in one step.
     slack = 1.5 if DEVICE == 'cpu' and dtype == torch.float32 else 1
     assert_as_precise_as_plain_operations(tensors, topk, num_routed, slack=slack)
@@ -36,7 +37,7 @@ def test_errors_are_those_of_plain_operations(dtype, scale, num_routed, size):
 
 @pytest.mark.parametrize(
     ('dtype', 'scale', 'num_routed'),
-    [(torch.float16, 1, 1), (torch.float16, 10, 2), (torch.float32, 0.1, 2)],
+    [(torch.float16, 10, 2), (torch.float32, 1, 1)],
 )
 def test_errors_with_more_landmarks_than_a_block(dtype, scale, num_routed):
     tokens, landmarks, topk = TALL
@@ -45,8 +46,15 @@ def test_errors_with_more_landmarks_than_a_block(dtype, scale, num_routed):
 
 
 @pytest.mark.parametrize('dtype', LOW)
-@pytest.mark.parametrize('options', [{}, {'num_routed': 2}, {'topk': 0}, {'shared': False}])
-@pytest.mark.parametrize('dim', [24, 64, 128])
+@pytest.mark.parametrize(
+    ('dim', 'options'),
+    [(dim, {}) for dim in (24, 64, 128)]
+    + [
+        (dim, options)
+        for dim in ((64, 24, 128) if DEVICE == 'cuda' else (24,))
+        for options in ({'num_routed': 2}, {'topk': 0}, {'shared': False})
+    ],
+)
 def test_errors_of_every_kind_of_expert_and_head_dimension(dtype, options, dim):
     assert_as_precise_as_plain_operations(
         draw_inputs(60, 5, dim, dtype=dtype), **{'topk': 6, **options}
@@ -60,7 +68,7 @@ def test_errors_of_every_kind_of_expert_and_head_dimension(dtype, options, dim):
         (140, 4, 100, 1, True),
         (140, 4, 100, 2, False),
         (60, 70, 0, 1, True),
-        (80, 70, 3, 1, False),
+        (70, 66, 2, 1, False),
         pytest.param(
             900, 130, 130, 2, True,
             marks=pytest.mark.skipif(DEVICE == 'cpu', reason='takes minutes under the interpreter'),

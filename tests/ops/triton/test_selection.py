@@ -30,7 +30,7 @@ def scores_of(tensors, experts, dtype):
     return (landmarks @ key.mT).gather(-1, experts).double().sort(-1).values
 
 
-@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('dtype', DTYPES if DEVICE == 'cuda' else DTYPES[:1])
 @pytest.mark.parametrize('tokens', TOKENS)
 @pytest.mark.parametrize('topk', [1, 20])
 @pytest.mark.parametrize('landmarks', [1, 5])
@@ -55,7 +55,7 @@ def test_of_equal_rows_the_first_are_chosen(tokens, topk):
 @pytest.mark.parametrize('tokens', [*TOKENS, 513])
 @pytest.mark.parametrize(('topk', 'landmarks'), [(1, 5), (20, 1), (130, 3)])
 def test_picked_scores_are_the_largest(dtype, tokens, topk, landmarks):
-    tensors = draw_inputs(tokens, landmarks, heads=2, dtype=dtype)
+    tensors = draw_inputs(tokens, landmarks, dtype=dtype)
     experts, _ = read_choice(tensors, topk)
     assert (experts >= 0).all() and (experts < tokens).all()
     assert (experts.diff(dim=-1) > 0).all()

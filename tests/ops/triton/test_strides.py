@@ -53,13 +53,13 @@ def no_copies(monkeypatch):
 def draw_views(layout, tokens=31, heads=2, dim=16):
     """query, key, value [B, H, N, d] that are views of memory in another order."""
     if layout == 'packed':
-        views = torch.randn(2, tokens, 3, heads, dim).permute(2, 0, 3, 1, 4).unbind()
+        views = torch.randn(1, tokens, 3, heads, dim).permute(2, 0, 3, 1, 4).unbind()
     elif layout == 'tokens first':
-        views = [torch.randn(2, tokens, heads, dim).transpose(1, 2) for _ in range(3)]
+        views = [torch.randn(1, tokens, heads, dim).transpose(1, 2) for _ in range(3)]
     elif layout == 'channels first':  # of a feature map, whose rows lie apart
-        views = [torch.randn(2, heads, dim, tokens).mT for _ in range(3)]
+        views = [torch.randn(1, heads, dim, tokens).mT for _ in range(3)]
     else:  # every other token
-        views = [torch.randn(2, heads, 2 * tokens, dim)[:, :, ::2] for _ in range(3)]
+        views = [torch.randn(1, heads, 2 * tokens, dim)[:, :, ::2] for _ in range(3)]
     views = [
         torch.empty_strided(view.shape, view.stride(), device=DEVICE).copy_(view) for view in views
     ]
@@ -74,7 +74,7 @@ def test_views_are_not_copied(layout, pooled, no_copies):
     if pooled:
         attend = partial(pooled_mita_attention, grid=(5, 6), num_landmarks=(2, 2), start=1, topk=5)
     else:
-        marks = torch.randn(2, 2, 16, 4, device=DEVICE).mT.requires_grad_()
+        marks = torch.randn(1, 2, 16, 4, device=DEVICE).mT.requires_grad_()
         tensors.append(marks)
         attend = partial(mita_attention, topk=5)
     expected = attend(*tensors, backend='reference')
