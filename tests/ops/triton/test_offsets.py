@@ -3,7 +3,9 @@
 import pytest
 import torch
 from kernel_cases import assert_kernels_agree
-from operator_cases import draw_inputs
+from operator_cases import DEVICE, draw_inputs, relative_error
+
+from mita_seg.ops import mita_attention, reference
 
 pytest.importorskip('triton')
 
@@ -71,3 +73,24 @@ def test_kernels_agree_with_64_bit_offsets(monkeypatch):
     monkeypatch.setattr(backward, 'is_wide', lambda tensor: True)
     monkeypatch.setattr(plan, '_recordings', {})
     assert_kernels_agree(draw_inputs(90, 7, heads=2), topk=5)
+
+
+@pytest.mark.skipif(DEVICE == 'cpu', reason='needs a GPU')
+def test_rows_of_many_experts_a_query_pass_2_to_the_31():
+    """N s d = 2^31: the parts of the output, one an expert, need 64 bits though no input does."""
+    tokens, experts, dim = 2**20, 16, 128
+    query, key, value, landmarks = (
+        torch.randn(1, 1, rows, dim, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+        for rows in (tokens, tokens, tokens, experts)
+    )
+    options = {'topk': 8, 'num_routed': experts}
+    output = mita_attention(query, key, value, landmarks, **options, backend='triton')
+    (grad,) = torch.autograd.grad(output, query, torch.ones_like(output))
+    sample = torch.cat([torch.arange(64), tokens - 1 - torch.arange(64)]).to(DEVICE)
+    some = query.detach()[:, :, sample].double().requires_grad_()
+    others = [tensor.detach().double() for tensor in (key, value, landmarks)]
+    scales = {'scale': dim**-0.5, 'landmark_scale': dim**-0.5}
+    expected = reference.mita_attention(some, *others, **options, **scales, shared=True)
+    (wanted,) = torch.autograd.grad(expected, some, torch.ones_like(expected))
+    assert relative_error(output[:, :, sample], expected) < 0.02
+    assert relative_error(grad[:, :, sample], wanted) < 0.05
