@@ -103,7 +103,8 @@ def load_evaluation_config(args):
             `checkpoint`.
 
     Returns:
-        Config: The config, which loads the checkpoint.
+        Config: The config, which loads the checkpoint; with ``cudnn_benchmark`` off, so that
+        evaluation repeats to the bit.
     """
     from mita_seg.checkpoint import load_checkpoint_safely
     from mita_seg.datasets import check_data
@@ -113,6 +114,8 @@ def load_evaluation_config(args):
     check_data(cfg, loaders=('test_dataloader',))
     load_checkpoint_safely(args.checkpoint)
     cfg.load_from = args.checkpoint
+    # Choosing the quickest convolutions anew in every process, it may choose other roundings.
+    cfg.merge_from_dict({'env_cfg.cudnn_benchmark': False})
     # The checkpoint holds every weight: pretrained ones need not be fetched first.
     leave_out_pretrained(cfg)
     return cfg

@@ -21,6 +21,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     _die_with_parent()
 
+    import torch
     from mmengine.config import Config
 
     from mita_seg.checkpoint import find_resumable
@@ -54,6 +55,7 @@ def main(argv=None):
         latest = find_resumable(args.folder)
         if latest is None:
             sys.exit('training left no checkpoint: the config needs a CheckpointHook')
+    torch.backends.cudnn.benchmark = False  # as tools/test.py, so that evaluation repeats
     metrics = runner.test()
     save_samples(runner, args.folder / 'samples.npz')
     write_json(
