@@ -13,6 +13,22 @@ ALLOWED = {
     'layers': {'mita_seg.ops', 'mita_seg.layers'},
     'augment': {'mita_seg.augment'},
     'conversion': {'mita_seg.conversion', 'mita_seg.files', 'safetensors'},
+    'swap': {'mita_seg.swap', 'mita_seg.layers', 'mita_seg.ops'},
+    'analysis': {'mita_seg.analysis', 'mita_seg.layers', 'mita_seg.ops', 'mita_seg.files'}
+    | {'matplotlib'},
+    'benchmark': {'mita_seg.benchmark', 'mita_seg.ops', 'mita_seg.files', 'mita_seg.tables'}
+    | {'matplotlib', 'mita_seg.environment'},
+}
+# What is imported only for a family of models, or for a kind of benchmark.
+OPTIONAL = {
+    'swap/families/mmcv.py': {'mmcv'},
+    'swap/families/mmseg.py': {'mmseg'},
+    'swap/families/timm.py': {'timm'},
+    'swap/families/torchvision.py': {'torchvision'},
+    'swap/families/huggingface.py': {'transformers'},
+    'benchmark/models.py': {'mmengine', 'mmseg', 'mita_seg'},
+    'benchmark/training.py': {'mmengine', 'mita_seg'},
+    'benchmark/plan.py': {'mita_seg.cli', 'mita_seg.models'},
 }
 
 
@@ -30,14 +46,13 @@ def imported_modules(path):
 @pytest.mark.parametrize('room', ALLOWED)
 def test_lower_rooms_import_only_torch_and_rooms_below(room):
     for path in (PACKAGE / room).rglob('*.py'):
+        names = ALLOWED[room] | OPTIONAL.get(path.relative_to(PACKAGE).as_posix(), set())
         for module in imported_modules(path):
             top = module.split('.')[0]
             if top == 'mita_seg':
-                allowed = any(
-                    module == name or module.startswith(name + '.') for name in ALLOWED[room]
-                )
+                allowed = any(module == name or module.startswith(name + '.') for name in names)
             else:
-                libraries = {'torch', 'triton', *ALLOWED[room]}
+                libraries = {'torch', 'triton', *names}
                 allowed = top in libraries or top in sys.stdlib_module_names
             assert allowed, f'{path} imports {module}'
 
@@ -49,5 +64,23 @@ import sys
 for name in ('mmcv', 'mmengine', 'mmseg', 'cv2'):
     sys.modules[name] = None  # importing it raises ImportError
 import mita_seg.{room}
+"""
+    subprocess.run([sys.executable, '-c', script], check=True)
+
+
+def test_the_operator_works_without_triton():
+    script = """
+import sys
+sys.modules['triton'] = None  # importing it raises ImportError
+import torch
+import mita_seg.ops as ops
+q, k, v = torch.randn(3, 1, 2, 12, 16, requires_grad=True).unbind()
+ops.pooled_mita_attention(q, k, v, (3, 4), (2, 2), topk=3).sum().backward()
+try:
+    ops.pooled_mita_attention(q, k, v, (3, 4), (2, 2), topk=3, backend='triton')
+except NotImplementedError as error:
+    assert "backend='triton' can't run" in str(error)
+else:
+    raise AssertionError('ran without Triton')
 """
     subprocess.run([sys.executable, '-c', script], check=True)
