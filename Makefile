@@ -1,6 +1,8 @@
 # make demo    train a full-attention and a MiTA segmentor side by side on generated images
 # make test    the whole test suite
 # make lint    style and format
+# make test-families   swapping and conversion with timm, torchvision and transformers, in an
+#                      environment of their own inside .venv
 # make clean   remove everything the above made
 #
 # PYTHON selects the interpreter of the virtual environment: make demo PYTHON=python3.12
@@ -12,7 +14,7 @@ SHAPES := configs/mita_segmenter_shapes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean
+.PHONY: demo test test-families lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python tools/make_shapes_dataset.py data/shapes
@@ -22,6 +24,22 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m speed  # timings, with the cores to themselves
+
+# What is missing there is looked up in the normal environment. torchvision would pull in another
+# build of torch.
+FAMILIES := $(VENV)/families
+
+test-families: $(FAMILIES)/.installed
+	PYTHONPATH=tests/swap $(FAMILIES)/bin/python -m pytest -p torchvision_operators \
+	    tests/swap tests/conversion/test_against_timm.py
+
+$(FAMILIES)/.installed: $(VENV)/.test
+	$(PYTHON) -m venv --clear $(FAMILIES)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    > $$($(FAMILIES)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/normal.pth
+	$(FAMILIES)/bin/python -m pip install --quiet --constraint constraints.txt 'transformers>=4.57'
+	$(FAMILIES)/bin/python -m pip install --quiet --no-deps 'timm>=0.9.16' torchvision
+	@touch $@
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
