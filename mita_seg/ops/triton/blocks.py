@@ -97,6 +97,21 @@ def tile_height(tokens: int, landmarks: int, routed: int, itemsize: int) -> int:
     return height
 
 
+def choose_pool_blocks(height: int, width: int) -> dict:
+    """Options of the pooling of windows of up to this size.
+
+    A small window's rows are loaded all before they are added up; the registers of a larger one's
+    would leave few programs a multiprocessor, and 128 tokens at a time are prefetched.
+    """
+    if max(height, width) <= 8:
+        return {'ONE_BLOCK': True, 'BLOCK_Y': height, 'BLOCK_X': 8, 'STAGES': 1, 'num_warps': 2}
+    block_x = min(64, next_power_of_2(width))
+    block_y = max(1, min(next_power_of_2(height), 128 // block_x))
+    return {
+        'ONE_BLOCK': False, 'BLOCK_Y': block_y, 'BLOCK_X': block_x, 'STAGES': 3, 'num_warps': 4
+    }  # fmt: skip
+
+
 def share_experts(
     blocks: Blocks, heads: int, tokens: int, landmarks: int, topk: int
 ) -> tuple[int, int]:

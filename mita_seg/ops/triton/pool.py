@@ -1,14 +1,15 @@
 """Landmark pooling: adaptive average windows of the query map, and their gradient.
 
-Forward reads each patch token about once and writes m rows a head. Backward reads the m rows and
-adds to every patch token once. Blocks of tokens are BLOCK_X columns wide, a power of two, as
-integer division by anything else is slow.
+Forward reads each patch token about once and writes m rows a head; a program has a window, all of
+it at once where it is small. Backward reads the m rows and adds to every patch token once. Blocks
+of tokens are BLOCK_X columns wide, a power of two, as integer division by anything else is slow.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .blocks import choose_pool_blocks
 from .launch import cdiv, is_wide, next_power_of_2
 from .plan import Plan
 from .steps import _load_rows, _store_rows
@@ -25,25 +26,38 @@ def _pool_kernel(
     p_query, p_landmarks,
     stride_b, stride_h, stride_n, stride_d,
     heads, start, height, width, rows, columns,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, ONE_BLOCK: tl.constexpr,
     BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     landmark, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_query += head // heads * stride_b + head % heads * stride_h
     top, bottom = _window(landmark // columns, rows, height)
     left, right = _window(landmark % columns, columns, width)
-    o_t, o_d = tl.arange(0, BLOCK_Y * BLOCK_X), tl.arange(0, BLOCK_D)
-    b_sums = tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_D], dtype=tl.float32)
-    steps_x = (right - left + BLOCK_X - 1) // BLOCK_X
-    steps_y = (bottom - top + BLOCK_Y - 1) // BLOCK_Y
-    for step in tl.range(0, steps_x * steps_y, num_stages=STAGES):
-        y = top + step // steps_x * BLOCK_Y + o_t // BLOCK_X
-        x = left + step % steps_x * BLOCK_X + o_t % BLOCK_X
-        mask = (y < bottom) & (x < right)
-        b_rows = _load_rows(
-            p_query, start + y * width + x, stride_n, stride_d, mask, D, BLOCK_D, WIDE
-        )  # [T, D]
-        b_sums += b_rows.to(tl.float32)
+    o_d = tl.arange(0, BLOCK_D)
+    if ONE_BLOCK:
+        x = left + tl.arange(0, BLOCK_X)
+        b_rows = ()
+        for i in tl.static_range(BLOCK_Y):
+            mask = (top + i < bottom) & (x < right)
+            o_n = start + (top + i) * width + x
+            b_rows += (_load_rows(p_query, o_n, stride_n, stride_d, mask, D, BLOCK_D, WIDE),)
+        tl.debug_barrier()  # else Triton's compiler waits for each row before it loads the next
+        b_sums = tl.zeros([BLOCK_X, BLOCK_D], dtype=tl.float32)
+        for i in tl.static_range(BLOCK_Y):
+            b_sums += b_rows[i].to(tl.float32)  # [X, D]
+    else:
+        o_t = tl.arange(0, BLOCK_Y * BLOCK_X)
+        b_sums = tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_D], dtype=tl.float32)
+        steps_x = (right - left + BLOCK_X - 1) // BLOCK_X
+        steps_y = (bottom - top + BLOCK_Y - 1) // BLOCK_Y
+        for step in tl.range(0, steps_x * steps_y, num_stages=STAGES):
+            y = top + step // steps_x * BLOCK_Y + o_t // BLOCK_X
+            x = left + step % steps_x * BLOCK_X + o_t % BLOCK_X
+            mask = (y < bottom) & (x < right)
+            b_rows = _load_rows(
+                p_query, start + y * width + x, stride_n, stride_d, mask, D, BLOCK_D, WIDE
+            )
+            b_sums += b_rows.to(tl.float32)  # [T, D]
     b_sum = tl.sum(b_sums, 0) / ((bottom - top) * (right - left))
     p_out = p_landmarks + (head * rows * columns + landmark) * D + o_d
     tl.store(p_out, b_sum.to(p_out.dtype.element_ty), mask=o_d < D)
@@ -96,17 +110,18 @@ def pool(
     """query [B, H, N, d], any strides -> landmarks [B, H, mh * mw, d], dense"""
     batch, heads, _, dim = query.shape
     rows, columns = num_landmarks
-    window_y, window_x = cdiv(grid[0], rows) + 1, cdiv(grid[1], columns) + 1  # at most
-    tokens = 64 if window_y * window_x <= 64 else 128  # a step
-    block_x = min(64, next_power_of_2(window_x))
-    block_y = max(1, min(next_power_of_2(window_y), tokens // block_x))
+    blocks = choose_pool_blocks(*map(_largest_window, num_landmarks, grid))
     plan.launch(
         _pool_kernel, (rows * columns, batch * heads),
         query, landmarks, *query.stride(), heads, start, *grid, rows, columns,
         D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=is_wide(query),
-        BLOCK_Y=block_y, BLOCK_X=block_x, STAGES=1 if tokens == 64 else 3,
-        num_warps=2 if tokens == 64 else 4,
+        **blocks,
     )  # fmt: skip
+
+
+def _largest_window(count: int, size: int) -> int:
+    """Of the adaptive windows of an axis: see `_window`."""
+    return max(cdiv((i + 1) * size, count) - i * size // count for i in range(count))
 
 
 def pool_backward(
