@@ -1,4 +1,4 @@
-"""Show how a trained model uses its experts, layer by layer."""
+"""Show how a trained model uses its experts, and where gradients go, layer by layer."""
 
 import argparse
 from pathlib import Path
@@ -31,14 +31,38 @@ def analyze(runner, images):
     from mita_seg.analysis.observe import average, observe_routing
 
     dataset = runner.test_dataloader.dataset
-    images = min(images, len(dataset))
-    indices = [index * len(dataset) // images for index in range(images)]
     runner.load_or_resume()
     model = runner.model.eval()
     with observe_routing(model) as collected, torch.no_grad():
-        for index in indices:
+        for index in spread(len(dataset), images):
             model.test_step(pseudo_collate([dataset[index]]))
     return average(collected)
+
+
+def analyze_gradients(runner, images):
+    """The same for the gradients of the loss, with the labels of the images."""
+    from mmengine.dataset import pseudo_collate
+
+    from mita_seg.analysis.gradients import observe_gradients
+    from mita_seg.analysis.observe import average
+
+    dataset = runner.test_dataloader.dataset
+    model = runner.model.eval()
+    with observe_gradients(model) as collected:
+        for index in spread(len(dataset), images):
+            data = model.data_preprocessor(pseudo_collate([dataset[index]]))
+            # The whole image at once, whatever test_cfg says.
+            logits = model(data['inputs'], mode='tensor')
+            losses = model.decode_head.loss_by_feat(logits, data['data_samples'])
+            model.zero_grad()
+            model.parse_losses(losses)[0].backward()
+    return average(collected)
+
+
+def spread(size, count):
+    """Indices of `count` entries, or of all, spread evenly over `size`."""
+    count = min(count, size)
+    return [index * size // count for index in range(count)]
 
 
 def main(argv=None):
@@ -49,7 +73,6 @@ def main(argv=None):
 
     from mita_seg.cli import build_runner, require_matching_checkpoint
     from mita_seg.files import write_json
-    from mita_seg.tables import format_table
 
     runner = build_runner(cfg)
     require_matching_checkpoint(runner, PROG)
@@ -58,14 +81,24 @@ def main(argv=None):
 
         mita_layers(runner.model)
     figures = analyze(runner, args.images)
-    names = list(next(iter(figures.values())))
+    gradients = analyze_gradients(runner, args.images)
+    print_percent(figures, list(next(iter(figures.values()))))
+    print('\ngradients through landmarks and shared expert, of the norms of both ways:\n')
+    print_percent(gradients, ['query_pooled_share', 'key_shared_share', 'value_shared_share'])
+    path = Path(cfg.work_dir) / 'routing.json'
+    report = {'checkpoint': args.checkpoint, 'images': args.images, 'layers': figures}
+    write_json(path, {**report, 'gradients': gradients})
+    print(path)
+
+
+def print_percent(figures, names):
+    """Print a table: a row for each layer, a column for each name."""
+    from mita_seg.tables import format_table
+
     rows = [['layer', *(f'{name.replace("_", " ")} %' for name in names)]]
     for layer, values in figures.items():
         rows.append([layer, *(f'{100 * values[name]:.1f}' for name in names)])
     print(format_table(rows))
-    path = Path(cfg.work_dir) / 'routing.json'
-    write_json(path, {'checkpoint': args.checkpoint, 'images': args.images, 'layers': figures})
-    print(path)
 
 
 if __name__ == '__main__':

@@ -38,8 +38,12 @@ def run(tool, tiny, shapes_configs, tmp_path):
 def test_routing_report_has_a_row_a_layer(run, tmp_path, capsys):
     run('analyze_routing', '--images', '3')
     printed = capsys.readouterr().out
-    layers = json.loads((tmp_path / 'routing.json').read_text())['layers']
+    report = json.loads((tmp_path / 'routing.json').read_text())
+    layers, gradients = report['layers'], report['gradients']
     assert list(layers) == ['backbone.layers.0.attn', 'decode_head.layers.0.attn']
+    assert list(gradients) == list(layers)
+    assert all(figures['value_routed'] > 0 for figures in gradients.values())
+    assert all(0 < figures['key_shared_share'] < 1 for figures in gradients.values())
     for name, figures in layers.items():
         assert name in printed
         assert all(0 <= figure <= 1 for figure in figures.values())
