@@ -1,4 +1,6 @@
-"""``--amp`` for every device."""
+"""``--amp`` for every device, and the precision that a config trains in."""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -25,3 +27,25 @@ def enable_amp(cfg):
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     else:
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+
+
+def training_precision(optim_wrapper, device) -> AbstractContextManager:
+    """The autocast, if any, that an optimizer wrapper runs the forward pass in.
+
+    Unlike building the wrapper, this works where it can't train: AmpOptimWrapper on a CPU.
+
+    Args:
+        optim_wrapper (dict | None): Its config.
+        device (str): Type of the device, ``'cuda'`` or ``'cpu'``.
+
+    Returns:
+        A context to be entered once.
+    """
+    optim_wrapper = optim_wrapper or {}
+    kind = optim_wrapper.get('type', 'OptimWrapper')
+    if kind == 'BFloat16OptimWrapper':
+        return torch.autocast(device, torch.bfloat16)
+    if kind == 'AmpOptimWrapper':
+        dtype = optim_wrapper.get('dtype')
+        return torch.autocast(device, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    return nullcontext()

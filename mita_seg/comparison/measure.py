@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from mita_seg.amp import training_precision
 from mita_seg.cli import leave_out_pretrained
 from mita_seg.files import read_json, write_json
 
@@ -71,7 +72,8 @@ def measure(config, train=True):
 
     Returns:
         dict: ``params``; ``flops_model`` and ``flops_decoder`` (one multiply-add = 1, one image);
-        ``latency_ms``, the median forward pass of one image; ``iter_ms``, the median training
+        ``latency_ms``, the median forward pass of one image in the precision
+        that the config trains in (evaluation runs in float32); ``iter_ms``, the median training
         iteration at the config's batch size without data loading, or None.
     """
     from mmengine.config import Config
@@ -90,7 +92,7 @@ def measure(config, train=True):
     return {
         'params': sum(parameter.numel() for parameter in model.parameters()),
         **count_flops(model, image),
-        'latency_ms': _time_forward(model, image),
+        'latency_ms': _time_forward(cfg.get('optim_wrapper'), model, image),
         'iter_ms': _time_training(cfg, model, height, width) if train else None,
     }
 
@@ -123,9 +125,9 @@ def _crop_size(cfg):
     return size
 
 
-def _time_forward(model, image):
+def _time_forward(optim_wrapper, model, image):
     def forward():
-        with torch.no_grad():
+        with torch.no_grad(), training_precision(optim_wrapper, image.device.type):
             model(image, mode='tensor')
 
     return _median_ms(forward)

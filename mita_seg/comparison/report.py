@@ -114,7 +114,8 @@ def _notes(results):
     notes = [
         'mIoU, aAcc and mAcc on the held-out images; ± is the standard deviation over seeds. '
         'FLOPs: one multiply-add = 1, one image at crop size. '
-        'Latency: median forward pass of one image at crop size; train: median iteration. '
+        'Latency: median forward pass of one image at crop size, in the precision of training; '
+        'train: median iteration. '
         f'Timing: {environment["timing"]}. Memory: {environment["peak_mem_mb"]}.'
     ]
     if len({(r['environment']['device'], r['environment']['torch']) for r in results}) > 1:
