@@ -15,7 +15,7 @@ from mmseg.datasets import ADE20KDataset
 import mita_seg.engine  # noqa: F401
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/mita_segmenter'
-KINDS = ['full', 'mita-encdec']
+KINDS = ['full', 'mita-dec', 'mita-encdec', 'mita-attnonly']
 LOAD = [
     {'type': 'LoadCheckedImage'},
     {'type': 'LoadCheckedLabels', 'num_classes': 150},
