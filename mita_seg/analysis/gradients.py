@@ -1,18 +1,15 @@
 """Where the gradients of MiTA attention go: through landmarks and experts."""
 
-import contextlib
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mita_seg.ops.reference import gather_rows, route_queries, select_experts
 
-from .observe import mita_layers
+from .observe import observe
 
 
-@contextlib.contextmanager
 def observe_gradients(model: nn.Module):
     """Collect :func:`gradient_figures` of every layer at every backward pass.
 
@@ -21,21 +18,13 @@ def observe_gradients(model: nn.Module):
     Args:
         model: Any model with MiTA attentions.
 
-    Yields:
-        A list for each layer by name, which gets a dict of figures at each backward pass.
+    Returns:
+        A context manager; of :func:`observe`, with a dict of figures for each backward pass.
 
     Raises:
         ValueError: The model has no MiTA attention.
     """
-    layers = mita_layers(model)
-    collected = {name: [] for name in layers}
-    for name, layer in layers.items():
-        layer.attend = partial(_observed, layer, layer.attend, collected[name])
-    try:
-        yield collected
-    finally:
-        for layer in layers.values():
-            del layer.attend  # the class's own comes back
+    return observe(model, _observed)
 
 
 def _observed(layer, attend, passes, q, k, v, grid, start):

@@ -2,6 +2,7 @@
 
 import contextlib
 import statistics
+from collections.abc import Callable
 from functools import partial
 
 from torch import nn
@@ -26,6 +27,30 @@ def mita_layers(model: nn.Module) -> dict[str, MiTAAttention]:
 
 
 @contextlib.contextmanager
+def observe(model: nn.Module, observed: Callable):
+    """Run every layer's attention through `observed`(layer, attend, passes, q, k, v, grid, start).
+
+    Args:
+        model: Any model with MiTA attentions.
+        observed: Returns what `attend`(q, k, v, grid, start) does, and may append to `passes`.
+
+    Yields:
+        The lists `passes` of the layers by name.
+
+    Raises:
+        ValueError: The model has no MiTA attention.
+    """
+    layers = mita_layers(model)
+    collected = {name: [] for name in layers}
+    for name, layer in layers.items():
+        layer.attend = partial(observed, layer, layer.attend, collected[name])
+    try:
+        yield collected
+    finally:
+        for layer in layers.values():
+            del layer.attend  # the class's own comes back
+
+
 def observe_routing(model: nn.Module):
     """Collect :func:`routing_figures` of every layer at every forward pass.
 
@@ -34,18 +59,13 @@ def observe_routing(model: nn.Module):
     Args:
         model: Any model with MiTA attentions.
 
-    Yields:
-        A list for each layer by name, which gets a dict of figures at each pass.
+    Returns:
+        A context manager; of :func:`observe`, with a dict of figures for each pass.
+
+    Raises:
+        ValueError: The model has no MiTA attention.
     """
-    layers = mita_layers(model)
-    collected = {name: [] for name in layers}
-    for name, layer in layers.items():
-        layer.attend = partial(_observed, layer, layer.attend, collected[name])
-    try:
-        yield collected
-    finally:
-        for layer in layers.values():
-            del layer.attend  # the class's own comes back
+    return observe(model, _observed)
 
 
 def average(collected: dict[str, list[dict]]) -> dict[str, dict[str, float]]:

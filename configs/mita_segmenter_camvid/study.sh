@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# The study on CamVid, part by part: bash configs/mita_segmenter_camvid/study.sh PART [--cfg-options ...]
+#   train     every variant on train + val, tested on test: three seeds of the main ones at patch 16
+#   swap      their checkpoints under another attention, as they are and after a short fine-tune
+#   analyze   routing figures, and a sweep over landmarks and keys in testing
+#   time      training loops: the stock recipe, ours, and ours in CUDA graphs
+# JOBS trainings run at a time (default 8), spread over the GPUs. An interrupted part goes on where it
+# was. Further options go to every config of the part. Results: work_dirs/camvid-study.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+part=${1:-}
+shift || true
+[ "${1:-}" = --cfg-options ] && shift
+more=("$@")
+jobs=${JOBS:-8}
+out=work_dirs/camvid-study
+final=(train_dataloader.dataset.split=trainval test_dataloader.dataset.split=test)
+test_split=(test_dataloader.dataset.split=test)
+never_validate=(train_cfg.val_begin=1000000) # nothing is chosen by it
+graphs=(model.type=CompiledEncoderDecoder model.compile_cfg.mode=reduce-overhead)
+sources=(p16_full p16_mita-encdec p16_mita-compress)
+
+stem() { echo "mita-segmenter_vit-t-$1_1xb16-4k_camvid-352x480"; } # stem p16_full
+configs() { for name in "$@"; do echo "configs/mita_segmenter_camvid/$(stem "$name").py"; done; }
+checkpoint() { ls "$out/train/$(stem "$1")/seed$2"/iter_*.pth; } # checkpoint p16_full 0
+
+train() { # train SEEDS VARIANT...
+    local seeds=$1
+    shift
+    python tools/compare.py $(configs "$@") --work-dir $out/train --seeds $seeds --jobs "$jobs" \
+        --cfg-options "${final[@]}" "${never_validate[@]}" "${more[@]}"
+}
+
+case $part in
+train)
+    train "0 1 2" p16_full p16_mita-dec p16_mita-encdec p16_mita-compress p16_mita-route
+    train 0 p16_stock-head p16_mita-s2 p16_mita-invdim p16_mita-dwc p16_mita-dwc-gate \
+        p8_full p8_mita-encdec
+    ;;
+swap)
+    for source in "${sources[@]}"; do
+        for seed in 0 1 2; do
+            file=$(checkpoint "$source" $seed)
+            python tools/compare.py $(configs "${sources[@]}") --work-dir "$out/swap/$source-seed$seed" \
+                --jobs 3 --test-only "$file" "$file" "$file" --cfg-options "${test_split[@]}" "${more[@]}"
+        done
+        python tools/compare.py $(configs "${sources[@]}") --work-dir "$out/swap/$source-tuned" --jobs 3 \
+            --cfg-options "${final[@]}" "${never_validate[@]}" load_from="$(checkpoint "$source" 0)" \
+            train_cfg.max_iters=400 param_scheduler.0.end=40 param_scheduler.1.begin=40 \
+            param_scheduler.1.end=400 optim_wrapper.optimizer.lr=1e-4 "${more[@]}"
+    done
+    ;;
+analyze)
+    for name in p16_mita-encdec p16_mita-route p16_mita-dec p8_mita-encdec; do
+        python tools/analyze_routing.py "$(configs $name)" "$(checkpoint $name 0)" \
+            --work-dir "$out/routing/$name" --cfg-options "${test_split[@]}" "${more[@]}"
+    done
+    python tools/sweep_experts.py "$(configs p16_mita-encdec)" "$(checkpoint p16_mita-encdec 0)" \
+        --work-dir $out/sweep --cfg-options "${test_split[@]}" "${more[@]}"
+    ;;
+time)
+    stock=(p16_full-stock-recipe p16_mita-encdec-stock-recipe p16_stock-head-stock-recipe)
+    python tools/benchmark.py training $(configs "${stock[@]}") --out $out/time/stock-recipe
+    for size in p16 p8; do
+        both=("${size}_full" "${size}_mita-encdec")
+        python tools/benchmark.py training $(configs "${both[@]}") --out "$out/time/$size"
+        python tools/benchmark.py training $(configs "${both[@]}") --out "$out/time/$size-graphs" \
+            --cfg-options "${graphs[@]}"
+    done
+    ;;
+*)
+    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+    ;;
+esac
