@@ -5,12 +5,13 @@ fakes. Names without implementation are enough for models. Only for ``make test-
 """
 
 import torch
+from torch import library
 
 _OPERATORS = ('nms', 'qnms', 'roi_align', 'roi_pool')
 _OPERATORS += ('ps_roi_align', 'ps_roi_pool', 'deform_conv2d')
 
 if not torch.cuda.is_available():
-    library = torch.library.Library('torchvision', 'DEF')
+    fragment = library.Library('torchvision', 'DEF')
     for operator in _OPERATORS:
         for name in (operator, f'_{operator}_backward'):
-            library.define(f'{name}(Tensor x) -> Tensor')
+            fragment.define(f'{name}(Tensor x) -> Tensor')

@@ -161,7 +161,7 @@ def _attend_kernel(
 
         b_out *= (1.0 / b_total)[:, None]
         if PARTIAL:
-            _store_rows(p_out, b_out, o_row, D, 1, q_mask, D, BLOCK_D, True)  # N s d may pass 2^31
+            _store_rows(p_out, b_out, o_row, D, 1, q_mask, D, BLOCK_D, WIDE=True)  # N s d
         else:
             _store_rows(p_out, b_out, o_n, so_n, so_d, q_mask, D, BLOCK_D, WIDE)
         tl.store(p_lse + o_row, b_peak + tl.log2(b_total), mask=q_mask)

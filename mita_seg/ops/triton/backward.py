@@ -10,7 +10,6 @@ from .blocks import (
     FOLD_SPARSE,
     LOW,
     ONE_WARP,
-    TILE_STAGES,
     Blocks,
     choose_blocks,
     share_experts,
@@ -192,7 +191,7 @@ def _grad_query(
         scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale,
         D=dim, BLOCK_D=blocks.dim, WIDE=wide,
         HEIGHT=height, BLOCK_K=blocks.keys, SHARED=shared, ROUTED=routed, PARTIAL=partial,
-        PRECISION=precision(query.dtype), num_stages=min(TILE_STAGES, blocks.stages), **ATTEND,
+        PRECISION=precision(query.dtype), num_stages=blocks.tile_stages, **ATTEND,
     )  # fmt: skip
     if partial:
         plan.launch(
@@ -219,10 +218,9 @@ def _grad_routed(
     )
     held = num_landmarks * topk  # keys of all experts
     registers = {'maxnreg': 168} if blocks.height <= LOW else {}
-    small_rows = query.element_size() == 2 and blocks.dim <= 64  # larger ones would spill registers
-    fold = {**common, **(FOLD if small_rows else {})}
+    fold = {**common, **(FOLD if blocks.small_rows else {})}
     # Loads of the sparse fold stay behind the stores.
-    fold_sparse = {**common, 'num_stages': 1, **(FOLD_SPARSE if small_rows else {})}
+    fold_sparse = {**common, 'num_stages': 1, **(FOLD_SPARSE if blocks.small_rows else {})}
     for first_head in range(0, rows, heads_at_once):
         part_heads = min(heads_at_once, rows - first_head)
         plan.launch(
@@ -236,7 +234,7 @@ def _grad_routed(
             key_blocks, num_entries, scale * LOG2E, scale,
             HEIGHT=blocks.height, BLOCK_K=blocks.keys, KEYS=blocks.rows,
             WITH_QUERY=one_pass, ADD=shared,
-            STAGES=min(TILE_STAGES, blocks.stages),
+            STAGES=blocks.tile_stages,
             **common, **registers,
         )  # fmt: skip
         if shared and held < tokens:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .assign import _assign_kernel
 from .attend import _attend_kernel
-from .blocks import ATTEND, ATTEND_BLOCKS, PROBE, PROGRAMS, TILE_STAGES, Blocks, choose_blocks
+from .blocks import ATTEND, ATTEND_BLOCKS, PROBE, PROGRAMS, Blocks, choose_blocks
 from .launch import LOG2E, cdiv, empty_like_query, is_wide, next_power_of_2, precision
 from .merge import _merge_kernel
 from .plan import Plan
@@ -126,8 +126,6 @@ def _attend(
     num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, height)
     one_block = max(num_landmarks if shared else 0, topk) <= blocks.keys
     programs = min(num_tiles, max(1, PROGRAMS // rows)) if one_block else num_tiles
-    stages = min(TILE_STAGES, blocks.stages)
-    small_rows = query.element_size() == 2 and blocks.dim <= 64
     plan.launch(
         _attend_kernel, (programs, rows),
         query, key, value, landmarks, state.values, state.indices,
@@ -139,8 +137,9 @@ def _attend(
         BLOCK_Q=height if height < 32 else blocks.rows,  # a warpgroup's 64, partly idle, beat 32
         BLOCK_K=blocks.keys,
         SHARED=shared, ROUTED=routed, PARTIAL=partial, ONE_BLOCK=one_block,
-        PRECISION=precision(query.dtype), STAGES=stages, WIDE=wide, num_stages=stages,
-        **ATTEND, **(ATTEND_BLOCKS if small_rows and not one_block else {}),
+        PRECISION=precision(query.dtype), STAGES=blocks.tile_stages, WIDE=wide,
+        num_stages=blocks.tile_stages,
+        **ATTEND, **(ATTEND_BLOCKS if blocks.small_rows and not one_block else {}),
     )  # fmt: skip
     if partial:
         plan.launch(

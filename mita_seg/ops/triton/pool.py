@@ -1,8 +1,9 @@
 """Landmark pooling: adaptive average windows of the query map, and their gradient.
 
-Forward reads each patch token about once and writes m rows a head; a program has a window, all of
-it at once where it is small. Backward reads the m rows and adds to every patch token once. Blocks
-of tokens are BLOCK_X columns wide, a power of two, as integer division by anything else is slow.
+Forward reads each patch token about once and writes m rows a head; a program has a window, taken
+row by row without a loop where it is small. Backward reads the m rows and adds to every patch token
+once. Blocks of tokens are BLOCK_X columns wide, a power of two, as integer division by anything
+else is slow.
 """
 
 import triton
@@ -36,15 +37,12 @@ def _pool_kernel(
     o_d = tl.arange(0, BLOCK_D)
     if ONE_BLOCK:
         x = left + tl.arange(0, BLOCK_X)
-        b_rows = ()
+        b_sums = tl.zeros([BLOCK_X, BLOCK_D], dtype=tl.float32)
         for i in tl.static_range(BLOCK_Y):
             mask = (top + i < bottom) & (x < right)
             o_n = start + (top + i) * width + x
-            b_rows += (_load_rows(p_query, o_n, stride_n, stride_d, mask, D, BLOCK_D, WIDE),)
-        tl.debug_barrier()  # else Triton's compiler waits for each row before it loads the next
-        b_sums = tl.zeros([BLOCK_X, BLOCK_D], dtype=tl.float32)
-        for i in tl.static_range(BLOCK_Y):
-            b_sums += b_rows[i].to(tl.float32)  # [X, D]
+            b_row = _load_rows(p_query, o_n, stride_n, stride_d, mask, D, BLOCK_D, WIDE)
+            b_sums += b_row.to(tl.float32)  # [X, D]
     else:
         o_t = tl.arange(0, BLOCK_Y * BLOCK_X)
         b_sums = tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_D], dtype=tl.float32)

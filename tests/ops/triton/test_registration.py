@@ -3,7 +3,7 @@
 import pytest
 import torch
 from operator_cases import DEVICE, draw_inputs, on_device
-from torch.library import opcheck
+from torch import library
 
 pytest.importorskip('triton')
 
@@ -32,7 +32,7 @@ def make_arguments(options, pooled):
 # Memory is filled, as the bytes of the state that no kernel writes are compared too.
 @pytest.mark.parametrize(('options', 'pooled'), CASES)
 def test_attention(options, pooled, poisoned_memory):
-    opcheck(op.triton_attention, make_arguments(options, pooled))
+    library.opcheck(op.triton_attention, make_arguments(options, pooled))
 
 
 @pytest.mark.parametrize(('options', 'pooled'), CASES)
@@ -43,11 +43,11 @@ def test_attention_backward(options, pooled, poisoned_memory):
     ]
     out, state = op.triton_attention(*tensors)
     arguments = torch.randn_like(out), *tensors[:4], out, state, *tensors[4:]
-    opcheck(op.triton_attention_backward, arguments)
+    library.opcheck(op.triton_attention_backward, arguments)
 
 
 def test_pooling(poisoned_memory):
     (query,) = on_device([torch.randn(2, 2, 14, 16)])
-    opcheck(op.triton_pool, (query, *GRID))
+    library.opcheck(op.triton_pool, (query, *GRID))
     grad = torch.randn(2, 2, 4, 16, device=DEVICE)
-    opcheck(op.triton_pool_backward, (grad, 14, *GRID))
+    library.opcheck(op.triton_pool_backward, (grad, 14, *GRID))
