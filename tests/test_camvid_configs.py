@@ -104,6 +104,9 @@ def test_recipe_is_the_announced_one():
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 5e-4, 0.05)
     assert cfg.optim_wrapper.clip_grad == {'max_norm': 1.0}
+    assert cfg.model.type == 'CompiledEncoderDecoder'
+    assert cfg.model.backbone.pos_embed_init == 'sine_cosine'
+    assert cfg.model.backbone.drop_path_rate == cfg.model.decode_head.drop_path_rate == 0
     assert cfg.train_dataloader.batch_size == 16
     warmup, decay = cfg.param_scheduler
     assert warmup.end == decay.begin == decay.end // 10 == cfg.train_cfg.max_iters // 10 == 400
@@ -116,7 +119,10 @@ def test_recipe_is_the_announced_one():
 def test_stock_recipe_replaces_what_waits_and_nothing_else(kind):
     ours, stock = load(kind).to_dict(), load(f'{kind}-stock-recipe').to_dict()
     stock.pop('stock_recipe')
-    for cfg, preprocessor in ((ours, 'BatchSegDataPreProcessor'), (stock, 'SegDataPreProcessor')):
+    types = [('CompiledEncoderDecoder', 'BatchSegDataPreProcessor')]
+    types += [('EncoderDecoder', 'SegDataPreProcessor')]
+    for cfg, (segmentor, preprocessor) in zip((ours, stock), types, strict=True):
+        assert cfg['model'].pop('type') == segmentor
         assert cfg['model']['data_preprocessor'].pop('type') == preprocessor
     ratio_range = ours['model']['data_preprocessor'].pop('ratio_range')
 

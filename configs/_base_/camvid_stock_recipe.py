@@ -1,9 +1,10 @@
 # CamVid's training as MMSegmentation's own parts do it, to measure what this repository's recipe
-# gains: processes that load and augment, a loss scaler, and a log that reads every loss. Learning
-# rate, schedule, batch and crop stay. `fused=None` leaves the kernels of AdamW to PyTorch, as a
-# config without the key does; False would forbid the foreach ones too.
+# gains: processes that load and augment, a loss scaler, a log that reads every loss, no CUDA
+# graphs. Layers, learning rate, schedule, batch and crop stay. `fused=None` leaves the kernels of
+# AdamW to PyTorch, as a config without the key does; False would forbid the foreach ones too.
 stock_recipe = dict(
     model=dict(
+        type='EncoderDecoder',
         data_preprocessor=dict(
             _delete_=True,
             type='SegDataPreProcessor',

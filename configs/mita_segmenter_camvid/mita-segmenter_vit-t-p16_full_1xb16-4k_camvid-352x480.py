@@ -7,8 +7,9 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mita_seg.models', 'mita_seg.datasets', 'mita_seg.engine'])
 model = dict(
+    type='CompiledEncoderDecoder',
     data_preprocessor=dict(_delete_=True, **_base_.data_preprocessor),
-    backbone=dict(img_size=(352, 480)),
-    decode_head=dict(num_classes=11),
+    backbone=dict(img_size=(352, 480), drop_path_rate=0.0, pos_embed_init='sine_cosine'),
+    decode_head=dict(num_classes=11, drop_path_rate=0.0),
     test_cfg=dict(_delete_=True, mode='whole'),
 )

@@ -10,7 +10,7 @@ model = dict(
         num_layers=2,
         num_heads=3,
         embed_dims=192,
-        drop_path_rate=0.1,
+        drop_path_rate=0.0,
         dropout_ratio=0.0,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),

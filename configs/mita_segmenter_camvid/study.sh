@@ -2,8 +2,8 @@
 # The study on CamVid, part by part: bash configs/mita_segmenter_camvid/study.sh PART [--cfg-options ...]
 #   train     every variant on train + val, tested on test: three seeds of the main ones at patch 16
 #   swap      their checkpoints under another attention, as they are and after a short fine-tune
-#   analyze   routing figures, and a sweep over landmarks and keys in testing
-#   time      training loops: the stock recipe, ours, and ours in CUDA graphs
+#   analyze   routing and gradients by layer, and a sweep over landmarks and keys in testing
+#   time-stock-recipe, time-p16, time-p8   training loops: the stock recipe; ours, and without graphs
 # JOBS trainings run at a time (default 8), spread over the GPUs. An interrupted part goes on where it
 # was. Further options go to every config of the part. Results: work_dirs/camvid-study.
 set -euo pipefail
@@ -17,7 +17,7 @@ out=work_dirs/camvid-study
 final=(train_dataloader.dataset.split=trainval test_dataloader.dataset.split=test)
 test_split=(test_dataloader.dataset.split=test)
 never_validate=(train_cfg.val_begin=1000000) # nothing is chosen by it
-graphs=(model.type=CompiledEncoderDecoder model.compile_cfg.mode=reduce-overhead)
+eager=(model.type=EncoderDecoder)
 sources=(p16_full p16_mita-encdec p16_mita-compress)
 
 stem() { echo "mita-segmenter_vit-t-$1_1xb16-4k_camvid-352x480"; } # stem p16_full
@@ -31,6 +31,11 @@ train() { # train SEEDS VARIANT...
         --cfg-options "${final[@]}" "${never_validate[@]}" "${more[@]}"
 }
 
+time_training() { # time_training FOLDER CONFIG... --cfg-options [OPTION...]
+    [ "${!#}" = --cfg-options ] && set -- "${@:1:$#-1}" # no options follow
+    python tools/benchmark.py training "${@:2}" --out "$1"
+}
+
 case $part in
 train)
     train "0 1 2" p16_full p16_mita-dec p16_mita-encdec p16_mita-compress p16_mita-route
@@ -39,15 +44,22 @@ train)
     ;;
 swap)
     for source in "${sources[@]}"; do
+        started=()
         for seed in 0 1 2; do
             file=$(checkpoint "$source" $seed)
             python tools/compare.py $(configs "${sources[@]}") --work-dir "$out/swap/$source-seed$seed" \
-                --jobs 3 --test-only "$file" "$file" "$file" --cfg-options "${test_split[@]}" "${more[@]}"
+                --jobs 3 --test-only "$file" "$file" "$file" --cfg-options "${test_split[@]}" \
+                "${more[@]}" &
+            started+=($!)
         done
+        # Compiling would take longer than so few iterations.
         python tools/compare.py $(configs "${sources[@]}") --work-dir "$out/swap/$source-tuned" --jobs 3 \
-            --cfg-options "${final[@]}" "${never_validate[@]}" load_from="$(checkpoint "$source" 0)" \
-            train_cfg.max_iters=400 param_scheduler.0.end=40 param_scheduler.1.begin=40 \
-            param_scheduler.1.end=400 optim_wrapper.optimizer.lr=1e-4 "${more[@]}"
+            --cfg-options "${final[@]}" "${never_validate[@]}" "${eager[@]}" \
+            load_from="$(checkpoint "$source" 0)" train_cfg.max_iters=400 param_scheduler.0.end=40 \
+            param_scheduler.1.begin=40 param_scheduler.1.end=400 optim_wrapper.optimizer.lr=1e-4 \
+            "${more[@]}" &
+        started+=($!)
+        for process in "${started[@]}"; do wait "$process"; done
     done
     ;;
 analyze)
@@ -58,15 +70,14 @@ analyze)
     python tools/sweep_experts.py "$(configs p16_mita-encdec)" "$(checkpoint p16_mita-encdec 0)" \
         --work-dir $out/sweep --cfg-options "${test_split[@]}" "${more[@]}"
     ;;
-time)
+time-stock-recipe)
     stock=(p16_full-stock-recipe p16_mita-encdec-stock-recipe p16_stock-head-stock-recipe)
-    python tools/benchmark.py training $(configs "${stock[@]}") --out $out/time/stock-recipe
-    for size in p16 p8; do
-        both=("${size}_full" "${size}_mita-encdec")
-        python tools/benchmark.py training $(configs "${both[@]}") --out "$out/time/$size"
-        python tools/benchmark.py training $(configs "${both[@]}") --out "$out/time/$size-graphs" \
-            --cfg-options "${graphs[@]}"
-    done
+    time_training "$out/$part" $(configs "${stock[@]}") --cfg-options "${more[@]}"
+    ;;
+time-p16 | time-p8)
+    both=$(configs "${part#time-}_full" "${part#time-}_mita-encdec")
+    time_training "$out/$part" $both --cfg-options "${more[@]}"
+    time_training "$out/$part-eager" $both --cfg-options "${eager[@]}" "${more[@]}"
     ;;
 *)
     sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2

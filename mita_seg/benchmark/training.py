@@ -115,6 +115,7 @@ def _train(cfg, device):
     if cfg.get('visualizer'):
         cfg.visualizer.name = name
     torch.backends.cudnn.benchmark = False  # what the config before may have set
+    torch.compiler.reset()  # the compiler gives up on the ninth model of a process
     cuda = device.type == 'cuda'
     before = torch.cuda.memory_allocated() if cuda else None
     runner = build_runner(cfg)

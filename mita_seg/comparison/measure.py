@@ -83,6 +83,7 @@ def measure(config, train=True):
     cfg = Config.fromfile(config)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     torch.manual_seed(0)
+    torch.compiler.reset()  # else the compiler gives up on the ninth model of a process
     # Counts and times do not depend on the weights, so nothing is loaded.
     leave_out_pretrained(cfg)
     model = MODELS.build(cfg.model)

@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,6 +51,22 @@ def test_losses_and_gradients_are_those_of_the_plain_segmentor(batch):
         results.append([losses['decode.loss_ce'], *(p.grad for p in model.parameters())])
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_by_default_only_images_on_a_cuda_device_are_compiled(batch, monkeypatch):
+    asked, passed = [], []
+
+    def compile(function, **options):
+        asked.append(options)
+        return lambda segmentor, images: passed.append(images) or torch.zeros(1, 3, 4, 4)
+
+    monkeypatch.setattr(torch, 'compile', compile)
+    model = MODELS.build({'type': 'CompiledEncoderDecoder', **CONFIG})
+    model.loss(*batch)
+    assert (asked, passed) == ([{'mode': 'reduce-overhead'}], [])
+    images = SimpleNamespace(is_cuda=True)
+    model.loss(images, batch[1])
+    assert passed == [images]
 
 
 def test_a_copy_trains_its_own_weights(batch):

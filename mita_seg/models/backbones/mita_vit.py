@@ -23,6 +23,7 @@ from mita_seg.models.builder import (
     check_no_attention_dropout,
 )
 from mita_seg.models.pretrained import load_weights, read_weights
+from mita_seg.models.sine_cosine import sine_cosine_embedding
 
 
 @MODELS.register_module()
@@ -77,6 +78,10 @@ class MiTAVisionTransformer(BaseModule):
         attn_cfg: Config of the attention, or a list with one per block;
             ``dict(type='MiTAAttention')`` by default.
         num_registers: Learned tokens between class token and patches, without position embedding.
+        pos_embed_init: What the position embedding of the patches is before training:
+            ``'trunc_normal'``, small random numbers as in the stock class, or ``'sine_cosine'``,
+            with which a model from scratch knows from the start which patches are neighbours. It
+            is learned either way.
 
     Raises:
         TypeError: An argument of the wrong type.
@@ -116,6 +121,7 @@ class MiTAVisionTransformer(BaseModule):
         init_cfg: dict | list[dict] | None = None,
         attn_cfg: dict | Sequence[dict] | None = None,
         num_registers: int = 0,
+        pos_embed_init: str = 'trunc_normal',
     ) -> None:
         super().__init__(init_cfg=_merge_pretrained(pretrained, init_cfg))
         check_no_attention_dropout(attn_drop_rate)
@@ -123,6 +129,14 @@ class MiTAVisionTransformer(BaseModule):
             raise ValueError('output_cls_token=True needs with_cls_token=True, got False')
         if type(num_registers) is not int or num_registers < 0:
             raise ValueError(f'num_registers must be an int of at least 0, got {num_registers!r}')
+        if pos_embed_init not in ('trunc_normal', 'sine_cosine'):
+            raise ValueError(
+                f"pos_embed_init must be 'trunc_normal' or 'sine_cosine', got {pos_embed_init!r}"
+            )
+        if pos_embed_init == 'sine_cosine' and embed_dims % 4:
+            raise ValueError(
+                f"pos_embed_init='sine_cosine' needs embed_dims divisible by 4, got {embed_dims}"
+            )
 
         self.img_size = _pair_of_sizes(img_size)
         self.patch_size = patch_size
@@ -134,6 +148,7 @@ class MiTAVisionTransformer(BaseModule):
         self.interpolate_mode = interpolate_mode
         self.norm_eval = norm_eval
         self.frozen_exclude = frozen_exclude
+        self.pos_embed_init = pos_embed_init
 
         self.patch_embed = PatchEmbed(
             in_channels=in_channels,
@@ -204,6 +219,9 @@ class MiTAVisionTransformer(BaseModule):
 
     def _init_from_scratch(self) -> None:
         trunc_normal_(self.pos_embed, std=0.02)
+        if self.pos_embed_init == 'sine_cosine':
+            embedding = sine_cosine_embedding(self.grid, self.pos_embed.shape[2])
+            self.pos_embed.data[0, 1:].copy_(embedding)
         trunc_normal_(self.cls_token, std=0.02)
         if self.register_tokens is not None:
             trunc_normal_(self.register_tokens, std=0.02)

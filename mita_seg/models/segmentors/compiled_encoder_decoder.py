@@ -12,12 +12,14 @@ class CompiledEncoderDecoder(EncoderDecoder):
     """EncoderDecoder that compiles the way from image to logits for training.
 
     Weights, evaluation and inference are those of EncoderDecoder. Small models on a large GPU spend
-    their time on launching kernels, which ``compile_cfg=dict(mode='reduce-overhead')`` (CUDA
-    graphs) saves. The first iterations take a minute or so.
+    their time on launching kernels, which CUDA graphs save. The first iterations take a minute or
+    so.
 
     Args:
         *args: As for EncoderDecoder.
-        compile_cfg (dict, optional): Arguments of ``torch.compile``.
+        compile_cfg (dict, optional): Arguments of ``torch.compile``. By default
+            ``dict(mode='reduce-overhead')``, CUDA graphs, for images on a CUDA device, and no
+            compilation for others.
         **kwargs: As for EncoderDecoder.
 
     Raises:
@@ -28,8 +30,10 @@ class CompiledEncoderDecoder(EncoderDecoder):
         super().__init__(*args, **kwargs)
         if self.with_auxiliary_head:
             raise ValueError('CompiledEncoderDecoder takes no auxiliary_head')
+        self.compiles_anywhere = compile_cfg is not None
+        options = {'mode': 'reduce-overhead'} if compile_cfg is None else compile_cfg
         # Of the class, with self as an argument: a copy of the model must not run this one.
-        self._compiled_forward = torch.compile(EncoderDecoder._forward, **(compile_cfg or {}))
+        self._compiled_forward = torch.compile(EncoderDecoder._forward, **options)
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -41,6 +45,8 @@ class CompiledEncoderDecoder(EncoderDecoder):
         Returns:
             The losses and the accuracy by name.
         """
+        if not (self.compiles_anywhere or inputs.is_cuda):
+            return super().loss(inputs, data_samples)
         # The logits of the iteration before are not needed any more.
         torch.compiler.cudagraph_mark_step_begin()
         logits = self._compiled_forward(self, inputs)
