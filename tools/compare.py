@@ -31,6 +31,12 @@ def parse_args(argv=None):
     parser.add_argument(
         '--test-only', nargs='+', metavar='CKPT', help='evaluate these, one a config; train nothing'
     )
+    parser.add_argument(
+        '--no-timing',
+        action='store_true',
+        help='leave size and speed to a later run of the command without this option, when nothing '
+        'else runs; the table has a run from then on',
+    )
     parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision')
     parser.add_argument(
         '--cfg-options',
@@ -60,7 +66,9 @@ def compare(args, runs, command):
     failures = run_workers([run for run in left if not run.is_evaluated()], args.jobs)
     failed = bool(failures)
     evaluated = [run for run in left if run.is_evaluated()]
-    if evaluated:
+    if evaluated and args.no_timing:
+        print(f'{len(evaluated)} runs wait for their timing')
+    elif evaluated:
         print('measuring size and speed, one model at a time')
         try:
             measure_runs(evaluated, args.jobs, train=not args.test_only)

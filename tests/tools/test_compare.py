@@ -112,6 +112,12 @@ def test_finished_runs_are_skipped_and_failures_reported(
     work_dir = tmp_path / 'work'
     compare = tool('compare').main
     arguments = [*configs, '--work-dir', str(work_dir), '--cfg-options', *tiny]
+
+    assert compare(['--no-timing', *arguments]) == 1
+    assert '1 runs wait for their timing' in capsys.readouterr().out
+    assert not (work_dir / 'results.json').exists()
+    checkpoint = max(work_dir.glob('*/seed0/iter_*.pth'))
+    trained = checkpoint.stat().st_mtime_ns
     for finished in (False, True):
         assert compare(arguments) == 1
         captured = capsys.readouterr()
@@ -119,6 +125,7 @@ def test_finished_runs_are_skipped_and_failures_reported(
         assert ('1 of 2 runs are finished already' in captured.out) == finished
         assert len(json.loads((work_dir / 'results.json').read_text())['runs']) == 1
         (work_dir / 'comparison.png').unlink()
+    assert checkpoint.stat().st_mtime_ns == trained, 'trained again'
 
     with pytest.raises(SystemExit) as end:
         compare([*arguments, 'train_cfg.max_iters=5'])
