@@ -8,7 +8,7 @@ the shared expert is loaded once.
 import triton
 import triton.language as tl
 
-from .steps import _attend_step, _load_rows, _store_rows
+from .steps import _attend_step, _dot, _load_rows, _logits, _store_rows
 
 
 @triton.jit
@@ -21,9 +21,9 @@ def _attend_once(
     """Softmax over landmarks and keys that fit a block each: nothing is ever rescaled."""
     o_k = tl.arange(0, BLOCK_K)
     if SHARED:
-        b_shared = tl.dot(b_query, tl.trans(b_landmarks), input_precision=PRECISION)  # [Q, M]
+        b_shared = _dot(b_query, tl.trans(b_landmarks), None, PRECISION)  # [Q, M]
     if ROUTED:
-        b_logits = tl.dot(b_query, tl.trans(b_key), input_precision=PRECISION)  # [Q, K]
+        b_logits = _dot(b_query, tl.trans(b_key), None, PRECISION)  # [Q, K]
     if SHARED:
         present = (o_k < num_landmarks)[None, :]
         if PARTIAL:
@@ -35,20 +35,20 @@ def _attend_once(
         b_routed_peak = tl.max(b_logits, 1) * scale_log2
         b_peak = tl.maximum(b_peak, b_routed_peak) if SHARED else b_routed_peak
     if SHARED:
-        b_shared = tl.exp2(b_shared * landmark_scale_log2 - b_peak[:, None])
+        b_shared = _logits(b_shared, landmark_scale_log2, PRECISION)
+        b_shared = tl.exp2((b_shared - b_peak[:, None]).to(tl.float32))
         b_total = tl.sum(b_shared, 1)
-        b_out = tl.dot(
-            b_shared.to(b_query.dtype), b_landmark_values, input_precision=PRECISION
-        )  # [Q, D]
+        b_out = _dot(b_shared.to(b_query.dtype), b_landmark_values, None, PRECISION)  # [Q, D]
     if ROUTED:
-        b_logits = tl.exp2(b_logits * scale_log2 - b_peak[:, None])
+        b_logits = _logits(b_logits, scale_log2, PRECISION)
+        b_logits = tl.exp2((b_logits - b_peak[:, None]).to(tl.float32))
         b_routed_total = tl.sum(b_logits, 1)
         b_total = b_total + b_routed_total if SHARED else b_routed_total
         b_weights = b_logits.to(b_query.dtype)
         if SHARED:
-            b_out = tl.dot(b_weights, b_value, acc=b_out, input_precision=PRECISION)
+            b_out = _dot(b_weights, b_value, b_out, PRECISION)
         else:
-            b_out = tl.dot(b_weights, b_value, input_precision=PRECISION)
+            b_out = _dot(b_weights, b_value, None, PRECISION)
     return b_peak, b_total, b_out
 
 
@@ -164,4 +164,5 @@ def _attend_kernel(
             _store_rows(p_out, b_out, o_row, D, 1, q_mask, D, BLOCK_D, WIDE=True)  # N s d
         else:
             _store_rows(p_out, b_out, o_n, so_n, so_d, q_mask, D, BLOCK_D, WIDE)
-        tl.store(p_lse + o_row, b_peak + tl.log2(b_total), mask=q_mask)
+        b_lse = b_peak.to(p_lse.dtype.element_ty) + tl.log2(b_total)
+        tl.store(p_lse + o_row, b_lse, mask=q_mask)

@@ -87,7 +87,7 @@ def _backward(
         **ONE_WARP,
     }  # fmt: skip
 
-    delta = plan.scratch(*lse.shape, dtype=lse.dtype)
+    delta = plan.scratch(*lse.shape, dtype=torch.float32)
     part_values = part_landmarks = grad_values = value_delta = query  # where left out
     if shared:
         parts = rows, blocks.backward_splits, num_landmarks, dim

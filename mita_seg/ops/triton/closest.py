@@ -7,7 +7,7 @@ Ranks count within a chunk of queries, in a fixed order and without atomics.
 import triton
 import triton.language as tl
 
-from .steps import _load_rows
+from .steps import _dot, _load_rows
 
 
 @triton.jit
@@ -41,9 +41,7 @@ def _find_closest(
                 o_m = landmark + tl.arange(0, BLOCK_M)
                 m_mask = o_m < num_landmarks
                 b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)
-                b_scores = tl.dot(
-                    b_query, tl.trans(b_landmarks), input_precision=PRECISION
-                )  # [Q, M]
+                b_scores = _dot(b_query, tl.trans(b_landmarks), None, PRECISION)  # [Q, M]
                 open_ = m_mask[None, :]
                 if num_routed > 1:  # after the last one chosen, by falling score, rising index
                     tied = (b_scores == b_last_score[:, None]) & (o_m[None, :] > b_last[:, None])

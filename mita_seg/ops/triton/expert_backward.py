@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .entries import _program_of_tile
-from .steps import _backward_step, _load_rows, _store_rows
+from .steps import _backward_step, _dot, _load_rows, _store_rows
 
 
 @triton.jit(do_not_specialize=['first_head'])
@@ -82,9 +82,7 @@ def _expert_backward_kernel(
             k_mask, scale_log2, b_grad_key, b_grad_value, PRECISION,
         )  # fmt: skip
         if WITH_QUERY:
-            b_grad_query = tl.dot(
-                tl.trans(b_grad_logits), b_key, input_precision=PRECISION
-            )  # [Q, D]
+            b_grad_query = _dot(tl.trans(b_grad_logits), b_key, None, PRECISION)  # [Q, D]
             b_grad_query *= scale
             if ADD:
                 b_grad_query += b_shared.to(tl.float32)

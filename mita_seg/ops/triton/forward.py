@@ -120,7 +120,7 @@ def _attend(
     part_out, part_lse = out, lse
     if partial:
         part_out = plan.scratch(rows, num_rows, dim, dtype=query.dtype)
-        part_lse = plan.scratch(rows, num_rows, dtype=torch.float32)
+        part_lse = plan.scratch(rows, num_rows, dtype=lse.dtype)
     routed = topk > 0
     height = blocks.height if routed else blocks.rows
     num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, height)

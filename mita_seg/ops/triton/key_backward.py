@@ -7,7 +7,7 @@ up their gradient over its keys.
 import triton
 import triton.language as tl
 
-from .steps import _load_rows, _store_rows
+from .steps import _dot, _load_rows, _logits, _store_rows
 
 
 @triton.jit
@@ -16,9 +16,11 @@ def _shared_value_step(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Softmax weights and gradients of the scores [N, M] of keys under landmarks."""
-    b_scores = tl.dot(b_key, tl.trans(b_landmarks), input_precision=PRECISION)  # [N, M]
-    b_weights = tl.where(present, tl.exp2(b_scores * scale_log2 - b_lse[None, :]), 0.0)
-    b_inner = tl.dot(b_value, tl.trans(b_grad_shared), input_precision=PRECISION)
+    b_scores = _dot(b_key, tl.trans(b_landmarks), None, PRECISION)  # [N, M]
+    b_logits = _logits(b_scores, scale_log2, PRECISION)
+    b_weights = tl.exp2((b_logits - b_lse[None, :]).to(tl.float32))
+    b_weights = tl.where(present, b_weights, 0.0)
+    b_inner = _dot(b_value, tl.trans(b_grad_shared), None, PRECISION)
     b_grad_scores = b_weights * (b_inner - b_delta[None, :])
     return b_weights.to(b_key.dtype), b_grad_scores.to(b_key.dtype)
 
@@ -66,11 +68,9 @@ def _key_backward_kernel(
                 b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
                 n_mask[:, None] & m_mask[None, :], scale_log2, PRECISION,
             )  # fmt: skip
-            b_grad_value = tl.dot(b_weights, b_grad_shared, input_precision=PRECISION)
-            b_grad_key = tl.dot(b_grad_scores, b_landmarks, input_precision=PRECISION)
-            b_grad_landmarks = tl.dot(
-                tl.trans(b_grad_scores), b_key, acc=b_grad_landmarks, input_precision=PRECISION
-            )
+            b_grad_value = _dot(b_weights, b_grad_shared, None, PRECISION)
+            b_grad_key = _dot(b_grad_scores, b_landmarks, None, PRECISION)
+            b_grad_landmarks = _dot(tl.trans(b_grad_scores), b_key, b_grad_landmarks, PRECISION)
         else:
             b_grad_key = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
             b_grad_value = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
@@ -85,12 +85,8 @@ def _key_backward_kernel(
                     b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
                     n_mask[:, None] & m_mask[None, :], scale_log2, PRECISION,
                 )  # fmt: skip
-                b_grad_value = tl.dot(
-                    b_weights, b_grad_shared, acc=b_grad_value, input_precision=PRECISION
-                )
-                b_grad_key = tl.dot(
-                    b_grad_scores, b_landmarks, acc=b_grad_key, input_precision=PRECISION
-                )
+                b_grad_value = _dot(b_weights, b_grad_shared, b_grad_value, PRECISION)
+                b_grad_key = _dot(b_grad_scores, b_landmarks, b_grad_key, PRECISION)
         _store_rows(p_grad_key, b_grad_key * scale, o_n, sx_n, sx_d, n_mask, D, BLOCK_D, WIDE)
         _store_rows(p_grad_value, b_grad_value, o_n, sy_n, sy_d, n_mask, D, BLOCK_D, WIDE)
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .key_backward import _shared_value_step
-from .steps import _load_rows, _store_rows
+from .steps import _dot, _load_rows, _store_rows
 
 
 @triton.jit
@@ -43,6 +43,6 @@ def _landmark_backward_kernel(
             b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
             n_mask[:, None] & m_mask[None, :], scale_log2, PRECISION,
         )  # fmt: skip
-        b_sum = tl.dot(tl.trans(b_grad_scores), b_key, acc=b_sum, input_precision=PRECISION)
+        b_sum = _dot(tl.trans(b_grad_scores), b_key, b_sum, PRECISION)
     o_part = (head * splits + split) * num_landmarks + o_m
     _store_rows(p_part_landmarks, b_sum * scale, o_part, D, 1, m_mask, D, BLOCK_D)

@@ -24,14 +24,15 @@ def _merge_kernel(
     for j in range(num_routed):
         b_lse = tl.load(p_part_lse + o_row + j, mask=n_mask, other=0.0)
         b_part = _load_rows(p_part, o_row + j, D, 1, n_mask, D, BLOCK_D)  # [N, D]
-        b_new = tl.maximum(b_peak, b_lse)
-        b_shrink, b_weight = tl.exp2(b_peak - b_new), tl.exp2(b_lse - b_new)
+        b_new = tl.maximum(b_peak, b_lse.to(tl.float32))
+        b_shrink, b_weight = tl.exp2(b_peak - b_new), tl.exp2((b_lse - b_new).to(tl.float32))
         b_total = b_total * b_shrink + b_weight
         b_out = b_out * b_shrink[:, None] + b_part.to(tl.float32) * b_weight[:, None]
         b_peak = b_new
     p_out += head // heads * so_b + head % heads * so_h
     _store_rows(p_out, b_out / b_total[:, None], o_n, so_n, so_d, n_mask, D, BLOCK_D, WIDE)
-    tl.store(p_lse + head * num_tokens + o_n, b_peak + tl.log2(b_total), mask=n_mask)
+    b_lse = b_peak.to(p_lse.dtype.element_ty) + tl.log2(b_total)
+    tl.store(p_lse + head * num_tokens + o_n, b_lse, mask=n_mask)
 
 
 @triton.jit

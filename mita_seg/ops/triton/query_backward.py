@@ -6,7 +6,7 @@ Reads q and do once and writes dq once; the rows of the experts come from the L2
 import triton
 import triton.language as tl
 
-from .steps import _load_rows, _store_rows
+from .steps import _dot, _load_rows, _logits, _store_rows
 
 
 @triton.jit
@@ -15,11 +15,13 @@ def _grad_query_step(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds what keys and values [K, D] give to dq [Q, D]; `present` [Q, K]."""
-    b_logits = tl.dot(b_query, tl.trans(b_key), input_precision=PRECISION)
-    b_weights = tl.where(present, tl.exp2(b_logits * scale_log2 - b_lse[:, None]), 0.0)
-    b_inner = tl.dot(b_grad, tl.trans(b_value), input_precision=PRECISION)
+    b_scores = _dot(b_query, tl.trans(b_key), None, PRECISION)  # [Q, K]
+    b_logits = _logits(b_scores, scale_log2, PRECISION)
+    b_weights = tl.exp2((b_logits - b_lse[:, None]).to(tl.float32))
+    b_weights = tl.where(present, b_weights, 0.0)
+    b_inner = _dot(b_grad, tl.trans(b_value), None, PRECISION)  # [Q, K]
     b_grad_logits = (b_weights * (b_inner - b_delta[:, None]) * scale).to(b_key.dtype)
-    return tl.dot(b_grad_logits, b_key, acc=b_sum, input_precision=PRECISION)
+    return _dot(b_grad_logits, b_key, b_sum, PRECISION)
 
 
 @triton.jit

@@ -6,7 +6,7 @@ Reads k and v once; writes S (float32, 4 m bytes a token) and a few rows a split
 import triton
 import triton.language as tl
 
-from .steps import _load_rows, _store_rows
+from .steps import _dot, _load_rows, _logits, _store_rows
 
 
 @triton.jit
@@ -40,7 +40,7 @@ def _score_keys(
         o_n = first + tl.arange(0, BLOCK_N)
         n_mask = o_n < num_tokens
         b_key = _load_rows(p_key, o_n, sk_n, sk_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
-        b_scores = tl.dot(b_landmarks, tl.trans(b_key), input_precision=PRECISION)  # [M, N]
+        b_scores = _dot(b_landmarks, tl.trans(b_key), None, PRECISION)  # [M, N]
         if SELECT:
             p_row = p_scores + o_m.to(tl.int64)[:, None] * num_tokens + o_n[None, :]
             tl.store(p_row, b_scores, mask=m_mask[:, None] & n_mask[None, :])
@@ -55,13 +55,12 @@ def _score_keys(
         if SHARED:
             b_value = _load_rows(p_value, o_n, sv_n, sv_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
             b_new = tl.maximum(b_peak, tl.max(b_scores, 1) * scale_log2)
-            b_weights = tl.exp2(b_scores * scale_log2 - b_new[:, None])  # [M, N]
+            b_logits = _logits(b_scores, scale_log2, PRECISION)
+            b_weights = tl.exp2((b_logits - b_new[:, None]).to(tl.float32))  # [M, N]
             b_shrink = tl.exp2(b_peak - b_new)
             b_total = b_total * b_shrink + tl.sum(b_weights, 1)
-            b_out = tl.dot(
-                b_weights.to(b_value.dtype), b_value,
-                acc=b_out * b_shrink[:, None], input_precision=PRECISION,
-            )  # fmt: skip
+            b_out *= b_shrink[:, None]
+            b_out = _dot(b_weights.to(b_value.dtype), b_value, b_out, PRECISION)
             b_peak = b_new
 
     if SHARED:

@@ -178,4 +178,4 @@ def _merge_values(
     total = tl.sum(b_total, 0)
     p_out = p_values + row * D + o_d
     tl.store(p_out, (b_value / total).to(p_out.dtype.element_ty), mask=o_d < D)
-    tl.store(p_lse + row, peak + tl.log2(total))
+    tl.store(p_lse + row, peak.to(p_lse.dtype.element_ty) + tl.log2(total))

@@ -8,7 +8,7 @@ their part of dq.
 import triton
 import triton.language as tl
 
-from .steps import _backward_step, _load_rows, _store_rows
+from .steps import _backward_step, _dot, _load_rows, _store_rows
 
 
 @triton.jit
@@ -58,9 +58,7 @@ def _shared_backward_kernel(
                 m_mask, scale_log2, b_grad_landmarks, b_grad_values, PRECISION,
             )  # fmt: skip
             if WITH_QUERY:
-                b_grad_query = tl.dot(
-                    tl.trans(b_grad_logits), b_landmarks, input_precision=PRECISION
-                )  # [Q, D]
+                b_grad_query = _dot(tl.trans(b_grad_logits), b_landmarks, None, PRECISION)  # [Q, D]
                 _store_rows(
                     p_grad_query, b_grad_query * scale, o_n, sx_n, sx_d, n_mask, D, BLOCK_D, WIDE
                 )

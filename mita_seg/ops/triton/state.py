@@ -17,9 +17,9 @@ class State(NamedTuple):
     """
 
     landmarks: Tensor  # pooled [B, H, m, d]; empty where they were given
-    lse: Tensor  # log2 of each query's softmax sum, float32 [B H, N]
+    lse: Tensor  # log2 of each query's softmax sum [B H, N], of twice the bytes of the input
     values: Tensor  # shared values [B H, m, d], dtype of the input
-    landmark_lse: Tensor  # log2 of the sum of exp(c S) of each landmark, float32 [B H, m]
+    landmark_lse: Tensor  # log2 of the sum of exp(c S) of each landmark, likewise [B H, m]
     indices: Tensor  # keys of each expert, int32 [B H, m, k], ascending
     row_of_slot: Tensor  # rows grouped by expert, int32 [B H, tiles * height]
     # Of each tile, 256 times the expert plus the number of rows; at the end, how many are in use.
@@ -35,12 +35,14 @@ def lay_out(
     rows = batch * heads
     height = tile_height(tokens, num_landmarks, num_routed, query.element_size())
     num_tiles = tokens * num_routed // height + num_landmarks if topk else 0
+    # Sums of hundreds, rounded to float32, would change all weights of a float32 row alike.
+    lse = torch.float64 if query.dtype == torch.float32 else torch.float32
     shared_size, routed_size = num_landmarks if shared else 0, num_landmarks if topk else 0
     return [
         ((batch, heads, num_landmarks if pooled else 0, dim), query.dtype),
-        ((rows, tokens), torch.float32),
+        ((rows, tokens), lse),
         ((rows, shared_size, dim), query.dtype),
-        ((rows, shared_size), torch.float32),
+        ((rows, shared_size), lse),
         ((rows, num_landmarks, topk), torch.int32),
         ((rows, num_tiles * height), torch.int32),
         ((rows, num_tiles + 1), torch.int32),

@@ -2,6 +2,7 @@
 
 Names: p_ pointer, b_ block of values, o_ offsets. Q, K, D: queries, keys and head dimension of a
 block. Logits are in base 2, as exp2 is the instruction that the hardware has.
+PRECISION: of products of float32, 'ieee' where the inputs are float32.
 """
 
 import triton
@@ -47,21 +48,57 @@ def _store_rows(
 
 
 @triton.jit
+def _dot(b_left, b_right, b_sum, PRECISION: tl.constexpr):
+    """Product of b_left [I, J] and b_right [J, K], plus `b_sum` [I, K] unless that is None.
+
+    float32 has no tensor cores: a dot is one chain of roundings, as long as what it sums. Pieces of
+    16, the shortest inner dimension of a dot, keep the error near that of plain operations. (The
+    folds need none: most of what they sum is zero.)
+    """
+    if PRECISION != 'ieee':
+        b_product = tl.dot(b_left, b_right, acc=b_sum, input_precision=PRECISION)
+    else:
+        PIECES: tl.constexpr = b_left.shape[1] // 16
+        if PIECES == 1:
+            b_product = tl.dot(b_left, b_right, input_precision=PRECISION)
+        else:
+            b_left = tl.reshape(b_left, [b_left.shape[0], PIECES, 16])
+            b_right = tl.reshape(b_right, [PIECES, 16, b_right.shape[1]])
+            b_pieces = tl.dot(
+                tl.permute(b_left, 1, 0, 2), b_right, input_precision=PRECISION
+            )  # [J / 16, I, K]
+            b_product = tl.sum(b_pieces, 0)
+        if b_sum is not None:
+            b_product += b_sum
+    return b_product
+
+
+@triton.jit
+def _logits(b_scores, scale_log2, PRECISION: tl.constexpr):
+    """Scores, scaled. 'ieee': float64, until a maximum or sum is subtracted.
+
+    Hundreds rounded to float32 are off by 1e-5, and so would be the exponentials.
+    """
+    if PRECISION == 'ieee':
+        b_scores = b_scores.to(tl.float64)
+    return b_scores * scale_log2
+
+
+@triton.jit
 def _attend_step(
     b_query, b_key, b_value, present, scale_log2, b_peak, b_total, b_out, PRECISION: tl.constexpr
 ):
     """Online softmax over the keys and values [K, D] of one block; `present` [Q, K] or [1, K]."""
-    b_logits = tl.dot(b_query, tl.trans(b_key), input_precision=PRECISION)  # [Q, K]
-    b_logits = tl.where(present, b_logits * scale_log2, float('-inf'))
-    b_new = tl.maximum(b_peak, tl.max(b_logits, 1))  # [Q]
+    b_scores = _dot(b_query, tl.trans(b_key), None, PRECISION)  # [Q, K]
+    b_logits = _logits(b_scores, scale_log2, PRECISION)
+    b_logits = tl.where(present, b_logits, float('-inf'))
+    b_new = tl.maximum(b_peak, tl.max(b_logits, 1).to(tl.float32))  # [Q]
     b_safe = tl.where(b_new == float('-inf'), 0.0, b_new)  # no key yet
-    b_weights = tl.exp2(b_logits - b_safe[:, None])
+    b_weights = tl.exp2((b_logits - b_safe[:, None]).to(tl.float32))
     b_shrink = tl.exp2(b_peak - b_safe)
     b_total = b_total * b_shrink + tl.sum(b_weights, 1)
-    b_out = tl.dot(
-        b_weights.to(b_value.dtype), b_value,
-        acc=b_out * b_shrink[:, None], input_precision=PRECISION,
-    )  # fmt: skip
+    b_out *= b_shrink[:, None]
+    b_out = _dot(b_weights.to(b_value.dtype), b_value, b_out, PRECISION)
     return b_new, b_total, b_out
 
 
@@ -76,13 +113,12 @@ def _backward_step(
     Returns the two sums, and the gradient of the logits [K, Q]. The scale of the keys' gradient is
     left to the end.
     """
-    b_logits = tl.dot(b_key, tl.trans(b_query), input_precision=PRECISION)  # [K, Q]
-    b_weights = tl.exp2(b_logits * scale_log2 - b_lse[None, :])
+    b_scores = _dot(b_key, tl.trans(b_query), None, PRECISION)  # [K, Q]
+    b_logits = _logits(b_scores, scale_log2, PRECISION)
+    b_weights = tl.exp2((b_logits - b_lse[None, :]).to(tl.float32))
     b_weights = tl.where(present[:, None], b_weights, 0.0)
-    b_inner = tl.dot(b_value, tl.trans(b_grad), input_precision=PRECISION)  # [K, Q]
+    b_inner = _dot(b_value, tl.trans(b_grad), None, PRECISION)  # [K, Q]
     b_grad_logits = (b_weights * (b_inner - b_delta[None, :])).to(b_key.dtype)
-    b_grad_value = tl.dot(
-        b_weights.to(b_grad.dtype), b_grad, acc=b_grad_value, input_precision=PRECISION
-    )
-    b_grad_key = tl.dot(b_grad_logits, b_query, acc=b_grad_key, input_precision=PRECISION)
+    b_grad_value = _dot(b_weights.to(b_grad.dtype), b_grad, b_grad_value, PRECISION)
+    b_grad_key = _dot(b_grad_logits, b_query, b_grad_key, PRECISION)
     return b_grad_key, b_grad_value, b_grad_logits
