@@ -48,11 +48,13 @@ def kernel_bytes(case: Case, dtype: torch.dtype, held: int, segments: int) -> di
     query = key = value = out = heads * tokens * row
     grad = grad_query = grad_key = grad_value = query
     # A number a token: [B H, N].
-    lse = delta = row_expert = row_rank = row_of_slot = heads * tokens * _NUMBER
+    delta = row_expert = row_rank = row_of_slot = heads * tokens * _NUMBER
+    lse = heads * tokens * 2 * dtype.itemsize  # float32, or float64 beside float32
     # A row or a number a landmark: [B H, m, d] or [B H, m].
     landmarks = values = grad_values = heads * m * row
     grad_landmarks = heads * m * row_of_sums  # float32
-    landmark_lse = value_delta = first_tile = heads * m * _NUMBER
+    value_delta = first_tile = heads * m * _NUMBER
+    landmark_lse = heads * m * 2 * dtype.itemsize
     # The experts' keys: [B H, m, k], and rows of the keys that they hold, each once.
     indices = heads * m * k * _NUMBER
     entry_key = segments * k * _NUMBER
