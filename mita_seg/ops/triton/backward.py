@@ -9,6 +9,7 @@ from .blocks import (
     FOLD,
     FOLD_SPARSE,
     LOW,
+    MERGE_TOKENS,
     ONE_WARP,
     Blocks,
     choose_blocks,
@@ -20,14 +21,14 @@ from .fold_sparse import _fold_sparse_kernel
 from .key_backward import _key_backward_kernel
 from .landmark_backward import _landmark_backward_kernel
 from .launch import LOG2E, cdiv, empty_like_query, is_wide, next_power_of_2, precision
-from .merge import _sum_rows_kernel
 from .plan import Plan
-from .pool import pool_backward
+from .pool_backward import pool_backward
 from .prepare_keys import _prepare_keys_kernel
 from .query_backward import _query_backward_kernel
 from .reduce import _reduce_landmarks_kernel
 from .shared_backward import _shared_backward_kernel
 from .state import State, lay_out, view_state
+from .sum_rows import _sum_rows_kernel
 
 
 def mita_backward(
@@ -195,9 +196,9 @@ def _grad_query(
     )  # fmt: skip
     if partial:
         plan.launch(
-            _sum_rows_kernel, (cdiv(tokens, 64), rows),
+            _sum_rows_kernel, (cdiv(tokens, MERGE_TOKENS), rows),
             part_query, grad_query, *grad_query.stride(), heads, tokens, num_routed,
-            D=dim, BLOCK_D=blocks.dim, WIDE=wide, BLOCK_N=64,
+            D=dim, BLOCK_D=blocks.dim, WIDE=wide, BLOCK_N=MERGE_TOKENS,
         )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ TILE_STAGES = 2
 ATTEND_BLOCKS = {'maxnreg': 128}
 # Registers of the folds of half-precision rows of up to 64: three and four programs at a time.
 FOLD, FOLD_SPARSE = {'maxnreg': 168}, {'maxnreg': 128}
+PROBE_QUERIES = 64  # that a routing program compares with the landmarks at a time
+MERGE_TOKENS = 64  # of a program that brings the s > 1 experts of queries together
 LOW = 32  # rows of a tile with which a program needs few registers, so that more run at once
 
 
@@ -115,6 +117,12 @@ def choose_pool_blocks(height: int, width: int) -> dict:
     return {
         'ONE_BLOCK': False, 'BLOCK_Y': block_y, 'BLOCK_X': block_x, 'STAGES': 3, 'num_warps': 4
     }  # fmt: skip
+
+
+def choose_pool_backward_blocks(width: int) -> dict:
+    """Options of the kernel that adds the landmarks' gradient to 64 tokens of a map so wide."""
+    block_x = min(64, next_power_of_2(width))
+    return {'BLOCK_Y': 64 // block_x, 'BLOCK_X': block_x, 'num_warps': 8}
 
 
 def share_experts(

@@ -5,7 +5,16 @@ from torch import Tensor
 
 from .assign import _assign_kernel
 from .attend import _attend_kernel
-from .blocks import ATTEND, ATTEND_BLOCKS, PROBE, PROGRAMS, Blocks, choose_blocks
+from .blocks import (
+    ATTEND,
+    ATTEND_BLOCKS,
+    MERGE_TOKENS,
+    PROBE,
+    PROBE_QUERIES,
+    PROGRAMS,
+    Blocks,
+    choose_blocks,
+)
 from .launch import LOG2E, cdiv, empty_like_query, is_wide, next_power_of_2, precision
 from .merge import _merge_kernel
 from .plan import Plan
@@ -78,7 +87,7 @@ def _build_experts(
         blocks.splits, score_programs, blocks.tokens_per_split, chunks, blocks.chunk,
         scale * LOG2E, num_landmarks, num_routed,
         D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks, ALL_M=blocks.all_landmarks,
-        BLOCK_N=blocks.rows, BLOCK_Q=64, KEY_BLOCK=blocks.key_block,
+        BLOCK_N=blocks.rows, BLOCK_Q=PROBE_QUERIES, KEY_BLOCK=blocks.key_block,
         ROUTED=routed, SHARED=shared, PRECISION=precision(key.dtype), STAGES=blocks.stages,
         EVEN=tokens % blocks.rows == 0, WIDE=wide,
         num_stages=blocks.stages, **PROBE,
@@ -143,7 +152,7 @@ def _attend(
     )  # fmt: skip
     if partial:
         plan.launch(
-            _merge_kernel, (cdiv(tokens, 64), rows),
+            _merge_kernel, (cdiv(tokens, MERGE_TOKENS), rows),
             part_out, part_lse, out, lse, *out.stride(), heads, tokens, num_routed,
-            D=dim, BLOCK_D=blocks.dim, WIDE=wide, BLOCK_N=64,
+            D=dim, BLOCK_D=blocks.dim, WIDE=wide, BLOCK_N=MERGE_TOKENS,
         )  # fmt: skip
