@@ -24,35 +24,33 @@ stem() { echo "mita-segmenter_vit-t-$1_1xb16-4k_camvid-352x480"; } # stem p16_fu
 configs() { for name in "$@"; do echo "configs/mita_segmenter_camvid/$(stem "$name").py"; done; }
 checkpoint() { ls "$out/train/$(stem "$1")/seed$2"/iter_*.pth; } # checkpoint p16_full 0
 
-train() { # train FOLDER JOBS SEEDS VARIANT... [--no-timing]
-    local folder=$1 jobs=$2 seeds=$3 option=()
-    shift 3
-    [ "${!#}" = --no-timing ] && option=(--no-timing) && set -- "${@:1:$#-1}"
-    python tools/compare.py $(configs "$@") --work-dir "$out/$folder" --seeds $seeds --jobs "$jobs" \
-        "${option[@]}" --cfg-options "${final[@]}" "${never_validate[@]}" "${more[@]}"
+train() { # train FOLDER JOBS SEEDS VARIANTS [OPTION of compare.py]
+    local configs=$(configs $4)
+    python tools/compare.py $configs --work-dir "$out/$1" --seeds $3 --jobs "$2" "${@:5}" \
+        --cfg-options "${final[@]}" "${never_validate[@]}" "${more[@]}"
 }
 
-time_training() { # time_training FOLDER CONFIG... --cfg-options [OPTION...]
-    [ "${!#}" = --cfg-options ] && set -- "${@:1:$#-1}" # no options follow
-    python tools/benchmark.py training "${@:2}" --out "$1"
+time_training() { # time_training FOLDER VARIANTS [CFG_OPTION...]
+    local configs=$(configs $2)
+    python tools/benchmark.py training $configs --out "$1" ${3:+--cfg-options} "${@:3}"
 }
 
 case $part in
 train)
-    main=(p16_full p16_mita-dec p16_mita-encdec p16_mita-compress p16_mita-route)
-    rest=(p8_full p8_mita-encdec p16_stock-head p16_mita-s2 p16_mita-invdim p16_mita-dwc p16_mita-dwc-gate)
+    main='p16_full p16_mita-dec p16_mita-encdec p16_mita-compress p16_mita-route'
+    rest='p8_full p8_mita-encdec p16_stock-head p16_mita-s2 p16_mita-invdim p16_mita-dwc p16_mita-dwc-gate'
     if [ ! -d $out/train ]; then # both groups at the same time, each in a folder of its own
         third=$((jobs < 3 ? 1 : jobs / 3))
-        train train-rest $third 0 "${rest[@]}" --no-timing &
-        train train-main $((jobs > third ? jobs - third : 1)) "0 1 2" "${main[@]}" --no-timing
+        train train-rest $third 0 "$rest" --no-timing &
+        train train-main $((jobs > third ? jobs - third : 1)) "0 1 2" "$main" --no-timing
         wait $!
         mkdir -p $out/joined
         mv $out/train-main/*/ $out/train-rest/*/ $out/joined
         mv $out/joined $out/train
         rm -r $out/train-main $out/train-rest
     fi
-    train train 1 "0 1 2" "${main[@]}" # what is left to do: size and speed, one model at a time
-    train train 1 0 "${rest[@]}"
+    train train 1 "0 1 2" "$main" # what is left to do: size and speed, one model at a time
+    train train 1 0 "$rest"
     ;;
 swap)
     for source in "${sources[@]}"; do
@@ -83,13 +81,13 @@ analyze)
         --work-dir $out/sweep --cfg-options "${test_split[@]}" "${more[@]}"
     ;;
 time-stock-recipe)
-    stock=(p16_full-stock-recipe p16_mita-encdec-stock-recipe p16_stock-head-stock-recipe)
-    time_training "$out/$part" $(configs "${stock[@]}") --cfg-options "${more[@]}"
+    stock='p16_full-stock-recipe p16_mita-encdec-stock-recipe p16_stock-head-stock-recipe'
+    time_training "$out/$part" "$stock" "${more[@]}"
     ;;
 time-p16 | time-p8)
-    both=$(configs "${part#time-}_full" "${part#time-}_mita-encdec")
-    time_training "$out/$part" $both --cfg-options "${more[@]}"
-    time_training "$out/$part-eager" $both --cfg-options "${eager[@]}" "${more[@]}"
+    both="${part#time-}_full ${part#time-}_mita-encdec"
+    time_training "$out/$part" "$both" "${more[@]}"
+    time_training "$out/$part-eager" "$both" "${eager[@]}" "${more[@]}"
     ;;
 *)
     sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
