@@ -37,8 +37,8 @@ time_training() { # time_training FOLDER VARIANTS [CFG_OPTION...]
 
 case $part in
 train)
-    main='p16_full p16_mita-dec p16_mita-encdec p16_mita-compress p16_mita-route'
-    rest='p8_full p8_mita-encdec p16_stock-head p16_mita-s2 p16_mita-invdim p16_mita-dwc p16_mita-dwc-gate'
+    main='p16_full p16_mita-dec p16_mita-encdec p16_mita-compress p16_mita-route p16_mita-invdim'
+    rest='p8_full p8_mita-encdec p16_stock-head p16_mita-s2 p16_mita-dwc p16_mita-dwc-gate'
     if [ ! -d $out/train ]; then # both groups at the same time, each in a folder of its own
         third=$((jobs < 3 ? 1 : jobs / 3))
         train train-rest $third 0 "$rest" --no-timing &
@@ -73,7 +73,7 @@ swap)
     done
     ;;
 analyze)
-    for name in p16_mita-encdec p16_mita-route p16_mita-dec p8_mita-encdec; do
+    for name in p16_mita-encdec p16_mita-invdim p16_mita-route p16_mita-dec p8_mita-encdec; do
         python tools/analyze_routing.py "$(configs $name)" "$(checkpoint $name 0)" \
             --work-dir "$out/routing/$name" --cfg-options "${test_split[@]}" "${more[@]}"
     done
