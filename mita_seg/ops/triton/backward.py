@@ -10,9 +10,11 @@ from .blocks import (
     FOLD_SPARSE,
     LOW,
     MERGE_TOKENS,
-    ONE_WARP,
+    REDUCE,
     Blocks,
     choose_blocks,
+    choose_entry_blocks,
+    choose_reduce_blocks,
     share_experts,
 )
 from .expert_backward import _expert_backward_kernel
@@ -82,11 +84,6 @@ def _backward(
         'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(query.dtype),
         'WIDE': wide, 'num_stages': blocks.stages, **BACKWARD,
     }  # fmt: skip
-    reduce = {
-        'D': dim, 'BLOCK_D': blocks.dim,
-        'BLOCK_S': min(16, next_power_of_2(blocks.backward_splits)),
-        **ONE_WARP,
-    }  # fmt: skip
 
     delta = plan.scratch(*lse.shape, dtype=torch.float32)
     part_values = part_landmarks = grad_values = value_delta = query  # where left out
@@ -114,17 +111,17 @@ def _backward(
         shift = plan.scratch(rows, key_blocks, num_landmarks, dtype=torch.int32)
         entry_start = plan.scratch(rows, key_blocks + 1, dtype=torch.int32)
     heads_at_once, expert_programs = share_experts(blocks, rows, tokens, num_landmarks, topk)
-    reduce_programs = num_landmarks if shared else 0
-    blocks_per_program = max(1, 256 // blocks.all_landmarks)
+    place_programs, place = choose_entry_blocks(blocks.all_landmarks, key_blocks)
+    reduce = choose_reduce_blocks(blocks, place['num_warps'])
+    reduce_programs = cdiv(num_landmarks, reduce['BLOCK_M']) if shared else 0
     plan.launch(
-        _prepare_keys_kernel,
-        (reduce_programs + (cdiv(key_blocks, blocks_per_program) if routed else 0), rows),
+        _prepare_keys_kernel, (reduce_programs + (place_programs if routed else 0), rows),
         part_values, state.values, grad_values, value_delta,
         state.indices, state.tiles, state.first_tile, shift, entry_start,
         num_landmarks, blocks.backward_splits, reduce_programs, topk, key_blocks,
         state.tiles.shape[1] - 1, expert_programs,
-        SHARED=shared, ROUTED=routed, KEYS=blocks.rows, SEARCH_STEPS=topk.bit_length(),
-        BLOCK_B=blocks_per_program, ALL_M=blocks.all_landmarks, **reduce,
+        D=dim, BLOCK_D=blocks.dim, SHARED=shared, ROUTED=routed, KEYS=blocks.rows,
+        TOPK_BITS=topk.bit_length(), ALL_M=blocks.all_landmarks, **reduce, **place,
     )  # fmt: skip
 
     if not one_pass:
@@ -162,10 +159,12 @@ def _backward(
             topk, num_routed, scale, shared, one_pass, blocks, wide, common,
         )  # fmt: skip
     if shared:
+        reduce = choose_reduce_blocks(blocks, **REDUCE)
         plan.launch(
-            _reduce_landmarks_kernel, (num_landmarks, rows),
+            _reduce_landmarks_kernel, (cdiv(num_landmarks, reduce['BLOCK_M']), rows),
             part_landmarks, part_keys, grad_landmarks, num_landmarks, blocks.backward_splits,
-            *(window or (1, 1, 1, num_landmarks)), AVERAGE=bool(window), **reduce,
+            *(window or (1, 1, 1, num_landmarks)), AVERAGE=bool(window),
+            D=dim, BLOCK_D=blocks.dim, **reduce, **REDUCE,
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ PROGRAMS, BACKWARD_PROGRAMS = 396, 264
 PROBE = {'num_warps': 4, 'maxnreg': 168}  # three programs a multiprocessor
 ATTEND = {'num_warps': 4}
 BACKWARD = {'num_warps': 4}
-ONE_WARP = {'num_warps': 1}  # sums and searches: no barriers between warps
+REDUCE = {'num_warps': 2}  # few landmarks a program, so that there are many programs
 # Stages of the loops over tiles or their blocks of keys: with a third one the rows of two tiles
 # ahead fill shared memory, and a program fewer fits a multiprocessor.
 TILE_STAGES = 2
@@ -123,6 +123,30 @@ def choose_pool_backward_blocks(width: int) -> dict:
     """Options of the kernel that adds the landmarks' gradient to 64 tokens of a map so wide."""
     block_x = min(64, next_power_of_2(width))
     return {'BLOCK_Y': 64 // block_x, 'BLOCK_X': block_x, 'num_warps': 8}
+
+
+def choose_entry_blocks(all_landmarks: int, key_blocks: int) -> tuple[int, dict]:
+    """Programs that search for the entries of so many blocks of keys, and their options.
+
+    Neighbouring lanes search for neighbouring blocks of one expert, so that they mostly load from
+    the same lines. Sixteen searches a thread hide each other's loads within 128 registers. Programs
+    share a block: one has its beginning and the other its end.
+    """
+    block_b = min(16, 8192 // all_landmarks)
+    num_warps = max(1, all_landmarks * block_b // 512)
+    programs = max(1, cdiv(key_blocks - 1, block_b - 1))
+    return programs, {'BLOCK_B': block_b, 'num_warps': num_warps}
+
+
+def choose_reduce_blocks(blocks: Blocks, num_warps: int) -> dict:
+    """Sizes of blocks of the sums over the splits of the backward pass.
+
+    A thread adds up to 16 splits of 16 bytes, all on their way at once, and nothing with others.
+    """
+    return {
+        'BLOCK_S': min(16, next_power_of_2(blocks.backward_splits)),
+        'BLOCK_M': max(1, num_warps * 128 // blocks.dim),
+    }
 
 
 def share_experts(
