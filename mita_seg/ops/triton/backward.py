@@ -218,6 +218,9 @@ def _grad_routed(
     )
     held = num_landmarks * topk  # keys of all experts
     registers = {'maxnreg': 168} if blocks.height <= LOW else {}
+    expert_blocks = cdiv(topk, blocks.keys)
+    # Where the rows of a tile are read for each of several blocks, fetching them ahead lost time.
+    stages = blocks.tile_stages if expert_blocks == 1 else 1
     fold = {**common, **(FOLD if blocks.small_rows else {})}
     # Loads of the sparse fold stay behind the stores.
     fold_sparse = {**common, 'num_stages': 1, **(FOLD_SPARSE if blocks.small_rows else {})}
@@ -225,7 +228,7 @@ def _grad_routed(
         part_heads = min(heads_at_once, rows - first_head)
         plan.launch(
             _expert_backward_kernel,
-            (expert_programs, cdiv(topk, blocks.keys), part_heads),
+            (expert_programs, expert_blocks, part_heads),
             query, key, value, state.indices, grad, lse, delta,
             state.row_of_slot, state.tiles, state.first_tile, shift,
             grad_query, entry_key, entry_grad_key, entry_grad_value,
@@ -234,7 +237,7 @@ def _grad_routed(
             key_blocks, num_entries, scale * LOG2E, scale,
             HEIGHT=blocks.height, BLOCK_K=blocks.keys, KEYS=blocks.rows,
             WITH_QUERY=one_pass, ADD=shared,
-            STAGES=blocks.tile_stages,
+            STAGES=stages,
             **common, **registers,
         )  # fmt: skip
         if shared and held < tokens:

@@ -14,7 +14,7 @@ PROGRAMS, BACKWARD_PROGRAMS = 396, 264
 PROBE = {'num_warps': 4, 'maxnreg': 168}  # three programs a multiprocessor
 ATTEND = {'num_warps': 4}
 BACKWARD = {'num_warps': 4}
-REDUCE = {'num_warps': 2}  # few landmarks a program, so that there are many programs
+REDUCE = {'num_warps': 1}  # few landmarks a program, so that there are many programs
 # Stages of the loops over tiles or their blocks of keys: with a third one the rows of two tiles
 # ahead fill shared memory, and a program fewer fits a multiprocessor.
 TILE_STAGES = 2
@@ -107,15 +107,21 @@ def tile_height(tokens: int, landmarks: int, routed: int, itemsize: int) -> int:
 def choose_pool_blocks(height: int, width: int) -> dict:
     """Options of the pooling of windows of up to this size.
 
-    Without a loop a small window takes fewer instructions and registers. From 10x10 tokens on, 128
-    of them at a time, prefetched, are quicker.
+    A small window is taken without a loop. A limit of registers has the assembler load all of its
+    rows at once: left to itself it keeps to 32 registers, and most loads wait for others. Larger
+    windows go by 128 tokens at a time, prefetched.
     """
-    if max(height, width) <= 8:
-        return {'ONE_BLOCK': True, 'BLOCK_Y': height, 'BLOCK_X': 8, 'STAGES': 1, 'num_warps': 2}
+    if max(height, width) <= 16:
+        block_x, num_warps = (8, 1) if max(height, width) <= 8 else (16, 4)
+        return {
+            'ONE_BLOCK': True, 'BLOCK_Y': height, 'BLOCK_X': block_x, 'STAGES': 1,
+            'num_warps': num_warps, 'maxnreg': 128,
+        }  # fmt: skip
     block_x = min(64, next_power_of_2(width))
     block_y = max(1, min(next_power_of_2(height), 128 // block_x))
     return {
-        'ONE_BLOCK': False, 'BLOCK_Y': block_y, 'BLOCK_X': block_x, 'STAGES': 3, 'num_warps': 4
+        'ONE_BLOCK': False, 'BLOCK_Y': block_y, 'BLOCK_X': block_x, 'STAGES': 3,
+        'num_warps': 4, 'maxnreg': None,
     }  # fmt: skip
 
 
@@ -129,11 +135,12 @@ def choose_entry_blocks(all_landmarks: int, key_blocks: int) -> tuple[int, dict]
     """Programs that search for the entries of so many blocks of keys, and their options.
 
     Neighbouring lanes search for neighbouring blocks of one expert, so that they mostly load from
-    the same lines. Sixteen searches a thread hide each other's loads within 128 registers. Programs
-    share a block: one has its beginning and the other its end.
+    the same lines. Eight searches a thread hide each other's loads, and sixteen still fit 128
+    registers, where so many landmarks would take too many warps. Programs share a block: one has
+    its beginning and the other its end.
     """
-    block_b = min(16, 8192 // all_landmarks)
-    num_warps = max(1, all_landmarks * block_b // 512)
+    block_b, searches = (8, 8) if all_landmarks <= 128 else (min(16, 8192 // all_landmarks), 16)
+    num_warps = max(1, all_landmarks * block_b // (32 * searches))
     programs = max(1, cdiv(key_blocks - 1, block_b - 1))
     return programs, {'BLOCK_B': block_b, 'num_warps': num_warps}
 

@@ -20,7 +20,9 @@ def _probe_kernel(
     ROUTED: tl.constexpr, SHARED: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
     EVEN: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    program, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    program = tl.program_id(0)
+    # Last head first: of its queries the pooling has left most in the cache.
+    head = (tl.num_programs(1) - 1 - tl.program_id(1)).to(tl.int64)
     if program < score_programs:
         _score_keys(
             program % splits, program // splits, head,
