@@ -68,9 +68,10 @@ def _key_backward_kernel(
                 b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
                 n_mask[:, None] & m_mask[None, :], scale_log2, PRECISION,
             )  # fmt: skip
+            # Not the last dot of a step: see `_scaled_sum`.
+            b_grad_landmarks = _dot(tl.trans(b_grad_scores), b_key, b_grad_landmarks, PRECISION)
             b_grad_value = _dot(b_weights, b_grad_shared, None, PRECISION)
             b_grad_key = _dot(b_grad_scores, b_landmarks, None, PRECISION)
-            b_grad_landmarks = _dot(tl.trans(b_grad_scores), b_key, b_grad_landmarks, PRECISION)
         else:
             b_grad_key = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
             b_grad_value = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)

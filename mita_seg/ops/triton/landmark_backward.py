@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .key_backward import _shared_value_step
-from .steps import _dot, _load_rows, _store_rows
+from .steps import _dot, _load_rows, _scaled_sum, _store_rows
 
 
 @triton.jit
@@ -43,6 +43,7 @@ def _landmark_backward_kernel(
             b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
             n_mask[:, None] & m_mask[None, :], scale_log2, PRECISION,
         )  # fmt: skip
-        b_sum = _dot(tl.trans(b_grad_scores), b_key, b_sum, PRECISION)
+        b_product = _dot(tl.trans(b_grad_scores), b_key, None, PRECISION)  # [M, D]
+        b_sum = _scaled_sum(b_product, tl.full([1, 1], scale, dtype=tl.float32), b_sum)
     o_part = (head * splits + split) * num_landmarks + o_m
-    _store_rows(p_part_landmarks, b_sum * scale, o_part, D, 1, m_mask, D, BLOCK_D)
+    _store_rows(p_part_landmarks, b_sum, o_part, D, 1, m_mask, D, BLOCK_D)

@@ -6,7 +6,7 @@ Reads k and v once; writes S (float32, 4 m bytes a token) and a few rows a split
 import triton
 import triton.language as tl
 
-from .steps import _dot, _load_rows, _logits, _store_rows
+from .steps import _dot, _load_rows, _logits, _scaled_sum, _store_rows
 
 
 @triton.jit
@@ -59,8 +59,8 @@ def _score_keys(
             b_weights = tl.exp2((b_logits - b_new[:, None]).to(tl.float32))  # [M, N]
             b_shrink = tl.exp2(b_peak - b_new)
             b_total = b_total * b_shrink + tl.sum(b_weights, 1)
-            b_out *= b_shrink[:, None]
-            b_out = _dot(b_weights.to(b_value.dtype), b_value, b_out, PRECISION)
+            b_product = _dot(b_weights.to(b_value.dtype), b_value, None, PRECISION)  # [M, D]
+            b_out = _scaled_sum(b_out, b_shrink[:, None], b_product)
             b_peak = b_new
 
     if SHARED:

@@ -74,6 +74,16 @@ def _dot(b_left, b_right, b_sum, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _scaled_sum(b_left, b_right, b_sum):
+    """b_left * b_right + b_sum [I, J], which a dot can't take over as its own sum.
+
+    A dot whose sum a loop carries on runs into the next step of the loop. Where it is a step's last
+    one, ptxas then makes all dots of the kernel wait for each other (C7515).
+    """
+    return tl.fma(b_left, tl.broadcast_to(b_right, b_left.shape), b_sum)
+
+
+@triton.jit
 def _logits(b_scores, scale_log2, PRECISION: tl.constexpr):
     """Scores, scaled. 'ieee': float64, until a maximum or sum is subtracted.
 
