@@ -23,7 +23,7 @@ def test_head_dimensions(dim):
 
 @pytest.mark.parametrize(
     ('tokens', 'landmarks', 'topk', 'num_routed'),
-    [(1100, 5, 7, 1), (600, 66, 7, 2), (700, 6, 130, 1)],
+    [(1100, 5, 7, 1), (300, 66, 7, 2), (700, 6, 130, 1)],
 )
 def test_several_blocks(tokens, landmarks, topk, num_routed, poisoned_memory):
     """Selection through block maxima, several chunks of queries, blocks of landmarks and keys."""
