@@ -111,8 +111,9 @@ def choose_pool_blocks(height: int, width: int) -> dict:
     rows at once: left to itself it keeps to 32 registers, and most loads wait for others. Larger
     windows go by 128 tokens at a time, prefetched.
     """
-    if max(height, width) <= 16:
-        block_x, num_warps = (8, 1) if max(height, width) <= 8 else (16, 4)
+    largest = max(height, width)
+    if largest <= 16:
+        block_x, num_warps = (8, 1) if largest <= 8 else (16, 4)
         return {
             'ONE_BLOCK': True, 'BLOCK_Y': height, 'BLOCK_X': block_x, 'STAGES': 1,
             'num_warps': num_warps, 'maxnreg': 128,
