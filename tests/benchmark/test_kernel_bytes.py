@@ -28,7 +28,7 @@ def touched(monkeypatch):
     log, launches = [], defaultdict(list)
 
     def note(written, pointers, mask):
-        chosen = np.broadcast_to(mask.data, pointers.data.shape).astype(bool)  # or integers
+        chosen = np.broadcast_to(mask.data, pointers.data.shape).astype(bool)  # some are integers
         width = pointers.get_element_ty().primitive_bitwidth // 8
         log.append((pointers.data[chosen].ravel(), written, width))
 

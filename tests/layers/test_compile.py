@@ -14,7 +14,7 @@ def test_one_graph_serves_every_map(backend):
         pytest.importorskip('triton')
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(0)
-    layer = MiTAAttention(16, 1, landmarks=(2, 3), topk=5, backend=backend).to(device)
+    layer = MiTAAttention(32, 2, landmarks=(2, 3), topk=5, backend=backend).to(device)
 
     def attend(tokens, height, width):
         return layer(tokens, (height, width), 1)
@@ -22,7 +22,7 @@ def test_one_graph_serves_every_map(backend):
     compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend='aot_eager')
     torch._dynamo.utils.counters.clear()
     for height, width in ((6, 5), (7, 4), (9, 8)):
-        tokens = torch.randn(2, 1 + height * width, 16, device=device, requires_grad=True)
+        tokens = torch.randn(2, 1 + height * width, 32, device=device, requires_grad=True)
         expected, output = (f(tokens, height, width) for f in (attend, compiled))
         torch.testing.assert_close(output, expected)
         grads = [torch.autograd.grad(out.square().sum(), tokens)[0] for out in (expected, output)]
