@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from mita_seg.ops.triton.blocks import choose_blocks
+from mita_seg.ops.triton.gpu import Gpu
 from mita_seg.ops.triton.launch import cdiv
 
 from .cases import HEAD_DIM, Case
@@ -19,7 +20,9 @@ class Traffic(NamedTuple):
     written: int
 
 
-def kernel_bytes(case: Case, dtype: torch.dtype, held: int, segments: int) -> dict[str, Traffic]:
+def kernel_bytes(
+    case: Case, dtype: torch.dtype, held: int, segments: int, gpu: Gpu
+) -> dict[str, Traffic]:
     """Bytes that the kernels of pooled attention have to read and to write, each byte once.
 
     Tensors bear the names that they have in `mita_seg.ops.triton`. A kernel that reads what it
@@ -33,15 +36,16 @@ def kernel_bytes(case: Case, dtype: torch.dtype, held: int, segments: int) -> di
         held: Keys that some expert of their head holds, all heads together.
         segments: Parts that the experts of all heads fall into where programs share their tiles in
             the backward pass. Like `held`, it depends on the data.
+        gpu: That sizes of blocks are chosen for.
 
     Returns:
         By the names of the kernels that run.
     """
     tokens, heads, m, _ = case
     k = min(case.topk, tokens)
-    blocks = choose_blocks(heads, tokens, HEAD_DIM, m, k, 1, dtype.itemsize)
-    one_landmark_block = m <= blocks.landmarks
-    one_pass = one_landmark_block and k <= blocks.keys
+    blocks = choose_blocks(heads, tokens, HEAD_DIM, m, k, 1, dtype.itemsize, gpu)
+    one_landmark_block = blocks.one_landmark_block
+    one_pass = one_landmark_block and blocks.one_key_block
     row, row_of_sums = HEAD_DIM * dtype.itemsize, HEAD_DIM * _NUMBER
 
     # A row a token: [B H, N, d].

@@ -4,6 +4,7 @@ import torch
 
 from mita_seg.ops import pool_landmarks, route_queries, select_experts
 from mita_seg.ops.triton.blocks import choose_blocks, share_experts
+from mita_seg.ops.triton.gpu import gpu_of
 
 from .backends import BACKENDS
 from .cases import HEAD_DIM
@@ -51,7 +52,7 @@ def benchmark_kernels(case, *, device, dtype, rate, rounds):
         return [{**_new_row(case, dtype), 'status': whole['status'], 'reason': whole['reason']}]
 
     counts = count_held_keys(*inputs[:2], case), count_segments(inputs[0], case)
-    traffic = kernel_bytes(case, dtype, *counts)
+    traffic = kernel_bytes(case, dtype, *counts, gpu_of(device))
     passes = {FORWARD: times[FORWARD], BACKWARD: subtract(times[BOTH], times[FORWARD])}
     forward_us, both_us = (whole[f'{GRAPH}_{field}_us'] for field in (FORWARD, BOTH))
     graphs = {FORWARD: forward_us, BACKWARD: both_us - forward_us}
@@ -85,8 +86,9 @@ def count_segments(query, case):
 
     program_of_tile = _program_of_tile.fn  # plain arithmetic, on tensors too
     blocks = choose_blocks(
-        case.heads, case.tokens, HEAD_DIM, case.landmarks, case.topk, 1, query.element_size()
-    )
+        case.heads, case.tokens, HEAD_DIM, case.landmarks, case.topk, 1, query.element_size(),
+        gpu_of(query.device),
+    )  # fmt: skip
     _, programs = share_experts(blocks, case.heads, case.tokens, case.landmarks, case.topk)
     landmarks = pool_landmarks(query, case.grid, case.landmark_grid)
     expert = route_queries(query, landmarks, 1)[0, ..., 0]  # [heads, N]

@@ -11,9 +11,11 @@ from mita_seg.benchmark.kernel_bytes import kernel_bytes
 from mita_seg.benchmark.kernels import count_held_keys, count_segments
 from mita_seg.ops import pooled_mita_attention
 from mita_seg.ops.triton.blocks import choose_blocks
+from mita_seg.ops.triton.gpu import ARCHITECTURES
 from mita_seg.ops.triton.launch import next_power_of_2
 
 pytest.importorskip('triton')
+GPU = ARCHITECTURES[90]  # as the interpreter is treated
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='kernels are not interpreted')
 
 
@@ -79,7 +81,7 @@ def test_table_holds_the_bytes_that_the_kernels_touch(case, dtype, touched):
     )
     torch.autograd.grad(output, inputs, torch.randn(shape).to(dtype))
 
-    table = kernel_bytes(case, dtype, *counts)
+    table = kernel_bytes(case, dtype, *counts, GPU)
     assert set(table) == set(touched)
     for name, launches in touched.items():
         read, written = (sum(counts) for counts in zip(*launches, strict=True))
@@ -91,7 +93,7 @@ def test_table_holds_the_bytes_that_the_kernels_touch(case, dtype, touched):
 def surplus(name, case, dtype):
     """How much more is read and written where the selection takes more blocks than it must."""
     blocks = choose_blocks(
-        case.heads, case.tokens, HEAD_DIM, case.landmarks, case.topk, 1, dtype.itemsize
+        case.heads, case.tokens, HEAD_DIM, case.landmarks, case.topk, 1, dtype.itemsize, GPU
     )
     if name != '_assign_kernel' or blocks.key_block == 1:
         return 0, 0

@@ -11,6 +11,7 @@ from mita_seg.benchmark.kernel_bytes import kernel_bytes
 from mita_seg.benchmark.kernel_times import KernelTime
 from mita_seg.benchmark.kernels import benchmark_kernels, count_held_keys, count_segments
 from mita_seg.benchmark.report import write_report
+from mita_seg.ops.triton.gpu import gpu_of
 
 pytest.importorskip('triton')
 CASE = Case(64, 1, 4, 4)
@@ -98,7 +99,7 @@ def test_on_cuda_the_kernels_are_those_of_the_table_and_add_up_to_the_graph():
     rows = run(copy_rate(torch.device('cuda'), 3), case, 'cuda', torch.bfloat16)
     assert {row['status'] for row in rows} == {'ok'}
     names = {row['kernel'] for row in rows if row['floor_us'] and row['kernel'] != 'sum'}
-    assert names == set(kernel_bytes(case, torch.bfloat16, held=1))
+    assert names == set(kernel_bytes(case, torch.bfloat16, 1, 1, gpu_of(torch.device('cuda'))))
     for row in rows:
         if row['kernel'] == 'sum':
             assert 0.7 < row['time_us'] / row['graph_us'] < 1.2

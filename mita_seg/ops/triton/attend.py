@@ -25,13 +25,15 @@ def _attend_once(
     if ROUTED:
         b_logits = _dot(b_query, tl.trans(b_key), None, PRECISION)  # [Q, K]
     if SHARED:
-        present = (o_k < num_landmarks)[None, :]
         if PARTIAL:
-            present = present & shared_here[:, None]
-        b_shared = tl.where(present, b_shared, float('-inf'))
+            present = (o_k < num_landmarks)[None, :] & shared_here[:, None]
+            b_shared = tl.where(present, b_shared, float('-inf'))
+        elif num_landmarks < BLOCK_K:
+            b_shared = tl.where((o_k < num_landmarks)[None, :], b_shared, float('-inf'))
         b_peak = tl.max(b_shared, 1) * landmark_scale_log2
     if ROUTED:
-        b_logits = tl.where((o_k < topk)[None, :], b_logits, float('-inf'))
+        if topk < BLOCK_K:
+            b_logits = tl.where((o_k < topk)[None, :], b_logits, float('-inf'))
         b_routed_peak = tl.max(b_logits, 1) * scale_log2
         b_peak = tl.maximum(b_peak, b_routed_peak) if SHARED else b_routed_peak
     if SHARED:
@@ -91,9 +93,9 @@ def _attend_kernel(
         b_landmark_values = _load_rows(p_landmark_values, o_k, D, 1, m_mask, D, BLOCK_D)
 
     first_tile, end = program * used // programs, (program + 1) * used // programs
-    if ROUTED:
-        if first_tile == end:
-            return
+    if first_tile == end:
+        return
+    if ROUTED and ONE_BLOCK:
         # What tells the addresses of a tile's rows is loaded a tile ahead. (No value is handed on
         # unchanged from one tile to the next: Triton would give up prefetching.)
         packed = tl.load(p_tiles + first_tile)
@@ -107,8 +109,14 @@ def _attend_kernel(
         o_row = tile * HEIGHT + o_q
         o_key = o_k
         q_mask = o_row < num_rows
-        if ROUTED:
-            expert, o_row, o_key = next_expert, next_row, next_key
+        if ROUTED and not ONE_BLOCK:
+            packed = tl.load(p_tiles + tile)
+            expert = packed // 256
+            q_mask = o_q < packed % 256
+            o_row = tl.load(p_row_of_slot + tile * HEIGHT + o_q, mask=q_mask, other=0)
+            o_key = tl.load(p_indices + expert * topk + o_k, mask=o_k < topk, other=0)
+        elif ROUTED:
+            o_row, o_key = next_row, next_key
             q_mask = o_row >= 0
             next_expert = next_packed // 256
             o_slot = min(tile + 1, end - 1) * HEIGHT + o_q
@@ -136,25 +144,27 @@ def _attend_kernel(
             if SHARED:
                 for first in tl.range(0, num_landmarks, BLOCK_K, num_stages=STAGES):
                     o_m = first + o_k
-                    m_mask = o_m < num_landmarks
+                    m_mask = None if num_landmarks % BLOCK_K == 0 else o_m < num_landmarks
                     b_key = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)
                     b_value = _load_rows(p_landmark_values, o_m, D, 1, m_mask, D, BLOCK_D)
-                    present = m_mask[None, :]
                     if PARTIAL:
-                        present = present & shared_here[:, None]
+                        present = (o_m < num_landmarks)[None, :] & shared_here[:, None]
+                    else:
+                        present = None if m_mask is None else m_mask[None, :]
                     b_peak, b_total, b_out = _attend_step(
                         b_query, b_key, b_value, present, landmark_scale_log2,
-                        b_peak, b_total, b_out, PRECISION,
+                        b_peak, b_total, b_out, PARTIAL, PRECISION,
                     )  # fmt: skip
             if ROUTED:
                 for first in tl.range(0, topk, BLOCK_K, num_stages=STAGES):
-                    k_mask = first + o_k < topk
+                    k_mask = None if topk % BLOCK_K == 0 else first + o_k < topk
                     o_next = first + BLOCK_K + o_k
                     b_key = _load_rows(p_key, o_key, sk_n, sk_d, k_mask, D, BLOCK_D, WIDE)
                     b_value = _load_rows(p_value, o_key, sv_n, sv_d, k_mask, D, BLOCK_D, WIDE)
+                    present = None if k_mask is None else k_mask[None, :]
                     b_peak, b_total, b_out = _attend_step(
-                        b_query, b_key, b_value, k_mask[None, :], scale_log2,
-                        b_peak, b_total, b_out, PRECISION,
+                        b_query, b_key, b_value, present, scale_log2,
+                        b_peak, b_total, b_out, False, PRECISION,
                     )  # fmt: skip
                     # The next block's, ahead of its loop step.
                     o_key = tl.load(p_indices + expert * topk + o_next, mask=o_next < topk, other=0)

@@ -4,11 +4,6 @@ import torch
 from torch import Tensor
 
 from .blocks import (
-    ATTEND,
-    BACKWARD,
-    FOLD,
-    FOLD_SPARSE,
-    LOW,
     MERGE_TOKENS,
     REDUCE,
     Blocks,
@@ -74,15 +69,16 @@ def _backward(
     """All but what the pooling adds to the gradient of the queries."""
     batch, heads, tokens, dim = query.shape
     num_landmarks, rows = landmarks.shape[2], batch * heads
-    blocks = choose_blocks(rows, tokens, dim, num_landmarks, topk, num_routed, query.element_size())
+    blocks = choose_blocks(
+        rows, tokens, dim, num_landmarks, topk, num_routed, query.element_size(), plan.gpu
+    )
     routed, partial = topk > 0, num_routed > 1
     # One program sees all landmarks, or all keys of an expert, and so completes other gradients.
-    one_landmark_block = shared and num_landmarks <= blocks.landmarks
-    one_pass = not partial and (one_landmark_block or not shared) and topk <= blocks.keys
+    one_landmark_block = shared and blocks.one_landmark_block
+    one_pass = not partial and (one_landmark_block or not shared) and blocks.one_key_block
     lse = state.lse
     common = {
-        'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(query.dtype),
-        'WIDE': wide, 'num_stages': blocks.stages, **BACKWARD,
+        'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(query.dtype), 'WIDE': wide
     }  # fmt: skip
 
     delta = plan.scratch(*lse.shape, dtype=torch.float32)
@@ -99,8 +95,10 @@ def _backward(
         *query.stride(), *grad.stride(), *out.stride(), *landmarks.stride(), *grad_query.stride(),
         heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
         landmark_scale * LOG2E, landmark_scale,
-        BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.rows, SHARED=shared, WITH_QUERY=one_pass,
-        STAGES=blocks.stages, **common,
+        BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.shared_backward.rows,
+        SHARED=shared, WITH_QUERY=one_pass, EVEN=tokens % blocks.shared_backward.rows == 0,
+        FULL=num_landmarks % blocks.landmarks == 0, STAGES=blocks.shared_backward.stages,
+        **common, **blocks.shared_backward.launch,
     )  # fmt: skip
     shift = entry_start = query
     key_blocks = cdiv(tokens, blocks.rows)
@@ -132,7 +130,8 @@ def _backward(
 
     if shared:
         # One block of landmarks: a program sums their gradient; else another kernel does.
-        per_program = blocks.backward_tokens if one_landmark_block else blocks.rows
+        options = blocks.key_backward
+        per_program = blocks.backward_tokens if one_landmark_block else options.rows
         plan.launch(
             _key_backward_kernel, (cdiv(tokens, per_program), rows),
             key, value, landmarks, state.landmark_lse, grad_values, value_delta,
@@ -140,17 +139,19 @@ def _backward(
             *key.stride(), *value.stride(), *landmarks.stride(), *grad_key.stride(),
             *grad_value.stride(),
             heads, tokens, num_landmarks, blocks.backward_splits, per_program, scale * LOG2E, scale,
-            BLOCK_N=blocks.rows, BLOCK_M=blocks.landmarks, ONE_BLOCK=one_landmark_block,
-            STAGES=blocks.stages, **common,
+            BLOCK_N=options.rows, BLOCK_M=blocks.landmarks, ONE_BLOCK=one_landmark_block,
+            EVEN=tokens % options.rows == 0, STAGES=options.stages, **common, **options.launch,
         )  # fmt: skip
         if not one_landmark_block:
+            options = blocks.landmark_backward
             plan.launch(
                 _landmark_backward_kernel, (blocks.backward_splits, landmark_blocks, rows),
                 key, value, landmarks, state.landmark_lse, grad_values, value_delta, part_keys,
                 *key.stride(), *value.stride(), *landmarks.stride(),
                 heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
                 scale * LOG2E, scale,
-                BLOCK_N=blocks.rows, BLOCK_M=blocks.landmarks, STAGES=blocks.stages, **common,
+                BLOCK_N=options.rows, BLOCK_M=blocks.landmarks, EVEN=tokens % options.rows == 0,
+                STAGES=options.stages, **common, **options.launch,
             )  # fmt: skip
     if routed:
         _grad_routed(
@@ -181,17 +182,19 @@ def _grad_query(
         part_query = plan.scratch(rows, num_rows, dim, dtype=query.dtype)
     height = blocks.height if routed else blocks.rows
     num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, height)
+    num_landmarks, block_k = landmarks.shape[2], min(blocks.query_backward.rows, blocks.keys)
     plan.launch(
         _query_backward_kernel, (num_tiles, rows),
         query, key, value, landmarks, state.values, state.indices, grad, lse, delta,
         state.row_of_slot, state.tiles, part_query,
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *grad.stride(),
         *grad_query.stride(),
-        heads, tokens, landmarks.shape[2], topk, num_routed, num_tiles, num_rows,
+        heads, tokens, num_landmarks, topk, num_routed, num_tiles, num_rows,
         scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale,
         D=dim, BLOCK_D=blocks.dim, WIDE=wide,
-        HEIGHT=height, BLOCK_K=blocks.keys, SHARED=shared, ROUTED=routed, PARTIAL=partial,
-        PRECISION=precision(query.dtype), num_stages=blocks.tile_stages, **ATTEND,
+        HEIGHT=height, BLOCK_K=block_k, SHARED=shared, ROUTED=routed, PARTIAL=partial,
+        FULL_M=num_landmarks % block_k == 0, FULL_K=topk % block_k == 0,
+        PRECISION=precision(query.dtype), **blocks.query_backward.launch,
     )  # fmt: skip
     if partial:
         plan.launch(
@@ -217,28 +220,20 @@ def _grad_routed(
         2, heads_at_once, num_entries, dim, dtype=query.dtype
     )
     held = num_landmarks * topk  # keys of all experts
-    registers = {'maxnreg': 168} if blocks.height <= LOW else {}
-    expert_blocks = cdiv(topk, blocks.keys)
-    # Where the rows of a tile are read for each of several blocks, fetching them ahead lost time.
-    stages = blocks.tile_stages if expert_blocks == 1 else 1
-    fold = {**common, **(FOLD if blocks.small_rows else {})}
-    # Loads of the sparse fold stay behind the stores.
-    fold_sparse = {**common, 'num_stages': 1, **(FOLD_SPARSE if blocks.small_rows else {})}
+    options = blocks.expert_backward
     for first_head in range(0, rows, heads_at_once):
         part_heads = min(heads_at_once, rows - first_head)
         plan.launch(
             _expert_backward_kernel,
-            (expert_programs, expert_blocks, part_heads),
+            (expert_programs, cdiv(topk, blocks.keys), part_heads),
             query, key, value, state.indices, grad, lse, delta,
             state.row_of_slot, state.tiles, state.first_tile, shift,
             grad_query, entry_key, entry_grad_key, entry_grad_value,
             *query.stride(), *key.stride(), *value.stride(), *grad.stride(), *grad_query.stride(),
             first_head, heads, tokens, num_landmarks, topk, num_routed, state.tiles.shape[1] - 1,
             key_blocks, num_entries, scale * LOG2E, scale,
-            HEIGHT=blocks.height, BLOCK_K=blocks.keys, KEYS=blocks.rows,
-            WITH_QUERY=one_pass, ADD=shared,
-            STAGES=stages,
-            **common, **registers,
+            HEIGHT=blocks.height, BLOCK_Q=options.rows, BLOCK_K=blocks.keys, KEYS=blocks.rows,
+            WITH_QUERY=one_pass, ADD=shared, STAGES=options.stages, **common, **options.launch,
         )  # fmt: skip
         if shared and held < tokens:
             key_blocks_per_program = tokens // held
@@ -247,7 +242,7 @@ def _grad_routed(
                 entry_start, entry_key, entry_grad_key, entry_grad_value, grad_key, grad_value,
                 *grad_key.stride(), *grad_value.stride(),
                 first_head, heads, num_entries, key_blocks, key_blocks_per_program,
-                BLOCK_E=blocks.rows, **fold_sparse,
+                BLOCK_E=blocks.fold_sparse.rows, **common, **blocks.fold_sparse.launch,
             )  # fmt: skip
             continue
         plan.launch(
@@ -256,6 +251,8 @@ def _grad_routed(
             *grad_key.stride(), *grad_value.stride(),
             first_head, heads, tokens, num_entries, key_blocks,
             BLOCK_N=blocks.rows,
-            BLOCK_E=min(blocks.rows, max(16, next_power_of_2(cdiv(held * blocks.rows, tokens)))),
-            ADD=shared, **fold,
+            BLOCK_E=min(
+                blocks.fold.rows, max(16, next_power_of_2(cdiv(held * blocks.rows, tokens)))
+            ),
+            ADD=shared, **common, **blocks.fold.launch,
         )  # fmt: skip

@@ -1,44 +1,182 @@
-"""Block sizes and launch options of the kernels, in one place.
+"""Block sizes and launch options of the kernels, in one place: a table for each class of GPUs.
 
 Products of two block sizes bound the registers of a program: 4,096 float32 entries are 32 registers
-a thread at four warps, and the backward kernels hold five such blocks. No autotuning: the first
-training step must not be a search.
+a thread at four warps, and the backward kernels hold five such blocks. What else binds is the
+shared memory of a multiprocessor, which prefetched rows fill. No autotuning: the first training
+step must not be a search. tools/check_kernels.py compiles every entry and compares what it needs
+with what its GPUs have.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from .gpu import Gpu
 from .launch import cdiv, next_power_of_2
 
-# Programs that share the tokens or tiles: as many as run at once, three and two a multiprocessor.
-PROGRAMS, BACKWARD_PROGRAMS = 396, 264
-PROBE = {'num_warps': 4, 'maxnreg': 168}  # three programs a multiprocessor
-ATTEND = {'num_warps': 4}
-BACKWARD = {'num_warps': 4}
-REDUCE = {'num_warps': 1}  # few landmarks a program, so that there are many programs
-# Stages of the loops over tiles or their blocks of keys: with a third one the rows of two tiles
-# ahead fill shared memory, and a program fewer fits a multiprocessor.
-TILE_STAGES = 2
-# Registers of `attend` with half-precision rows of up to 64, in several blocks: four programs.
-ATTEND_BLOCKS = {'maxnreg': 128}
-# Registers of the folds of half-precision rows of up to 64: three and four programs at a time.
-FOLD, FOLD_SPARSE = {'maxnreg': 168}, {'maxnreg': 128}
+SELECT_SCORES = 1024  # that a warp of the selection compares
 PROBE_QUERIES = 64  # that a routing program compares with the landmarks at a time
 MERGE_TOKENS = 64  # of a program that brings the s > 1 experts of queries together
-LOW = 32  # rows of a tile with which a program needs few registers, so that more run at once
+REDUCE = {'num_warps': 1}  # few landmarks a program, so that there are many programs
+LOW = 32  # queries of a tile with which a program needs few registers
+WIDE_ROW = 128  # bytes; of longer rows nothing is prefetched, as they fill shared memory
+
+
+class Options(NamedTuple):
+    """How one kernel is launched, and what a step of its loop takes."""
+
+    rows: int  # tokens, queries, keys or entries of a step
+    stages: int  # steps whose rows are on their way at a time
+    maxnreg: int | None = None  # registers a thread, so that more programs run at once
+    num_warps: int = 4
+
+    @property
+    def launch(self) -> dict:
+        """Triton's options."""
+        return {
+            'num_warps': self.num_warps, 'num_stages': self.stages, 'maxnreg': self.maxnreg
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """Options of a class of GPUs for rows of half precision and up to 128 bytes, d <= 64.
+
+    `several`: where landmarks or keys take several blocks, whose sums live in registers beside the
+    block at hand.
+    """
+
+    shared_memory: int  # bytes that a program may use on the GPUs of the class
+    probe: Options
+    probe_several: Options
+    attend_low: Options  # tiles of up to 32 queries
+    attend: Options
+    attend_several: Options
+    shared_backward: Options
+    shared_backward_several: Options
+    key_backward: Options
+    key_backward_several: Options
+    landmark_backward: Options
+    query_backward: Options
+    expert_backward_low: Options  # tiles of up to 32 queries
+    expert_backward: Options
+    expert_backward_several: Options
+    fold: Options
+    fold_sparse: Options
+    # Programs a multiprocessor that share tokens or tiles, as many as run at once: of the forward
+    # pass, of `attend` with low tiles, and of the backward pass.
+    programs: int = 3
+    attend_low_programs: int = 3
+    backward_programs: int = 2
+    wide_rows: int = 64  # rows of a step where rows are longer than 128 bytes
+    pads_tiles: bool = False  # whether a product of 64 rows, half of them idle, beats one of 32
+
+
+# Products go through wgmma, which multiplies 64 rows of one warpgroup and reads them from shared
+# memory: blocks of 64 everywhere. 227 KiB a program and 228 a multiprocessor hold three stages.
+_HOPPER = Table(
+    shared_memory=227 * 1024,
+    # Three programs a multiprocessor.
+    probe=Options(32, 4, 168),
+    probe_several=Options(64, 3, 168),
+    # A third stage, the rows of two tiles ahead, leaves room for a program fewer.
+    attend_low=Options(64, 2),
+    attend=Options(64, 2),
+    attend_several=Options(64, 2, 128),  # four programs
+    shared_backward=Options(64, 3),
+    shared_backward_several=Options(64, 3),
+    key_backward=Options(64, 3),
+    key_backward_several=Options(64, 3),
+    landmark_backward=Options(64, 3),
+    query_backward=Options(64, 2),
+    expert_backward_low=Options(32, 2, 168),  # few registers, so that three programs run at once
+    expert_backward=Options(64, 2),
+    expert_backward_several=Options(32, 2, 168),
+    fold=Options(64, 3, 168),
+    fold_sparse=Options(64, 1, 128),  # its loads stay behind its stores
+    pads_tiles=True,
+)
+
+# mma.sync takes both operands from registers, beside the sums: steps of 32 rows, or ptxas spills.
+# 164 KiB a multiprocessor hold three programs of 54. Options were compared on an H100 that ran
+# code compiled for sm_80.
+_AMPERE = Table(
+    shared_memory=163 * 1024,
+    probe=Options(32, 3, 168),
+    probe_several=Options(64, 3),
+    attend_low=Options(32, 2, 128),  # four programs of 40 KiB
+    attend=Options(64, 2, 168),  # three stages, 72 KiB, leave room for two programs
+    attend_several=Options(32, 2, 144),  # three programs; fewer registers spill
+    shared_backward=Options(32, 3),  # half the time of steps of 64, which spill
+    shared_backward_several=Options(32, 1),
+    key_backward=Options(32, 3, 168),
+    key_backward_several=Options(32, 2, 168),
+    landmark_backward=Options(64, 3),
+    query_backward=Options(32, 3),
+    expert_backward_low=Options(32, 2, 168),
+    expert_backward=Options(32, 2, 168),  # half a tile: a whole one takes 255 registers
+    expert_backward_several=Options(32, 2, 168),
+    fold=Options(64, 3, 168),
+    fold_sparse=Options(32, 1, 128),
+    attend_low_programs=4,
+    wide_rows=32,
+)
+
+# The same products, with 100 KiB a multiprocessor: fewer stages where two programs would not fit.
+_ADA = replace(
+    _AMPERE,
+    shared_memory=99 * 1024,
+    key_backward=Options(32, 2, 168),
+    fold=Options(64, 2, 168),
+    programs=2,
+    attend_low_programs=2,
+)
+
+# As wgmma's, products read shared memory. The assembler of these GPUs spills under limits that
+# those of other GPUs keep to.
+_BLACKWELL = replace(
+    _HOPPER,
+    probe=Options(32, 3, 168),
+    attend_several=Options(64, 2),
+    expert_backward_low=Options(32, 2),
+    expert_backward_several=Options(32, 2),
+    fold_sparse=Options(64, 1),
+)
+_BLACKWELL_CONSUMER = replace(
+    _ADA,
+    probe=Options(32, 3),
+    probe_several=Options(32, 2),
+    attend_low=Options(32, 2),
+    attend=Options(64, 2),
+    attend_several=Options(32, 2),
+    key_backward=Options(32, 2),
+    key_backward_several=Options(32, 2),
+    landmark_backward=Options(32, 2),
+    expert_backward_low=Options(32, 2),
+    expert_backward=Options(32, 2),
+    expert_backward_several=Options(32, 2),
+    fold=Options(64, 2),
+)
+
+
+def choose_table(gpu: Gpu) -> Table:
+    """The table of a GPU's class; of one that is not known, the largest that it has memory for."""
+    if gpu.capability >= 100:
+        tables = _BLACKWELL, _BLACKWELL_CONSUMER
+    else:
+        tables = _HOPPER, _AMPERE, _ADA
+    fitting = [table for table in tables if table.shared_memory <= gpu.shared_memory]
+    return (fitting or tables[-1:])[0]
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """What one call uses; fixed by shapes alone."""
+    """What one call uses; fixed by shapes, dtype and GPU alone."""
 
     dim: int  # head dimension, padded to a power of two
     landmarks: int  # landmarks that a kernel holds at a time
     all_landmarks: int  # every landmark, padded
     keys: int  # keys or landmarks that the attention takes at a time
-    rows: int  # keys, queries or entries that a backward kernel takes at a time
-    stages: int  # of the loops over tokens: loads in flight
-    tile_stages: int  # the same of the loops over tiles
-    small_rows: bool  # half precision and up to 64: limits of registers leave room for them
+    rows: int  # keys of a block whose entries follow each other
     key_block: int  # keys under one maximum in the selection, 1: none
     select_warps: int  # of the program that selects one expert's keys
     splits: int  # programs that share the keys of a head
@@ -46,30 +184,67 @@ class Blocks:
     backward_splits: int  # the same in the backward pass
     backward_tokens: int
     height: int  # queries in a tile
+    tile: int  # the same, padded to what a product takes at least
     chunk: int  # queries that one routing program counts
+    programs: int  # of the forward pass that run at once
+    attend_programs: int  # the same of `attend`
+    backward_programs: int
+    one_landmark_block: bool  # whether one block holds all landmarks
+    one_key_block: bool  # whether one block holds an expert's keys
+    probe: Options
+    attend: Options  # of experts that fit a block each
+    attend_several: Options
+    shared_backward: Options
+    key_backward: Options
+    landmark_backward: Options
+    query_backward: Options
+    expert_backward: Options
+    fold: Options
+    fold_sparse: Options
 
 
 def choose_blocks(
-    heads: int, tokens: int, dim: int, landmarks: int, topk: int, routed: int, itemsize: int
+    heads: int,
+    tokens: int,
+    dim: int,
+    landmarks: int,
+    topk: int,
+    routed: int,
+    itemsize: int,
+    gpu: Gpu,
 ) -> Blocks:
-    """heads = B H, itemsize in bytes; all other arguments are a head's."""
-    # Blocks of rows stay in shared memory, a few at a time: 64 rows of up to 256 bytes.
+    """heads = B H, itemsize in bytes; the numbers between are a head's."""
+    table = choose_table(gpu)
     row_bytes = max(16, next_power_of_2(dim)) * itemsize
-    stages = 3 if row_bytes <= 128 else 1
     rows = _rows(itemsize)
     all_landmarks = max(16, next_power_of_2(landmarks))
     block_landmarks = min(rows, all_landmarks)
+    keys = min(rows, max(16, next_power_of_2(max(landmarks, topk))))
+    one_landmark_block, one_key_block = landmarks <= block_landmarks, topk <= keys
+    several = '' if one_landmark_block else '_several'
+
+    def options(kernel: str) -> Options:
+        return _narrow(getattr(table, kernel), table, row_bytes, itemsize)
+
+    height = tile_height(tokens, landmarks, routed, itemsize)
+    probe = options('probe' + several)
+    tiles = '_low' if height <= LOW else ''
+    attend_programs = table.attend_low_programs if tiles else table.programs
+    expert_backward = options('expert_backward' + (tiles if one_key_block else '_several'))
+
+    all_programs = table.programs * gpu.multiprocessors
+    backward_programs = table.backward_programs * gpu.multiprocessors
     programs = heads * cdiv(landmarks, block_landmarks)  # a split
     # Every program of the sort reads the counts of all chunks of its head: at most 64.
     chunk = max(256, next_power_of_2(cdiv(tokens, 64)))
-    if heads * tokens >= chunk * PROGRAMS:  # enough of them: longer ones
+    if heads * tokens >= chunk * all_programs:  # enough of them: longer ones
         chunk = max(512, chunk)
     counting = heads * cdiv(tokens, chunk) if topk else 0
     # Those that score keys run beside those that count queries: in one wave if these leave half.
-    scoring = PROGRAMS - counting if 2 * counting <= PROGRAMS else PROGRAMS
+    scoring = all_programs - counting if 2 * counting <= all_programs else all_programs
     tokens_per_split = cdiv(cdiv(tokens, max(1, scoring // programs)), 128) * 128
-    backward_tokens = cdiv(cdiv(tokens, max(1, BACKWARD_PROGRAMS // programs)), 64) * 64
-    key_block = _key_block(tokens, topk, rows)
+    backward_tokens = cdiv(cdiv(tokens, max(1, backward_programs // programs)), 64) * 64
+    key_block = _key_block(tokens, topk, probe.rows)
     row = next_power_of_2(tokens)  # scores that a program of the selection compares
     if key_block > 1:
         row = max(row // key_block, next_power_of_2(topk) * key_block)
@@ -77,26 +252,54 @@ def choose_blocks(
         dim=max(16, next_power_of_2(dim)),
         landmarks=block_landmarks,
         all_landmarks=all_landmarks,
-        keys=min(rows, max(16, next_power_of_2(max(landmarks, topk)))),
+        keys=keys,
         rows=rows,
-        stages=stages,
-        tile_stages=min(TILE_STAGES, stages),
-        small_rows=itemsize == 2 and row_bytes <= 128,
         key_block=key_block,
-        select_warps=min(16, max(1, row // 1024)),
+        select_warps=min(16, max(1, row // SELECT_SCORES)),
         splits=cdiv(tokens, tokens_per_split),
         tokens_per_split=tokens_per_split,
         backward_splits=cdiv(tokens, backward_tokens),
         backward_tokens=backward_tokens,
-        height=tile_height(tokens, landmarks, routed, itemsize),
+        height=height,
+        tile=rows if table.pads_tiles and height >= LOW else height,
         chunk=chunk,
+        programs=all_programs,
+        attend_programs=attend_programs * gpu.multiprocessors,
+        backward_programs=backward_programs,
+        one_landmark_block=one_landmark_block,
+        one_key_block=one_key_block,
+        probe=probe,
+        attend=options('attend' + tiles),
+        attend_several=options('attend_several'),
+        shared_backward=options('shared_backward' + several),
+        key_backward=options('key_backward' + several),
+        landmark_backward=options('landmark_backward'),
+        query_backward=options('query_backward'),
+        expert_backward=expert_backward._replace(rows=min(expert_backward.rows, height)),
+        fold=options('fold'),
+        fold_sparse=options('fold_sparse'),
     )
+
+
+def _narrow(options: Options, table: Table, row_bytes: int, itemsize: int) -> Options:
+    """Options for other rows than the table's.
+
+    Of rows longer than 128 bytes nothing is prefetched: a few blocks of them fill shared memory.
+    Registers hold more of them, and the products of float32, which has no tensor cores.
+    """
+    wide = row_bytes > WIDE_ROW
+    if itemsize == 2 and not wide:
+        return options
+    rows = min(table.wide_rows if wide else options.rows, _rows(itemsize))
+    maxnreg = max(options.maxnreg, 168) if itemsize == 4 and options.maxnreg else None
+    return Options(rows, 1 if wide else options.stages, maxnreg)
 
 
 def tile_height(tokens: int, landmarks: int, routed: int, itemsize: int) -> int:
     """As many rows as an expert has on average, within what tensor cores and registers like.
 
-    Sizes that torch.compile leaves open may be given: they are only compared.
+    Sizes that torch.compile leaves open may be given: they are only compared. The same on every
+    GPU, as the state that is kept for the backward pass is laid out in tiles.
     """
     height = 16
     while height < _rows(itemsize) and height * landmarks < tokens * routed:
@@ -167,7 +370,8 @@ def share_experts(
     experts at most, so that each of them has a tile.
     """
     heads = cdiv(heads, 2) if landmarks * topk > tokens else heads
-    programs = PROGRAMS if blocks.height <= LOW else BACKWARD_PROGRAMS
+    low = blocks.expert_backward.rows <= LOW
+    programs = blocks.programs if low else blocks.backward_programs
     key_blocks = max(1, cdiv(topk, blocks.keys))
     return heads, min(landmarks, max(1, programs // (heads * key_blocks)))
 

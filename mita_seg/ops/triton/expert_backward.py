@@ -22,7 +22,7 @@ def _expert_backward_kernel(
     first_head, heads, num_tokens, num_landmarks, topk, num_routed, num_tiles, num_blocks,
     num_entries, scale_log2, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-    HEIGHT: tl.constexpr, BLOCK_K: tl.constexpr,
+    HEIGHT: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     KEYS: tl.constexpr, WITH_QUERY: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -47,22 +47,25 @@ def _expert_backward_kernel(
     p_entry_grad_value += part * num_entries * D
 
     used = tl.load(p_tiles + num_tiles)
-    first, end = program * used // programs, (program + 1) * used // programs
-    o_q = tl.arange(0, HEIGHT)
+    # A step takes BLOCK_Q rows of a tile.
+    PARTS: tl.constexpr = HEIGHT // BLOCK_Q
+    first, end = program * used // programs * PARTS, (program + 1) * used // programs * PARTS
+    o_q = tl.arange(0, BLOCK_Q)
     o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     k_mask = o_k < topk
     o_k = tl.minimum(o_k, topk - 1)  # absent keys repeat the last one; their weights are zero
     b_grad_key = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
     b_grad_value = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
-    # What tells the addresses of a tile's rows is loaded a tile ahead: the rows then wait for no
-    # other load, and a third stage lets them arrive during the arithmetic of the tiles before.
-    packed, following = tl.load(p_tiles + first), tl.load(p_tiles + min(first + 1, end - 1))
+    # What tells the addresses of a step's rows is loaded a step ahead: the rows then wait for no
+    # other load, and a second stage lets them arrive during the arithmetic of the step before.
+    packed = tl.load(p_tiles + first // PARTS)
+    following = tl.load(p_tiles + min(first + 1, end - 1) // PARTS)
     expert = packed // 256
-    o_row = tl.load(p_row_of_slot + first * HEIGHT + o_q, mask=o_q < packed % 256, other=-1)
+    o_row = tl.load(p_row_of_slot + first * BLOCK_Q + o_q, mask=o_q < packed % 256, other=-1)
     o_key = tl.load(p_indices + expert * topk + o_k)
-    for tile in tl.range(first, end, num_stages=STAGES):
+    for step in tl.range(first, end, num_stages=STAGES):
         next_expert = following // 256
-        completes = (tile + 1 == end) | (next_expert != expert)
+        completes = (step + 1 == end) | (next_expert != expert)
         q_mask = o_row >= 0
         o_n = tl.maximum(o_row, 0) // num_routed  # absent rows are query 0, whose weights are zero
         b_key = _load_rows(p_key, o_key, sk_n, sk_d, None, D, BLOCK_D, WIDE)  # [K, D]
@@ -71,10 +74,11 @@ def _expert_backward_kernel(
         b_grad = _load_rows(p_grad, o_n, sg_n, sg_d, None, D, BLOCK_D, WIDE)  # [Q, D]
         b_lse = tl.load(p_lse + o_n, mask=q_mask, other=float('inf'))
         b_delta = tl.load(p_delta + o_n)
-        o_slot = min(tile + 1, end - 1) * HEIGHT + o_q
-        next_row = tl.load(p_row_of_slot + o_slot, mask=o_q < following % 256, other=-1)
+        next_step = min(step + 1, end - 1)
+        q_left = following % 256 - next_step % PARTS * BLOCK_Q
+        next_row = tl.load(p_row_of_slot + next_step * BLOCK_Q + o_q, mask=o_q < q_left, other=-1)
         next_key = tl.load(p_indices + next_expert * topk + o_k)
-        following = tl.load(p_tiles + min(tile + 2, end - 1))
+        following = tl.load(p_tiles + min(step + 2, end - 1) // PARTS)
         if WITH_QUERY and ADD:
             b_shared = _load_rows(p_grad_query, o_n, sx_n, sx_d, None, D, BLOCK_D, WIDE)  # [Q, D]
         b_grad_key, b_grad_value, b_grad_logits = _backward_step(

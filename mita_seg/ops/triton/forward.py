@@ -5,16 +5,7 @@ from torch import Tensor
 
 from .assign import _assign_kernel
 from .attend import _attend_kernel
-from .blocks import (
-    ATTEND,
-    ATTEND_BLOCKS,
-    MERGE_TOKENS,
-    PROBE,
-    PROBE_QUERIES,
-    PROGRAMS,
-    Blocks,
-    choose_blocks,
-)
+from .blocks import MERGE_TOKENS, PROBE_QUERIES, SELECT_SCORES, Blocks, choose_blocks
 from .launch import LOG2E, cdiv, empty_like_query, is_wide, next_power_of_2, precision
 from .merge import _merge_kernel
 from .plan import Plan
@@ -42,7 +33,7 @@ def mita_forward(
     wide = any(is_wide(tensor) for tensor in (*tensors, out))
     blocks = choose_blocks(
         query.shape[0] * query.shape[1], query.shape[2], query.shape[3],
-        num_landmarks, topk, num_routed, query.element_size(),
+        num_landmarks, topk, num_routed, query.element_size(), plan.gpu,
     )  # fmt: skip
     _build_experts(plan, *tensors, state, topk, num_routed, scale, shared, blocks, wide)
     _attend(
@@ -87,10 +78,9 @@ def _build_experts(
         blocks.splits, score_programs, blocks.tokens_per_split, chunks, blocks.chunk,
         scale * LOG2E, num_landmarks, num_routed,
         D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks, ALL_M=blocks.all_landmarks,
-        BLOCK_N=blocks.rows, BLOCK_Q=PROBE_QUERIES, KEY_BLOCK=blocks.key_block,
-        ROUTED=routed, SHARED=shared, PRECISION=precision(key.dtype), STAGES=blocks.stages,
-        EVEN=tokens % blocks.rows == 0, WIDE=wide,
-        num_stages=blocks.stages, **PROBE,
+        BLOCK_N=blocks.probe.rows, BLOCK_Q=PROBE_QUERIES, KEY_BLOCK=blocks.key_block,
+        ROUTED=routed, SHARED=shared, PRECISION=precision(key.dtype), STAGES=blocks.probe.stages,
+        EVEN=tokens % blocks.probe.rows == 0, WIDE=wide, **blocks.probe.launch,
     )  # fmt: skip
 
     num_tiles = state.tiles.shape[1] - 1
@@ -98,7 +88,7 @@ def _build_experts(
     place_programs = cdiv(num_rows, block_rows) if routed else 0
     select_programs = num_landmarks if routed else 0
     merge_programs = num_landmarks if shared else 0
-    per_step = max(1, 1024 * blocks.select_warps // blocks.all_landmarks)
+    per_step = max(1, SELECT_SCORES * blocks.select_warps // blocks.all_landmarks)
     plan.launch(
         _assign_kernel, ((select_programs + place_programs + merge_programs) * rows,),
         scores, maxima, chosen, state.indices, part, part_total, part_peak, state.values,
@@ -134,7 +124,8 @@ def _attend(
     height = blocks.height if routed else blocks.rows
     num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, height)
     one_block = max(num_landmarks if shared else 0, topk) <= blocks.keys
-    programs = min(num_tiles, max(1, PROGRAMS // rows)) if one_block else num_tiles
+    programs = min(num_tiles, max(1, blocks.attend_programs // rows)) if one_block else num_tiles
+    options = blocks.attend if one_block else blocks.attend_several
     plan.launch(
         _attend_kernel, (programs, rows),
         query, key, value, landmarks, state.values, state.indices,
@@ -142,13 +133,10 @@ def _attend(
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *out.stride(),
         heads, num_routed, num_tiles, num_rows, scale * LOG2E, landmark_scale * LOG2E,
         num_landmarks, topk,
-        D=dim, BLOCK_D=blocks.dim, HEIGHT=height,
-        BLOCK_Q=height if height < 32 else blocks.rows,  # a warpgroup's 64, partly idle, beat 32
-        BLOCK_K=blocks.keys,
+        D=dim, BLOCK_D=blocks.dim, HEIGHT=height, BLOCK_Q=blocks.tile if routed else height,
+        BLOCK_K=blocks.keys if one_block else min(options.rows, blocks.keys),
         SHARED=shared, ROUTED=routed, PARTIAL=partial, ONE_BLOCK=one_block,
-        PRECISION=precision(query.dtype), STAGES=blocks.tile_stages, WIDE=wide,
-        num_stages=blocks.tile_stages,
-        **ATTEND, **(ATTEND_BLOCKS if blocks.small_rows and not one_block else {}),
+        PRECISION=precision(query.dtype), STAGES=options.stages, WIDE=wide, **options.launch,
     )  # fmt: skip
     if partial:
         plan.launch(

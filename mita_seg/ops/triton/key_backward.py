@@ -15,11 +15,16 @@ def _shared_value_step(
     b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta, present, scale_log2,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Softmax weights and gradients of the scores [N, M] of keys under landmarks."""
+    """Softmax weights and gradients of the scores [N, M] of keys under landmarks.
+
+    `present` [N]; None: all keys are there. Absent landmarks, whose rows and numbers are zero, meet
+    zeros alone in the products that follow; absent keys might meet infinite weights.
+    """
     b_scores = _dot(b_key, tl.trans(b_landmarks), None, PRECISION)  # [N, M]
     b_logits = _logits(b_scores, scale_log2, PRECISION)
     b_weights = tl.exp2((b_logits - b_lse[None, :]).to(tl.float32))
-    b_weights = tl.where(present, b_weights, 0.0)
+    if present is not None:
+        b_weights = tl.where(present[:, None], b_weights, 0.0)
     b_inner = _dot(b_value, tl.trans(b_grad_shared), None, PRECISION)
     b_grad_scores = b_weights * (b_inner - b_delta[None, :])
     return b_weights.to(b_key.dtype), b_grad_scores.to(b_key.dtype)
@@ -34,7 +39,8 @@ def _key_backward_kernel(
     heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-    ONE_BLOCK: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    ONE_BLOCK: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     split, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, local = head // heads, head % heads
@@ -60,13 +66,13 @@ def _key_backward_kernel(
         begin, min(begin + tokens_per_split, num_tokens), BLOCK_N, num_stages=STAGES
     ):
         o_n = start + tl.arange(0, BLOCK_N)
-        n_mask = o_n < num_tokens
+        n_mask = None if EVEN else o_n < num_tokens
         b_key = _load_rows(p_key, o_n, sk_n, sk_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         b_value = _load_rows(p_value, o_n, sv_n, sv_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         if ONE_BLOCK:
             b_weights, b_grad_scores = _shared_value_step(
                 b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
-                n_mask[:, None] & m_mask[None, :], scale_log2, PRECISION,
+                n_mask, scale_log2, PRECISION,
             )  # fmt: skip
             # Not the last dot of a step: see `_scaled_sum`.
             b_grad_landmarks = _dot(tl.trans(b_grad_scores), b_key, b_grad_landmarks, PRECISION)
@@ -84,7 +90,7 @@ def _key_backward_kernel(
                 b_delta = tl.load(p_value_delta + o_m, mask=m_mask, other=0.0)
                 b_weights, b_grad_scores = _shared_value_step(
                     b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
-                    n_mask[:, None] & m_mask[None, :], scale_log2, PRECISION,
+                    n_mask, scale_log2, PRECISION,
                 )  # fmt: skip
                 b_grad_value = _dot(b_weights, b_grad_shared, b_grad_value, PRECISION)
                 b_grad_key = _dot(b_grad_scores, b_landmarks, b_grad_key, PRECISION)

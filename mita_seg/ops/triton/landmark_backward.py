@@ -16,7 +16,7 @@ def _landmark_backward_kernel(
     sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d, sl_b, sl_h, sl_m, sl_d,
     heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, EVEN: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     split, head = tl.program_id(0), tl.program_id(2).to(tl.int64)
@@ -36,12 +36,12 @@ def _landmark_backward_kernel(
     end = min(begin + tokens_per_split, num_tokens)
     for first in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
         o_n = first + tl.arange(0, BLOCK_N)
-        n_mask = o_n < num_tokens
+        n_mask = None if EVEN else o_n < num_tokens
         b_key = _load_rows(p_key, o_n, sk_n, sk_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         b_value = _load_rows(p_value, o_n, sv_n, sv_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         _, b_grad_scores = _shared_value_step(
             b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
-            n_mask[:, None] & m_mask[None, :], scale_log2, PRECISION,
+            n_mask, scale_log2, PRECISION,
         )  # fmt: skip
         b_product = _dot(tl.trans(b_grad_scores), b_key, None, PRECISION)  # [M, D]
         b_sum = _scaled_sum(b_product, tl.full([1, 1], scale, dtype=tl.float32), b_sum)

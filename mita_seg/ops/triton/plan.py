@@ -14,6 +14,7 @@ import triton
 from torch import Tensor
 from triton.runtime import driver
 
+from .gpu import gpu_of
 from .launch import cdiv
 
 _ALIGNMENT = 256  # bytes, as the allocator's own
@@ -42,11 +43,12 @@ class Plan:
     def __init__(self, tensors: tuple[Tensor | None, ...]):
         # Objects of our own: one tensor given twice is two arguments, which may differ next time.
         self.tensors = [tensor if tensor is None else tensor.detach() for tensor in tensors]
+        self.gpu = gpu_of(tensors[0].device)
         self.results: list[Tensor] = []
         self._scratch: list[tuple[Tensor, int]] = []
         self._scratch_bytes = 0
         self._launches: list[_Launch] = []
-        self._repeatable = _knows_launcher()
+        self._repeatable = knows_launcher()
 
     def result(self, tensor: Tensor) -> Tensor:
         """Make a new tensor, dense and not written yet, the next one of the results."""
@@ -168,7 +170,7 @@ def call(body: Callable, tensors: tuple[Tensor | None, ...], options: tuple) -> 
     return plan.results
 
 
-def _knows_launcher() -> bool:
+def knows_launcher() -> bool:
     return '.'.join(triton.__version__.split('.')[:2]) in _KNOWN_TRITON
 
 

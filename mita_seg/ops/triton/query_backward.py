@@ -14,11 +14,12 @@ def _grad_query_step(
     b_query, b_grad, b_lse, b_delta, b_key, b_value, present, scale_log2, scale, b_sum,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds what keys and values [K, D] give to dq [Q, D]; `present` [Q, K]."""
+    """Adds what keys and values [K, D] give to dq [Q, D]; `present` [Q, K] or [1, K], None: all."""
     b_scores = _dot(b_query, tl.trans(b_key), None, PRECISION)  # [Q, K]
     b_logits = _logits(b_scores, scale_log2, PRECISION)
     b_weights = tl.exp2((b_logits - b_lse[:, None]).to(tl.float32))
-    b_weights = tl.where(present, b_weights, 0.0)
+    if present is not None:
+        b_weights = tl.where(present, b_weights, 0.0)
     b_inner = _dot(b_grad, tl.trans(b_value), None, PRECISION)  # [Q, K]
     b_grad_logits = (b_weights * (b_inner - b_delta[:, None]) * scale).to(b_key.dtype)
     return _dot(b_grad_logits, b_key, b_sum, PRECISION)
@@ -34,7 +35,8 @@ def _query_backward_kernel(
     scale_log2, scale, landmark_scale_log2, landmark_scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     HEIGHT: tl.constexpr, BLOCK_K: tl.constexpr,
-    SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
+    SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr,
+    FULL_M: tl.constexpr, FULL_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, local = head // heads, head % heads
@@ -64,12 +66,13 @@ def _query_backward_kernel(
         p_landmark_values += head * num_landmarks * D
         for first in range(0, num_landmarks, BLOCK_K):
             o_m = first + o_k
-            m_mask = o_m < num_landmarks
+            m_mask = None if FULL_M else o_m < num_landmarks
             b_key = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)  # [K, D]
             b_value = _load_rows(p_landmark_values, o_m, D, 1, m_mask, D, BLOCK_D)
-            present = q_mask[:, None] & m_mask[None, :]
             if PARTIAL:  # with the first expert of a query alone
-                present = present & (o_row % num_routed == 0)[:, None]
+                present = (o_m < num_landmarks)[None, :] & (o_row % num_routed == 0)[:, None]
+            else:
+                present = None if m_mask is None else m_mask[None, :]
             b_sum = _grad_query_step(
                 b_query, b_grad, b_lse, b_delta, b_key, b_value, present,
                 landmark_scale_log2, landmark_scale, b_sum, PRECISION,
@@ -80,13 +83,13 @@ def _query_backward_kernel(
         p_indices += (head * num_landmarks + expert) * topk
         o_key = tl.load(p_indices + o_k, mask=o_k < topk, other=0)
         for first in range(0, topk, BLOCK_K):
-            k_mask = first + o_k < topk
+            k_mask = None if FULL_K else first + o_k < topk
             o_next = first + BLOCK_K + o_k
             b_key = _load_rows(p_key, o_key, sk_n, sk_d, k_mask, D, BLOCK_D, WIDE)  # [K, D]
             b_value = _load_rows(p_value, o_key, sv_n, sv_d, k_mask, D, BLOCK_D, WIDE)
             b_sum = _grad_query_step(
                 b_query, b_grad, b_lse, b_delta, b_key, b_value,
-                q_mask[:, None] & k_mask[None, :], scale_log2, scale, b_sum, PRECISION,
+                None if k_mask is None else k_mask[None, :], scale_log2, scale, b_sum, PRECISION,
             )  # fmt: skip
             o_key = tl.load(p_indices + o_next, mask=o_next < topk, other=0)  # the next block's
 

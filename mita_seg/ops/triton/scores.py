@@ -38,12 +38,15 @@ def _score_keys(
     end = min(begin + tokens_per_split, num_tokens)
     for first in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
         o_n = first + tl.arange(0, BLOCK_N)
-        n_mask = o_n < num_tokens
+        n_mask = None if EVEN else o_n < num_tokens
         b_key = _load_rows(p_key, o_n, sk_n, sk_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         b_scores = _dot(b_landmarks, tl.trans(b_key), None, PRECISION)  # [M, N]
         if SELECT:
             p_row = p_scores + o_m.to(tl.int64)[:, None] * num_tokens + o_n[None, :]
-            tl.store(p_row, b_scores, mask=m_mask[:, None] & n_mask[None, :])
+            if EVEN:
+                tl.store(p_row, b_scores, mask=m_mask[:, None])
+            else:
+                tl.store(p_row, b_scores, mask=m_mask[:, None] & n_mask[None, :])
         if not EVEN:
             b_scores = tl.where(n_mask[None, :], b_scores, float('-inf'))
         if SELECT and KEY_BLOCK > 1:

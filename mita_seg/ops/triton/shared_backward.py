@@ -20,7 +20,8 @@ def _shared_backward_kernel(
     heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_Q: tl.constexpr,
-    SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     split, landmark_block = tl.program_id(0), tl.program_id(1)
     head = tl.program_id(2).to(tl.int64)
@@ -32,7 +33,7 @@ def _shared_backward_kernel(
     p_grad_query += batch * sx_b + local * sx_h
 
     o_m = landmark_block * BLOCK_M + tl.arange(0, BLOCK_M)
-    m_mask = o_m < num_landmarks
+    m_mask = None if FULL else o_m < num_landmarks
     if SHARED:
         b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)  # [M, D]
         p_values += head * num_landmarks * D
@@ -44,7 +45,7 @@ def _shared_backward_kernel(
     end = min(begin + tokens_per_split, num_tokens)
     for first in tl.range(begin, end, BLOCK_Q, num_stages=STAGES):
         o_n = first + tl.arange(0, BLOCK_Q)
-        n_mask = o_n < num_tokens
+        n_mask = None if EVEN else o_n < num_tokens
         b_grad = _load_rows(p_grad, o_n, sg_n, sg_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
         b_out = _load_rows(p_out, o_n, so_n, so_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
         b_delta = tl.sum(b_grad.to(tl.float32) * b_out.to(tl.float32), 1)  # [Q]
@@ -52,7 +53,10 @@ def _shared_backward_kernel(
             tl.store(p_delta + head * num_tokens + o_n, b_delta, mask=n_mask)
         if SHARED:
             b_query = _load_rows(p_query, o_n, sq_n, sq_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
-            b_lse = tl.load(p_lse + head * num_tokens + o_n, mask=n_mask, other=0.0)
+            if EVEN:
+                b_lse = tl.load(p_lse + head * num_tokens + o_n)
+            else:
+                b_lse = tl.load(p_lse + head * num_tokens + o_n, mask=n_mask, other=0.0)
             b_grad_landmarks, b_grad_values, b_grad_logits = _backward_step(
                 b_query, b_grad, b_lse, b_delta, b_landmarks, b_values,
                 m_mask, scale_log2, b_grad_landmarks, b_grad_values, PRECISION,

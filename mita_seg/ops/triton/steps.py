@@ -41,10 +41,13 @@ def _store_rows(
     o_rows = o_rows.to(tl.int64) if WIDE else o_rows
     p_rows = p_base + o_rows[:, None] * stride_n + o_d[None, :] * stride_d
     b_rows = b_rows.to(p_base.dtype.element_ty)
-    if D == BLOCK_D:
+    in_row = (o_d < D)[None, :]
+    if mask is None:
+        tl.store(p_rows, b_rows, mask=None if D == BLOCK_D else in_row)
+    elif D == BLOCK_D:
         tl.store(p_rows, b_rows, mask=mask[:, None])
     else:
-        tl.store(p_rows, b_rows, mask=mask[:, None] & (o_d < D)[None, :])
+        tl.store(p_rows, b_rows, mask=mask[:, None] & in_row)
 
 
 @triton.jit
@@ -96,14 +99,21 @@ def _logits(b_scores, scale_log2, PRECISION: tl.constexpr):
 
 @triton.jit
 def _attend_step(
-    b_query, b_key, b_value, present, scale_log2, b_peak, b_total, b_out, PRECISION: tl.constexpr
-):
-    """Online softmax over the keys and values [K, D] of one block; `present` [Q, K] or [1, K]."""
+    b_query, b_key, b_value, present, scale_log2, b_peak, b_total, b_out,
+    MAY_LACK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Online softmax over the keys and values [K, D] of one block.
+
+    `present` [Q, K] or [1, K]; None: all are there. MAY_LACK: whether a query may have no key yet.
+    """
     b_scores = _dot(b_query, tl.trans(b_key), None, PRECISION)  # [Q, K]
     b_logits = _logits(b_scores, scale_log2, PRECISION)
-    b_logits = tl.where(present, b_logits, float('-inf'))
+    if present is not None:
+        b_logits = tl.where(present, b_logits, float('-inf'))
     b_new = tl.maximum(b_peak, tl.max(b_logits, 1).to(tl.float32))  # [Q]
-    b_safe = tl.where(b_new == float('-inf'), 0.0, b_new)  # no key yet
+    b_safe = b_new
+    if MAY_LACK:
+        b_safe = tl.where(b_new == float('-inf'), 0.0, b_new)
     b_weights = tl.exp2((b_logits - b_safe[:, None]).to(tl.float32))
     b_shrink = tl.exp2(b_peak - b_safe)
     b_total = b_total * b_shrink + tl.sum(b_weights, 1)
@@ -117,7 +127,7 @@ def _backward_step(
     b_query, b_grad, b_lse, b_delta, b_key, b_value, present, scale_log2,
     b_grad_key, b_grad_value, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds what queries [Q, D] give to the keys and values [K, D]; `present` [K].
+    """Adds what queries [Q, D] give to the keys and values [K, D]; `present` [K], None: all.
 
     Rows of absent queries are zero in `b_query`, `b_grad` and `b_delta`, and so add nothing.
     Returns the two sums, and the gradient of the logits [K, Q]. The scale of the keys' gradient is
@@ -126,7 +136,8 @@ def _backward_step(
     b_scores = _dot(b_key, tl.trans(b_query), None, PRECISION)  # [K, Q]
     b_logits = _logits(b_scores, scale_log2, PRECISION)
     b_weights = tl.exp2((b_logits - b_lse[None, :]).to(tl.float32))
-    b_weights = tl.where(present[:, None], b_weights, 0.0)
+    if present is not None:
+        b_weights = tl.where(present[:, None], b_weights, 0.0)
     b_inner = _dot(b_value, tl.trans(b_grad), None, PRECISION)  # [K, Q]
     b_grad_logits = (b_weights * (b_inner - b_delta[None, :])).to(b_key.dtype)
     b_grad_value = _dot(b_weights.to(b_grad.dtype), b_grad, b_grad_value, PRECISION)

@@ -1,15 +1,15 @@
 """Whether the kernels can run a call, and if not, why. Needs no Triton."""
 
-import functools
 import importlib.util
 import os
 
 import torch
 from torch import Tensor
 
+from .gpu import LEAST_CAPABILITY, LEAST_SHARED_MEMORY, gpu_of
+
 MAX_TOKENS = 2**20
 MAX_ROWS = 1024  # landmarks, and keys an expert
-SHARED_MEMORY = 227 * 1024  # bytes a program may use on Hopper, which the blocks are sized for
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -22,11 +22,15 @@ _HAS_TRITON = importlib.util.find_spec('triton') is not None
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
-def _shared_memory(device_index: int) -> int:
-    """Bytes of shared memory that one program may use."""
-    properties = torch.cuda.get_device_properties(device_index)
-    return getattr(properties, 'shared_memory_per_block_optin', 0)
+def _what_gpu_lacks(index: int) -> str | None:
+    gpu = gpu_of(torch.device('cuda', index))
+    if gpu.capability >= LEAST_CAPABILITY and gpu.shared_memory >= LEAST_SHARED_MEMORY:
+        return None
+    return (
+        f'it needs a GPU of compute capability {LEAST_CAPABILITY / 10} or higher with '
+        f'{LEAST_SHARED_MEMORY // 1024} KiB of shared memory a program (Ampere or newer); '
+        f'cuda:{index} has {gpu.capability / 10} and {gpu.shared_memory // 1024} KiB'
+    )
 
 
 def why_not(
@@ -37,11 +41,10 @@ def why_not(
         return 'Triton is not installed'
     if query.device.type != 'cuda' and not interpreted():
         return f'it needs CUDA tensors, or TRITON_INTERPRET=1 for others; got {query.device}'
-    if query.device.type == 'cuda' and _shared_memory(query.device.index or 0) < SHARED_MEMORY:
-        return (
-            f'it needs {SHARED_MEMORY // 1024} KiB of shared memory a program (Hopper or newer); '
-            f'{query.device} has {_shared_memory(query.device.index or 0) // 1024}'
-        )
+    if query.device.type == 'cuda':
+        reason = _what_gpu_lacks(query.device.index or 0)
+        if reason:
+            return reason
     if query.dtype not in _DTYPES:
         return f'it takes float32, bfloat16 and float16; got {query.dtype}'
     if interpreted() and query.dtype == torch.bfloat16:

@@ -7,6 +7,7 @@ from operator_cases import DEVICE, relative_error
 pytest.importorskip('triton')
 
 from mita_seg.ops.triton.blocks import choose_blocks, choose_entry_blocks, choose_reduce_blocks
+from mita_seg.ops.triton.gpu import ARCHITECTURES
 from mita_seg.ops.triton.launch import cdiv
 from mita_seg.ops.triton.prepare_keys import _prepare_keys_kernel
 
@@ -18,7 +19,7 @@ def launch(landmarks, *, tokens=0, keys=None, tiles=None, programs=1, values=Non
     routed, shared = keys is not None, parts is not None
     topk = keys.shape[2] if routed else 0
     splits, dim = (parts.shape[1], parts.shape[3]) if shared else (1, 16)
-    blocks = choose_blocks(HEADS, max(1, tokens), dim, landmarks, topk, 1, 2)
+    blocks = choose_blocks(HEADS, max(1, tokens), dim, landmarks, topk, 1, 2, ARCHITECTURES[90])
     key_blocks = cdiv(tokens, KEYS)
     place_programs, place = choose_entry_blocks(blocks.all_landmarks, key_blocks)
     reduce = choose_reduce_blocks(blocks, place['num_warps'])

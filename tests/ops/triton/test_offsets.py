@@ -9,32 +9,17 @@ from mita_seg.ops import mita_attention, reference
 
 pytest.importorskip('triton')
 
+from mita_seg.kernel_check.launches import DryPlan
 from mita_seg.ops.triton import backward, forward, plan
+from mita_seg.ops.triton.gpu import ARCHITECTURES
 from mita_seg.ops.triton.launch import is_wide
-
-
-class Launches:
-    """A plan that launches nothing and keeps what would have been launched: no memory is needed."""
-
-    def __init__(self):
-        self.results, self.launches = [], []
-
-    def result(self, tensor):
-        self.results.append(tensor)
-        return tensor
-
-    def scratch(self, *shape, dtype):
-        return torch.empty(shape, dtype=dtype, device='meta')
-
-    def launch(self, kernel, grid, *args, **options):
-        self.launches.append((kernel, [arg for arg in args if torch.is_tensor(arg)], options))
 
 
 def launches_of(query, key, value, num_routed=1, shared=True, topk=4, grid=(1024, 1024)):
     """Of a call each way with 16 landmarks, pooled."""
     window = (*grid, 4, 4, 0)
     options = (*window, topk, num_routed, 0.1, 0.1, shared)
-    plan = Launches()
+    plan = DryPlan(ARCHITECTURES[90])
     forward.mita_forward(plan, query, key, value, None, *options)
     out, state = plan.results
     backward.mita_backward(plan, out, query, key, value, None, out, state, *options)
@@ -60,10 +45,11 @@ def test_no_kernel_gets_a_wide_tensor_without_knowing(expanded, heads, options):
     launches = launches_of(*tensors, **options)
     assert len(launches) > 5
     knowing = 0
-    for kernel, given, constants in launches:
+    for launch in launches:
+        given = [arg for arg in launch.args if torch.is_tensor(arg)]
         wide = any(is_wide(tensor) for tensor in given if tensor.ndim == 4)
         if wide:
-            assert constants['WIDE'], kernel
+            assert launch.options['WIDE'], launch.kernel
             knowing += 1
     assert bool(knowing) == (heads == 64)
 

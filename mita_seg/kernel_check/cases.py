@@ -1,0 +1,87 @@
+"""The classes of case that the kernels are compiled for.
+
+Compiled code depends on dtype, head dimension, the options, and on numbers of landmarks and keys;
+of the number of tokens only on its size against these. So a few sizes stand for all of the
+supported range: each kind of tile, selection, sum and block, at the limits and between.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of pooled attention, forward and backward.
+
+    Attributes:
+        dtype: Of query, key and value.
+        dim: Head dimension d.
+        tokens: N; the map is as near a square as it can be, what is left are other tokens.
+        landmarks: Landmark grid (mh, mw).
+        topk: Keys an expert, k; 0: no routed experts.
+        num_routed: Experts a query, s.
+        shared: Whether there is a shared expert.
+        heads: B H.
+        packed: Whether query, key and value lie in one tensor of all heads, row by row.
+    """
+
+    dtype: torch.dtype = torch.bfloat16
+    dim: int = 64
+    tokens: int = 1024
+    landmarks: tuple[int, int] = (7, 7)
+    topk: int = 49
+    num_routed: int = 1
+    shared: bool = True
+    heads: int = 48
+    packed: bool = False
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix('torch.')
+        rows, columns = self.landmarks
+        text = f'{dtype} d={self.dim} N={self.tokens} m={rows * columns} k={self.topk}'
+        text += f' s={self.num_routed}' if self.num_routed > 1 else ''
+        return text + ('' if self.shared else ', no shared expert')
+
+    @property
+    def must_not_spill(self) -> bool:
+        """Whether registers must hold everything: half precision, and d of up to 64."""
+        return self.dtype.itemsize == 2 and self.dim <= 64
+
+
+_USUAL = Case()
+_SEVERAL = Case(tokens=16384, landmarks=(16, 16), topk=256, heads=12)  # blocks of both
+_MOST = Case(tokens=4096, landmarks=(32, 32), topk=1024, num_routed=2, heads=12)
+_TALL = Case(tokens=4096)  # tiles of 64 queries, experts that overlap little
+_OF_EVERY_ROW = (_USUAL, _SEVERAL, _TALL)
+_OF_ROWS_OF_64 = (
+    _MOST,
+    Case(tokens=60, landmarks=(2, 2), topk=4, heads=2),  # low tiles, short rows
+    Case(tokens=1, landmarks=(1, 1), topk=1, heads=1),
+    Case(tokens=16384, landmarks=(5, 5), topk=300),  # several blocks of keys alone
+    Case(tokens=2304, landmarks=(12, 12), topk=36),  # several blocks of landmarks alone
+    Case(num_routed=2),
+    replace(_SEVERAL, num_routed=2),
+    Case(topk=0),
+    replace(_SEVERAL, topk=0),
+    Case(shared=False),
+    replace(_SEVERAL, shared=False),
+    Case(tokens=2**20, heads=16, packed=True),  # offsets of 64 bits
+    Case(tokens=2**20, landmarks=(32, 32), topk=1, heads=1),  # the longest rows
+)
+CASES = (
+    *_OF_EVERY_ROW,
+    *_OF_ROWS_OF_64,
+    *(replace(case, dtype=torch.float16) for case in _OF_EVERY_ROW),
+    *(replace(case, dim=dim) for dim in (16, 24, 32) for case in (_USUAL, _SEVERAL)),
+    *(replace(case, dim=dim) for dim in (96, 128) for case in (*_OF_EVERY_ROW, _MOST)),
+    *(
+        replace(case, dtype=torch.float32, dim=dim)
+        for dim in (16, 32, 64, 128)
+        for case in (_USUAL, _SEVERAL)
+    ),
+    *(replace(case, dtype=torch.float32) for case in (_TALL, _MOST, Case(num_routed=2))),
+    replace(_MOST, dtype=torch.float32, dim=128),
+)
+# Of these the first launch of each kernel.
+REPRESENTATIVE = (_USUAL, _TALL, replace(_SEVERAL, num_routed=2))

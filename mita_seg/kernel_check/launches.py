@@ -1,0 +1,93 @@
+"""What a call would launch, without memory or a GPU."""
+
+from math import isqrt
+from typing import Any, NamedTuple
+
+import torch
+
+from mita_seg.ops.triton.backward import mita_backward
+from mita_seg.ops.triton.forward import mita_forward
+from mita_seg.ops.triton.gpu import Gpu
+
+from .cases import Case
+
+
+class Launch(NamedTuple):
+    """A kernel with its arguments, whose tensors hold nothing, and constants."""
+
+    kernel: Any
+    args: tuple
+    options: dict
+
+    @property
+    def name(self) -> str:
+        """Of the kernel, such as ``_attend_kernel``."""
+        return self.kernel.__name__
+
+    def key(self) -> tuple:
+        """Equal for launches that are compiled alike."""
+        return (
+            self.name,
+            tuple(map(_specialization, self.args)),
+            tuple(sorted(self.options.items(), key=lambda item: item[0])),
+        )
+
+
+class DryPlan:
+    """Takes the place of a :class:`mita_seg.ops.triton.plan.Plan`, and launches nothing.
+
+    Args:
+        gpu: The GPU that block sizes are chosen for.
+    """
+
+    def __init__(self, gpu: Gpu):
+        self.gpu = gpu
+        self.results: list[torch.Tensor] = []
+        self.launches: list[Launch] = []
+
+    def result(self, tensor):
+        """As a plan's."""
+        self.results.append(tensor)
+        return tensor
+
+    def scratch(self, *shape, dtype):
+        """As a plan's, on the device ``meta``."""
+        return torch.empty(shape, dtype=dtype, device='meta')
+
+    def launch(self, kernel, grid, *args, **options):
+        """Note what would be launched."""
+        self.launches.append(Launch(kernel, args, options))
+
+
+def list_launches(case: Case, gpu: Gpu) -> list[Launch]:
+    """The launches of a case on a GPU, forward and then backward."""
+    shape = 1, case.heads, case.tokens, case.dim
+    if case.packed:
+        packed = torch.empty(
+            1, case.tokens, 3, case.heads, case.dim, dtype=case.dtype, device='meta'
+        )
+        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind()
+    else:
+        query, key, value = (torch.empty(shape, dtype=case.dtype, device='meta') for _ in range(3))
+    height = isqrt(case.tokens)
+    width = case.tokens // height
+    start = case.tokens - height * width
+    scale = case.dim**-0.5
+    options = (
+        height, width, *case.landmarks, start,
+        min(case.topk, case.tokens), case.num_routed, scale, scale, case.shared,
+    )  # fmt: skip
+    plan = DryPlan(gpu)
+    mita_forward(plan, query, key, value, None, *options)
+    out, state = plan.results
+    mita_backward(plan, out, query, key, value, None, out, state, *options)
+    return plan.launches
+
+
+def _specialization(arg) -> Any:
+    """What Triton looks at: dtypes, and which numbers are 1, divisible by 16, or long."""
+    if isinstance(arg, torch.Tensor):
+        return arg.dtype
+    if isinstance(arg, int):
+        return arg == 1, arg % 16 == 0, arg.bit_length() > 31
+    return type(arg)
