@@ -10,7 +10,8 @@ from torch import Tensor
 def _is_int(value) -> bool:
     if torch.jit.is_tracing() and isinstance(value, Tensor):  # what sizes are while tracing
         return True
-    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    # Dynamo of torch 2.7 follows neither `int | torch.SymInt` nor, below, all() of a generator.
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
 
 
 def check_heads(**tensors: Tensor) -> None:
@@ -91,9 +92,9 @@ def check_experts(topk: int, num_routed: int, num_landmarks: int, shared: bool) 
 def check_pair(name: str, pair: Sequence[int]) -> None:
     """pair is two positive ints (rows, columns), else TypeError or ValueError."""
     is_pair = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
-    if not is_pair or not all(_is_int(size) for size in pair):
+    if not is_pair or not (_is_int(pair[0]) and _is_int(pair[1])):
         raise TypeError(f'{name} must be two ints (rows, columns), got {pair!r}')
-    if min(pair) < 1:
+    if pair[0] < 1 or pair[1] < 1:
         raise ValueError(f'{name} must be two ints of at least 1, got {pair!r}')
 
 
@@ -114,7 +115,7 @@ def check_grid(grid: Sequence[int], start: int, num_tokens: int) -> None:
 
 def check_scale(name: str, scale: float) -> float:
     """scale is a finite number, else TypeError or ValueError."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
         raise TypeError(f'{name} must be a number, got {scale!r}')
     if not -math.inf < scale < math.inf:  # torch.compile follows this, but not math.isfinite
         raise ValueError(f'{name} must be finite, got {scale!r}')
