@@ -206,8 +206,14 @@ def mita_attention(
     landmark_scale: float,
     shared: bool,
 ) -> Tensor:
-    """MiTA attention, tile by tile; arguments as in :func:`mita_seg.ops.mita_attention`."""
-    batch_shape = query.shape[:2]
+    """MiTA attention, tile by tile; arguments as in :func:`mita_seg.ops.mita_attention`.
+
+    float16 is computed in float32: its products exceed 65504, the largest float16, at activations
+    at which those of scaled_dot_product_attention, which sums in float32, do not.
+    """
+    batch_shape, dtype = query.shape[:2], query.dtype
+    if dtype == torch.float16:
+        query, key, value, landmarks = (rows.float() for rows in (query, key, value, landmarks))
     query, key, value, landmarks = (rows.flatten(0, 1) for rows in (query, key, value, landmarks))
     partials = []
     closeness = query @ landmarks.mT  # [heads, N, m]
@@ -220,4 +226,4 @@ def mita_attention(
             experts = top_indices(scores, topk)
             routes = closest_landmarks(closeness, num_routed)
         partials += routed_partials(query, key, value, experts, routes, scale)
-    return merge(partials).unflatten(0, batch_shape)
+    return merge(partials).to(dtype).unflatten(0, batch_shape)
