@@ -171,7 +171,7 @@ def routed_partials(
         return embedding(picked, tokens.reshape(-1, dim))
 
     def by_tile(experts: Tensor) -> Tensor:  # [heads * tiles, k, d]
-        rows = embedding(tile_of, experts.reshape(heads * num_experts, -1))
+        rows = embedding(tile_of, experts.reshape(heads * num_experts, topk * dim))
         return rows.view(-1, topk, dim)
 
     logits = tiles @ by_tile(scale * by_expert(key)).mT  # [heads * tiles, height, k]
@@ -179,7 +179,7 @@ def routed_partials(
 
     def unpack(tile_rows: Tensor) -> Tensor:
         rows = move_rows(tile_rows.flatten(0, 1), slot_of_row, row_of_slot, pack=False)
-        return rows.view(heads, num_tokens, num_routed, -1)
+        return rows.view(heads, num_tokens, num_routed, tile_rows.shape[-1])
 
     return [
         Partial(*parts) for parts in zip(*(unpack(part).unbind(2) for part in partial), strict=True)

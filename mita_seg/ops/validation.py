@@ -17,9 +17,11 @@ def _is_int(value) -> bool:
 def check_heads(**tensors: Tensor) -> None:
     """Every tensor is floating point, [B, H, rows, d], and alike in B, H, d, dtype and device.
 
+    B and H may be 0, rows and d may not.
+
     Raises:
         TypeError: Not a tensor, not floating point, or dtypes that differ.
-        ValueError: Wrong rank, no elements along a dimension, or shapes or devices that differ.
+        ValueError: Wrong rank, no rows or columns, or shapes or devices that differ.
     """
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
@@ -31,9 +33,9 @@ def check_heads(**tensors: Tensor) -> None:
             raise ValueError(
                 f'{name} must have 4 dimensions [B, H, N, d], got shape {tuple(tensor.shape)}'
             )
-        if 0 in tensor.shape:
+        if tensor.shape[2] == 0 or tensor.shape[3] == 0:
             raise ValueError(
-                f'{name} must have no empty dimension, got shape {tuple(tensor.shape)}'
+                f'{name} must have no empty dimension but B and H, got shape {tuple(tensor.shape)}'
             )
         if tensor.dtype != first.dtype:
             raise TypeError(
