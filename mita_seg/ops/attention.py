@@ -58,11 +58,10 @@ def mita_attention(
         shared: Whether queries attend to the shared expert. False: route-only; the landmarks then
             get no gradient.
         backend: 'reference' (the definition, for tests), 'tiled' (fast in plain torch operations),
-            'masked' (scaled_dot_product_attention under a mask: time grows with N^2, memory does
-            not), 'triton' (kernels for Hopper GPUs and newer: float32, bfloat16 or float16, d a
-            multiple of 8 from 16 to 128, m and k at most 1024, positive scales) or 'auto': 'triton'
-            where it can run on CUDA tensors, else 'masked' for at most 2048 tokens on a GPU, else
-            'tiled'.
+            'masked' (scaled_dot_product_attention under a mask, for short maps on a GPU: O(N^2)),
+            'triton' (kernels for Hopper GPUs and newer: float32, bfloat16 or float16, d a multiple
+            of 8 from 16 to 128, m and k at most 1024, positive scales) or 'auto': 'triton' where it
+            can run on CUDA tensors, else 'masked' for at most 2048 tokens on a GPU, else 'tiled'.
 
     Returns:
         [B, H, N, d], dtype of the inputs.

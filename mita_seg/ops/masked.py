@@ -4,10 +4,12 @@ The queries attend to [landmarks; keys] with values [shared values; values]; a m
 them the landmarks and the keys of its experts. Time grows with N^2, as that of full attention, but
 goes to a few large operations, which suits a GPU on short maps.
 
-The masks are never held all at once, nor kept for the backward pass, which makes them again.
+Masks are made for some heads at a time, and again in the backward pass: memory grows with N^2 only
+where the mask of one head does not fit in `MASK_BYTES`.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -125,7 +127,7 @@ def attend_heads(
     """Attention of queries [heads, N, d] to keys and values [heads, keys, d] under their mask."""
     num_keys = key.shape[1]
     mask = make_mask(table, routes, num_keys - query.shape[1])[..., :num_keys]
-    # Kernels want four dimensions.
+    # Only the slowest kernel takes three dimensions.
     query, key, value, mask = (tensor.unsqueeze(0) for tensor in (query, key, value, mask))
     return attend(query, key, value, scale, mask).squeeze(0)
 
@@ -147,6 +149,13 @@ def attend_by_heads(*arguments) -> Tensor:
     """:func:`attend_heads`, some heads at a time."""
     *tensors, scale = arguments
     return join([attend_heads(*part, scale) for part in by_heads(*tensors)])
+
+
+def without_autocast(device: str) -> AbstractContextManager:
+    """A context that computes in the dtypes of the tensors, wherever backward() is called."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 class MaskedAttention(torch.autograd.Function):
@@ -172,15 +181,15 @@ class MaskedAttention(torch.autograd.Function):
             return torch.autograd.grad(output, wanted, grad, create_graph=twice)
 
         *inputs, table, routes = ctx.saved_tensors
-        with torch.enable_grad():
+        with torch.enable_grad(), without_autocast(grad.device.type):
             parts = [differentiate(*part) for part in by_heads(*inputs, grad, table, routes)]
         gradients = map(join, zip(*parts, strict=True))
-        return *(next(gradients) if wanted else None for wanted in ctx.needs_input_grad),
+        return tuple(next(gradients) if wanted else None for wanted in ctx.needs_input_grad)
 
     @staticmethod
     def vmap(*_):
-        raise NotImplementedError("torch.func.vmap of backend='masked': take 'tiled' instead")
+        raise NotImplementedError("backend='masked' can't run in torch.func.vmap, 'tiled' can")
 
     @staticmethod
     def jvp(*_):
-        raise NotImplementedError("torch.func.jvp of backend='masked': take 'tiled' instead")
+        raise NotImplementedError("backend='masked' can't run in torch.func.jvp, 'tiled' can")

@@ -95,6 +95,15 @@ def test_no_grad_gives_the_same_output():
     assert torch.equal(result, expected) and not result.requires_grad
 
 
+def test_a_backward_pass_under_autocast_keeps_the_dtype_of_the_forward_pass():
+    tensors, arguments = make_inputs('usual', torch.float32)
+    output = mita_attention(*tensors, **arguments, backend='masked')
+    expected = torch.autograd.grad(output, tensors, output.detach(), retain_graph=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        results = torch.autograd.grad(output, tensors, output.detach())
+    assert all(map(torch.equal, results, expected))
+
+
 @pytest.mark.parametrize('case', CASES)
 def test_neither_shapes_nor_flow_depend_on_data(case):
     """As on meta tensors, which hold none: nothing waits for a GPU, and CUDA graphs can record."""
