@@ -21,7 +21,7 @@ _SDPA = {
     'efficient': SDPBackend.EFFICIENT_ATTENTION,
     'math': SDPBackend.MATH,
 }
-_MITA = ('triton', 'tiled', 'reference')
+_MITA = ('triton', 'masked', 'tiled', 'reference')
 
 
 class Backend(NamedTuple):
@@ -77,9 +77,9 @@ def choose_backends(
         if device.type != 'cuda':
             names = ('sdpa', 'tiled')
         elif dtype == torch.float32:  # which flash and cuDNN don't take
-            names = ('efficient', 'triton', 'tiled')
+            names = ('efficient', 'triton', 'masked', 'tiled')
         else:
-            names = ('flash', 'cudnn', 'triton', 'tiled')
+            names = ('flash', 'cudnn', 'triton', 'masked', 'tiled')
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in BACKENDS:

@@ -15,6 +15,7 @@ from .race import EAGER, GRAPH
 _STYLES = {
     'triton': ('#D55E00', 'o', '-'),
     'tiled': ('#E69F00', 's', '-'),
+    'masked': ('#000000', 'D', '-'),
     'reference': ('#CC79A7', 'v', '-'),
     'sdpa': ('#0072B2', '^', '--'),
     'cudnn': ('#0072B2', 'D', '--'),

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from . import reference, tiled
+from . import masked, reference, tiled
 from .pooling import pool_landmarks
 from .tracing import traced_attention
 from .triton.support import why_not
@@ -58,9 +58,10 @@ def mita_attention(
         shared: Whether queries attend to the shared expert. False: route-only; the landmarks then
             get no gradient.
         backend: 'reference' (the definition, for tests), 'tiled' (fast in plain torch operations),
+            'masked' (scaled_dot_product_attention under a mask, for short maps on a GPU: O(N^2)),
             'triton' (kernels for Hopper GPUs and newer: float32, bfloat16 or float16, d a multiple
             of 8 from 16 to 128, m and k at most 1024, positive scales) or 'auto': 'triton' where it
-            can run on CUDA tensors, else 'tiled'.
+            can run on CUDA tensors, else 'masked' for at most 2048 tokens on a GPU, else 'tiled'.
 
     Returns:
         [B, H, N, d], dtype of the inputs.
@@ -164,10 +165,26 @@ def _select_backend(backend: str, query: Tensor, num_landmarks: int, options: di
         scales = options['scale'], options['landmark_scale']
         reason = why_not(query, num_landmarks, options['topk'], scales)
         if backend == 'auto':
-            backend = 'triton' if query.is_cuda and reason is None else 'tiled'
+            backend = 'triton' if query.is_cuda and reason is None else torch_backend(query)
         elif reason:
             raise NotImplementedError(f"backend='triton' can't run: {reason}")
-    return BACKENDS[backend]
+    return _attend_to_nothing if 0 in query.shape[:2] else BACKENDS[backend]
+
+
+def torch_backend(query: Tensor) -> str:
+    """The backend in plain torch operations that 'auto' takes for queries [B, H, N, d].
+
+    'masked' computes all N^2 logits in a few large operations, 'tiled' N (m + s k) of them in many
+    small ones. A GPU spends more time on starting those than on the logits, up to some N; a CPU
+    does not.
+    """
+    large = query.shape[2] > MASKED_TOKENS
+    return 'tiled' if large or query.device.type == 'cpu' else 'masked'
+
+
+def _attend_to_nothing(query, key, value, landmarks, **_) -> Tensor:
+    """Empty batches, which kernels don't take; all inputs get gradients, empty too."""
+    return query + key + value + landmarks.sum(2, keepdim=True)
 
 
 def _triton(
@@ -181,9 +198,11 @@ def _triton(
     )
 
 
+MASKED_TOKENS = 2048  # where 'tiled' is as fast on a GPU
 BACKENDS = {
     'reference': reference.mita_attention,
     'tiled': tiled.mita_attention,
+    'masked': masked.mita_attention,
     'triton': _triton,
 }
 

@@ -7,17 +7,19 @@ Source: Wen et al., arXiv 2602.01219, equations 5-12 and Algorithm 1.
 import torch
 from torch import Tensor
 
+from .selection import scores_between
+
 
 def select_experts(key: Tensor, landmarks: Tensor, topk: int) -> Tensor:
     """Top-k keys of each landmark, ascending; ties go to the lowest index. [B, H, m, k]"""
-    scores = landmarks @ key.mT  # [B, H, m, N]
+    scores = scores_between(landmarks, key)  # [B, H, m, N]
     ranked = scores.sort(dim=-1, descending=True, stable=True).indices
     return ranked[..., :topk].sort(dim=-1).values
 
 
 def route_queries(query: Tensor, landmarks: Tensor, num_routed: int) -> Tensor:
     """Closest landmarks of each query, closest first; ties go to the lowest. [B, H, N, s]"""
-    scores = query @ landmarks.mT  # [B, H, N, m]
+    scores = scores_between(query, landmarks)  # [B, H, N, m]
     return scores.sort(dim=-1, descending=True, stable=True).indices[..., :num_routed]
 
 
@@ -25,6 +27,14 @@ def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
     """rows [B, H, N, d] at index [B, H, ...] -> [B, H, ..., d]"""
     flat = index.flatten(2).unsqueeze(-1).expand(-1, -1, -1, rows.shape[-1])
     return rows.gather(2, flat).unflatten(2, index.shape[2:])
+
+
+def scale_products(rows: Tensor, others: Tensor, scale: float) -> Tensor:
+    """Logits scale * rows others^T, [..., n, d] with [..., m, d] -> [..., n, m].
+
+    Sums are kept small by a power of two, which is exact: float16 ends at 65504.
+    """
+    return (16 * scale) * ((rows / 4) @ (others / 4).mT)
 
 
 def mita_attention(
@@ -49,8 +59,8 @@ def mita_attention(
     logits, values = [], []  # per query: [B, H, N, 1, experts' keys], [B, H, N, keys, d]
 
     if shared:
-        landmark_values = (scale * (landmarks @ key.mT)).softmax(-1) @ value  # [B, H, m, d]
-        logits.append(landmark_scale * (query @ landmarks.mT))
+        landmark_values = scale_products(landmarks, key, scale).softmax(-1) @ value  # [B, H, m, d]
+        logits.append(scale_products(query, landmarks, landmark_scale))
         values.append(landmark_values.unsqueeze(2).expand(-1, -1, query.shape[2], -1, -1))
 
     if topk:
@@ -61,7 +71,7 @@ def mita_attention(
                 routes = route_queries(query, landmarks, num_routed)  # [B, H, N, s]
             picked = gather_rows(experts, routes).flatten(-2)  # [B, H, N, s * k]
         routed_keys = gather_rows(key, picked)  # [B, H, N, s * k, d]
-        logits.append(scale * (routed_keys @ query.unsqueeze(-1)).squeeze(-1))
+        logits.append(scale_products(query.unsqueeze(-2), routed_keys, scale).squeeze(-2))
         values.append(gather_rows(value, picked))
 
     weights = torch.cat(logits, -1).softmax(-1)

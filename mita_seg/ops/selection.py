@@ -23,8 +23,9 @@ def select_experts(key: Tensor, landmarks: Tensor, topk: int) -> Tensor:
 
     Returns:
         int64 indices [B, H, m, k] into the N tokens, ascending. Of equal scores at the boundary
-        the lowest indices are kept. Scores are computed in the dtype of the inputs; the Triton
-        kernels keep theirs in float32, so in lower precision nearly equal keys may change places.
+        the lowest indices are kept. Scores are rounded to the dtype of the inputs, those of float16
+        to float32; the Triton kernels keep all of theirs in float32, so in lower precision nearly
+        equal keys may change places.
 
     Raises:
         TypeError: Not floating point tensors of one dtype, or `topk` is not an int.
@@ -32,7 +33,7 @@ def select_experts(key: Tensor, landmarks: Tensor, topk: int) -> Tensor:
     """
     check_heads(key=key, landmarks=landmarks)
     check_topk(topk, minimum=1)
-    return top_indices(landmarks @ key.mT, min(topk, key.shape[2]))
+    return top_indices(scores_between(landmarks, key), min(topk, key.shape[2]))
 
 
 @torch.no_grad()
@@ -54,7 +55,18 @@ def route_queries(query: Tensor, landmarks: Tensor, num_routed: int) -> Tensor:
     """
     check_heads(query=query, landmarks=landmarks)
     check_num_routed(num_routed, landmarks.shape[2])
-    return closest_landmarks(query @ landmarks.mT, num_routed)
+    return closest_landmarks(scores_between(query, landmarks), num_routed)
+
+
+def scores_between(rows: Tensor, others: Tensor) -> Tensor:
+    """Products to choose by, rows [..., n, d] with others [..., m, d] -> [..., n, m].
+
+    Those of float16 are in float32: they exceed 65504, the largest float16, long before the scaled
+    logits of an attention do.
+    """
+    if rows.dtype == torch.float16:
+        rows, others = rows.float(), others.float()
+    return rows @ others.mT
 
 
 def closest_landmarks(scores: Tensor, num_routed: int) -> Tensor:
@@ -62,6 +74,16 @@ def closest_landmarks(scores: Tensor, num_routed: int) -> Tensor:
     if num_routed == 1:
         return scores.argmax(-1, keepdim=True)  # the first of equal maxima
     return scores.sort(dim=-1, descending=True, stable=True).indices[..., :num_routed]
+
+
+def in_top(scores: Tensor, topk: int) -> Tensor:
+    """Whether each score is among the top-k of its row, ties to the lowest index, bool [..., N].
+
+    The same choice as that of :func:`top_indices`, in fewer and larger operations.
+    """
+    ranks = _ranks(scores)
+    lowest = ranks.topk(topk, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    return ranks >= lowest
 
 
 def top_indices(scores: Tensor, topk: int) -> Tensor:
@@ -87,13 +109,23 @@ def top_indices(scores: Tensor, topk: int) -> Tensor:
 
 
 def _stable_topk(scores: Tensor, topk: int) -> Tensor:
+    largest = _ranks(scores).topk(topk, dim=-1, sorted=False).values
+    place = scores.shape[-1] - 1 - (largest & 0xFFFFFFFF)
+    return place.sort(dim=-1).values
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Different integers in the order of the scores, of equal scores the first place highest.
+
+    torch.topk breaks ties anyhow, but these have none. The upper half of each, int64 [..., N],
+    holds the score, the lower half the place from the end.
+    """
+    place = torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
     if scores.dtype == torch.float64:
-        ranked = scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
-    else:  # torch.topk breaks ties anyhow, so rank integers that hold the score, then the place
-        last = scores.shape[-1] - 1
-        bits = (scores.float() + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
-        ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()  # as the scores are
-        place = last - torch.arange(last + 1, device=scores.device)
-        largest = (ordered << 32 | place).topk(topk, dim=-1, sorted=False).values
-        ranked = last - (largest & 0xFFFFFFFF)
-    return ranked.sort(dim=-1).values
+        order = scores.sort(dim=-1, descending=True, stable=True).indices
+        upper = torch.empty_like(order).scatter_(-1, order, place.expand(order.shape))
+    else:
+        # Adding 0 makes -0.0 equal 0.0; float32 holds the others exactly.
+        bits = (scores + scores.new_zeros(1, dtype=torch.float32)).view(torch.int32)
+        upper = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # in the order of the scores
+    return torch.add(place, upper, alpha=2**32)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, pad
 
 from .selection import closest_landmarks, top_indices
 
@@ -80,27 +80,71 @@ def tile_rows(expert_of_row: Tensor, num_experts: int, height: int) -> Tiling:
     row_of_slot.scatter_(1, slot, order + head * rows)
 
     tile = torch.arange(num_tiles, device=device).expand(heads, -1).contiguous()
-    expert_of_tile = torch.searchsorted(last_tile, tile, right=True).clamp_(max=num_experts - 1)
+    expert_of_tile = torch.searchsorted(last_tile, tile, right=True).clamp(max=num_experts - 1)
     return Tiling(slot_of_row, row_of_slot, expert_of_tile + head * num_experts)
 
 
-class PermuteRows(torch.autograd.Function):
-    """rows [R, d] -> rows[index], an arbitrary row where the index is -1.
+def move_rows(rows: Tensor, slot_of_row: Tensor, row_of_slot: Tensor, pack: bool) -> Tensor:
+    """Rows into slots, zeros where a slot is empty; or, with `pack` False, back out of them.
 
-    `inverse` maps each row back to its place (-1: dropped), so that the gradient is a gather too
-    instead of a scatter.
+    Either is the gradient of the other, and a gather instead of a scatter. Nothing passes between
+    an empty slot and any row: not even NaN does, whose product with 0 is NaN.
+
+    Args:
+        rows: [rows, d], or [slots, d] to unpack.
+        slot_of_row: [rows]
+        row_of_slot: [slots], -1 where empty.
+        pack: The direction.
+
+    Returns:
+        [slots, d], or [rows, d] unpacked.
     """
+    move = CompiledMove if torch.compiler.is_compiling() else Move
+    return move.apply(rows, slot_of_row, row_of_slot, pack)
+
+
+def gather_rows(rows: Tensor, slot_of_row: Tensor, row_of_slot: Tensor, pack: bool) -> Tensor:
+    """:func:`move_rows`, with a gradient that scatters."""
+    if not pack:
+        return rows.index_select(0, slot_of_row)
+    rows = pad(rows, (0, 0, 0, 1))  # the last one, zeros, goes where -1 is
+    return rows.index_select(0, row_of_slot.remainder(rows.shape[0]))
+
+
+class CompiledMove(torch.autograd.Function):
+    """What torch.compile takes: no rules for torch.func, and no gradients of gradients."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return rows.index_select(0, index.clamp(min=0))
+    def forward(rows: Tensor, slot_of_row: Tensor, row_of_slot: Tensor, pack: bool) -> Tensor:
+        return gather_rows(rows, slot_of_row, row_of_slot, pack)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, *indices, ctx.pack = inputs
+        ctx.save_for_backward(*indices)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        (inverse,) = ctx.saved_tensors
-        picked = grad.index_select(0, inverse.clamp(min=0))
-        return picked.masked_fill((inverse < 0).unsqueeze(1), 0), None, None
+        return gather_rows(grad, *ctx.saved_tensors, not ctx.pack), None, None, None
+
+
+class Move(CompiledMove):
+    """The same with all that torch.func does, and gradients of gradients."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        CompiledMove.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[1:3])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return Move.apply(grad, *ctx.saved_tensors, not ctx.pack), None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, *_):
+        return Move.apply(tangent, *ctx.saved_tensors, ctx.pack)
 
 
 def routed_partials(
@@ -118,7 +162,7 @@ def routed_partials(
     slot_of_row, row_of_slot = tiling.slot_of_row.flatten(), tiling.row_of_slot.flatten()
 
     rows = query.unsqueeze(2).expand(-1, -1, num_routed, -1).reshape(-1, dim)
-    tiles = PermuteRows.apply(rows, row_of_slot, slot_of_row).unflatten(0, (-1, height))
+    tiles = move_rows(rows, slot_of_row, row_of_slot, pack=True).unflatten(0, (-1, height))
 
     picked = experts + num_tokens * torch.arange(heads, device=query.device).view(-1, 1, 1)
     tile_of = tiling.expert_of_tile.flatten()
@@ -127,15 +171,15 @@ def routed_partials(
         return embedding(picked, tokens.reshape(-1, dim))
 
     def by_tile(experts: Tensor) -> Tensor:  # [heads * tiles, k, d]
-        rows = embedding(tile_of, experts.reshape(heads * num_experts, -1))
+        rows = embedding(tile_of, experts.reshape(heads * num_experts, topk * dim))
         return rows.view(-1, topk, dim)
 
     logits = tiles @ by_tile(scale * by_expert(key)).mT  # [heads * tiles, height, k]
     partial = attend(logits, by_tile(by_expert(value)))
 
     def unpack(tile_rows: Tensor) -> Tensor:
-        rows = PermuteRows.apply(tile_rows.flatten(0, 1), slot_of_row, row_of_slot)
-        return rows.view(heads, num_tokens, num_routed, -1)
+        rows = move_rows(tile_rows.flatten(0, 1), slot_of_row, row_of_slot, pack=False)
+        return rows.view(heads, num_tokens, num_routed, tile_rows.shape[-1])
 
     return [
         Partial(*parts) for parts in zip(*(unpack(part).unbind(2) for part in partial), strict=True)
@@ -162,8 +206,14 @@ def mita_attention(
     landmark_scale: float,
     shared: bool,
 ) -> Tensor:
-    """MiTA attention, tile by tile; arguments as in :func:`mita_seg.ops.mita_attention`."""
-    batch_shape = query.shape[:2]
+    """MiTA attention, tile by tile; arguments as in :func:`mita_seg.ops.mita_attention`.
+
+    float16 is computed in float32: its products exceed 65504, the largest float16, at activations
+    at which those of scaled_dot_product_attention, which sums in float32, do not.
+    """
+    batch_shape, dtype = query.shape[:2], query.dtype
+    if dtype == torch.float16:
+        query, key, value, landmarks = (rows.float() for rows in (query, key, value, landmarks))
     query, key, value, landmarks = (rows.flatten(0, 1) for rows in (query, key, value, landmarks))
     partials = []
     closeness = query @ landmarks.mT  # [heads, N, m]
@@ -176,4 +226,4 @@ def mita_attention(
             experts = top_indices(scores, topk)
             routes = closest_landmarks(closeness, num_routed)
         partials += routed_partials(query, key, value, experts, routes, scale)
-    return merge(partials).unflatten(0, batch_shape)
+    return merge(partials).to(dtype).unflatten(0, batch_shape)

@@ -10,15 +10,18 @@ from torch import Tensor
 def _is_int(value) -> bool:
     if torch.jit.is_tracing() and isinstance(value, Tensor):  # what sizes are while tracing
         return True
-    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    # Dynamo of torch 2.7 follows neither `int | torch.SymInt` nor, below, all() of a generator.
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
 
 
 def check_heads(**tensors: Tensor) -> None:
     """Every tensor is floating point, [B, H, rows, d], and alike in B, H, d, dtype and device.
 
+    B and H may be 0, rows and d may not.
+
     Raises:
         TypeError: Not a tensor, not floating point, or dtypes that differ.
-        ValueError: Wrong rank, no elements along a dimension, or shapes or devices that differ.
+        ValueError: Wrong rank, no rows or columns, or shapes or devices that differ.
     """
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
@@ -30,9 +33,9 @@ def check_heads(**tensors: Tensor) -> None:
             raise ValueError(
                 f'{name} must have 4 dimensions [B, H, N, d], got shape {tuple(tensor.shape)}'
             )
-        if 0 in tensor.shape:
+        if tensor.shape[2] == 0 or tensor.shape[3] == 0:
             raise ValueError(
-                f'{name} must have no empty dimension, got shape {tuple(tensor.shape)}'
+                f'{name} must have no empty dimension but B and H, got shape {tuple(tensor.shape)}'
             )
         if tensor.dtype != first.dtype:
             raise TypeError(
@@ -91,9 +94,9 @@ def check_experts(topk: int, num_routed: int, num_landmarks: int, shared: bool) 
 def check_pair(name: str, pair: Sequence[int]) -> None:
     """pair is two positive ints (rows, columns), else TypeError or ValueError."""
     is_pair = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
-    if not is_pair or not all(_is_int(size) for size in pair):
+    if not is_pair or not (_is_int(pair[0]) and _is_int(pair[1])):
         raise TypeError(f'{name} must be two ints (rows, columns), got {pair!r}')
-    if min(pair) < 1:
+    if pair[0] < 1 or pair[1] < 1:
         raise ValueError(f'{name} must be two ints of at least 1, got {pair!r}')
 
 
@@ -114,7 +117,7 @@ def check_grid(grid: Sequence[int], start: int, num_tokens: int) -> None:
 
 def check_scale(name: str, scale: float) -> float:
     """scale is a finite number, else TypeError or ValueError."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
         raise TypeError(f'{name} must be a number, got {scale!r}')
     if not -math.inf < scale < math.inf:  # torch.compile follows this, but not math.isfinite
         raise ValueError(f'{name} must be finite, got {scale!r}')

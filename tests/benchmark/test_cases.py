@@ -56,8 +56,8 @@ def test_bad_crops_are_refused(text, words):
 @pytest.mark.parametrize(
     ('device', 'dtype', 'names'),
     [
-        ('cuda', torch.bfloat16, ['flash', 'cudnn', 'triton', 'tiled']),
-        ('cuda', torch.float32, ['efficient', 'triton', 'tiled']),
+        ('cuda', torch.bfloat16, ['flash', 'cudnn', 'triton', 'masked', 'tiled']),
+        ('cuda', torch.float32, ['efficient', 'triton', 'masked', 'tiled']),
         ('cpu', torch.float32, ['sdpa', 'tiled']),
     ],
 )

@@ -38,7 +38,7 @@ def call(**changes):
         (
             {'backend': 'flash'},
             ValueError,
-            r"one of 'auto', 'reference', 'tiled', 'triton', got 'flash'",
+            r"one of 'auto', 'reference', 'tiled', 'masked', 'triton', got 'flash'",
         ),
         (
             {'backend': 'triton'},

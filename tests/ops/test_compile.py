@@ -7,7 +7,7 @@ from operator_cases import DEVICE, gradients
 from mita_seg.ops import mita_attention, pool_landmarks
 
 
-@pytest.mark.parametrize('backend', ['reference', 'tiled'])
+@pytest.mark.parametrize('backend', ['reference', 'tiled', 'masked'])
 def test_one_graph_serves_every_token_count(backend):
     def attend(query, key, value, grid):
         landmarks = pool_landmarks(query, grid, (2, 2))

@@ -40,7 +40,7 @@ def test_equals_the_definition_query_by_query(case):
         torch.testing.assert_close(head_result, expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize('backend', ['reference', 'tiled'])
+@pytest.mark.parametrize('backend', ['reference', 'tiled', 'masked'])
 def test_route_only_with_every_key_is_full_attention(backend):
     (query, key, value, landmarks), _ = make_inputs('usual')
     result = mita_attention(
@@ -53,7 +53,7 @@ def test_route_only_with_every_key_is_full_attention(backend):
         torch.testing.assert_close(grad, wanted, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize('backend', ['reference', 'tiled'])
+@pytest.mark.parametrize('backend', ['reference', 'tiled', 'masked'])
 def test_compress_only_is_agent_attention(backend):
     (query, key, value, landmarks), _ = make_inputs('usual')
     result = mita_attention(query, key, value, landmarks, topk=0, backend=backend)
@@ -62,7 +62,7 @@ def test_compress_only_is_agent_attention(backend):
     torch.testing.assert_close(result, expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize('backend', ['reference', 'tiled'])
+@pytest.mark.parametrize('backend', ['reference', 'tiled', 'masked'])
 def test_every_key_makes_the_routing_irrelevant(backend):
     (query, key, value, landmarks), _ = make_inputs('usual')
     landmarks = landmarks.detach().clone()

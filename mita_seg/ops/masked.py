@@ -1,0 +1,195 @@
+"""MiTA attention as one scaled_dot_product_attention with a mask.
+
+The queries attend to [landmarks; keys] with values [shared values; values]; a mask leaves each of
+them the landmarks and the keys of its experts. Time grows with N^2, as that of full attention, but
+goes to a few large operations, which suits a GPU on short maps.
+
+Masks are made for some heads at a time, and again in the backward pass: memory grows with N^2 only
+where the mask of one head does not fit in `MASK_BYTES`.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from .selection import closest_landmarks, in_top, scores_between
+
+MASK_BYTES = 2**26  # of the heads that are computed together
+ALIGNMENT = 16  # elements; kernels copy masks whose rows start elsewhere
+
+
+def mita_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor,
+    *,
+    topk: int,
+    num_routed: int,
+    scale: float,
+    landmark_scale: float,
+    shared: bool,
+) -> Tensor:
+    """MiTA attention under a mask; arguments as in :func:`mita_seg.ops.mita_attention`."""
+    query, key, value, landmarks = map(with_whole_rows, (query, key, value, landmarks))
+    if shared:
+        shared_values = attend(landmarks, key, value, scale)
+        if topk == 0:
+            return attend(query, landmarks, shared_values, landmark_scale)
+
+    batch_shape = query.shape[:2]
+    query, key, value, landmarks = (rows.flatten(0, 1) for rows in (query, key, value, landmarks))
+    with torch.no_grad():
+        held = in_top(scores_between(landmarks, key), topk)
+        routes = closest_landmarks(scores_between(query, landmarks), num_routed)
+        table = tabulate(held, landmarks.shape[1] if shared else 0, num_routed, query.dtype)
+    if shared:
+        # One scale serves all. Tiny ones would make the landmarks overflow.
+        common = scale if scale > 0 and abs(landmark_scale) <= 16 * scale else 1.0
+        key = torch.cat((times(landmarks, landmark_scale / common), times(key, scale / common)), 1)
+        value = torch.cat((shared_values.flatten(0, 1), value), 1)
+        scale = common
+    arguments = query, key, value, table, routes, scale
+    if torch.compiler.is_compiling():  # which decides itself what to keep and what to make again
+        output = attend_by_heads(*arguments)
+    else:
+        output = MaskedAttention.apply(*arguments)
+    return output.unflatten(0, batch_shape)
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
+) -> Tensor:
+    """scaled_dot_product_attention for all scales; its kernels are made for positive ones."""
+    if scale <= 0:
+        query, scale = scale * query, 1.0
+    return scaled_dot_product_attention(query, key, value, mask, scale=scale)
+
+
+def with_whole_rows(rows: Tensor) -> Tensor:
+    """The same with contiguous rows, without which only the slowest kernel runs."""
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
+
+
+def times(rows: Tensor, factor: float) -> Tensor:
+    """factor * rows, without a copy if the factor is 1."""
+    return rows if factor == 1 else factor * rows
+
+
+def tabulate(held: Tensor, num_shared: int, num_routed: int, dtype: torch.dtype) -> Tensor:
+    """What the mask of a query is made of: a row for each expert, a column for each key.
+
+    Args:
+        held: Whether an expert holds a key, bool [heads, m, N].
+        num_shared: Landmarks, which come before the keys; all experts hold them.
+        num_routed: Experts a query, s.
+        dtype: Of the result.
+
+    Returns:
+        [heads, m, width], where width is num_shared + N, rounded up to the alignment. For one
+        expert a query the mask itself, 0 where the expert holds the key and -inf elsewhere; for
+        more of them, which have to be counted, 1 and 0.
+    """
+    width = num_shared + held.shape[-1]
+    table = pad(held.to(dtype), (num_shared, -width % ALIGNMENT), value=1.0)
+    return table.log() if num_routed == 1 else table
+
+
+def make_mask(table: Tensor, routes: Tensor, num_shared: int) -> Tensor:
+    """What to add to the logits: the log of how many experts of the query hold the key.
+
+    Args:
+        table: From :func:`tabulate`, [heads, m, width].
+        routes: Experts of the queries, [heads, N, s].
+        num_shared: Landmarks; they count once.
+
+    Returns:
+        [heads, N, width], dtype of the table.
+    """
+    heads, num_experts, width = table.shape
+    num_tokens, num_routed = routes.shape[1:]
+    if num_routed == 1:
+        first = torch.arange(0, heads * num_experts, num_experts, device=routes.device)
+        rows = (routes.flatten(1) + first.unsqueeze(1)).flatten()
+        return table.flatten(0, 1).index_select(0, rows).view(heads, num_tokens, width)
+    chosen = table.new_zeros(heads, num_tokens, num_experts).scatter_(2, routes, 1)
+    mask = (chosen @ table).log_()
+    mask[..., :num_shared] = 0
+    return mask
+
+
+def attend_heads(
+    query: Tensor, key: Tensor, value: Tensor, table: Tensor, routes: Tensor, scale: float
+) -> Tensor:
+    """Attention of queries [heads, N, d] to keys and values [heads, keys, d] under their mask."""
+    num_keys = key.shape[1]
+    mask = make_mask(table, routes, num_keys - query.shape[1])[..., :num_keys]
+    # Only the slowest kernel takes three dimensions.
+    query, key, value, mask = (tensor.unsqueeze(0) for tensor in (query, key, value, mask))
+    return attend(query, key, value, scale, mask).squeeze(0)
+
+
+def by_heads(query: Tensor, *tensors: Tensor):
+    """Parts of tensors [heads, ...], of as many heads as may have masks at once."""
+    *_, table, _ = tensors
+    mask_bytes = query[..., 0].numel() * table.shape[-1] * table.element_size()
+    count = max(1, -(-mask_bytes // MASK_BYTES))
+    return zip(*(tensor.chunk(count) for tensor in (query, *tensors)), strict=True)
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Parts along the first dimension, without a copy if there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def attend_by_heads(*arguments) -> Tensor:
+    """:func:`attend_heads`, some heads at a time."""
+    *tensors, scale = arguments
+    return join([attend_heads(*part, scale) for part in by_heads(*tensors)])
+
+
+def without_autocast(device: str) -> AbstractContextManager:
+    """A context that computes in the dtypes of the tensors, wherever backward() is called."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+class MaskedAttention(torch.autograd.Function):
+    """:func:`attend_by_heads` that keeps for the backward pass what it was given, and no mask."""
+
+    @staticmethod
+    def forward(*arguments) -> Tensor:
+        return attend_by_heads(*arguments)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.scale = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        twice = torch.is_grad_enabled()
+
+        def differentiate(*tensors: Tensor) -> tuple[Tensor, ...]:
+            *inputs, grad, table, routes = tensors
+            output = attend_heads(*inputs, table, routes, ctx.scale)
+            wanted = [part for part in inputs if part.requires_grad]
+            return torch.autograd.grad(output, wanted, grad, create_graph=twice)
+
+        *inputs, table, routes = ctx.saved_tensors
+        with torch.enable_grad(), without_autocast(grad.device.type):
+            parts = [differentiate(*part) for part in by_heads(*inputs, grad, table, routes)]
+        gradients = map(join, zip(*parts, strict=True))
+        return tuple(next(gradients) if wanted else None for wanted in ctx.needs_input_grad)
+
+    @staticmethod
+    def vmap(*_):
+        raise NotImplementedError("backend='masked' can't run in torch.func.vmap, 'tiled' can")
+
+    @staticmethod
+    def jvp(*_):
+        raise NotImplementedError("backend='masked' can't run in torch.func.jvp, 'tiled' can")
