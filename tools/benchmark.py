@@ -1,6 +1,7 @@
 """Time attention operators, their kernels, whole models and training loops."""
 
 import argparse
+import os
 import shlex
 import sys
 from functools import partial
@@ -71,6 +72,13 @@ def parse_args(argv=None):
         help='of training: override settings of every config',
     )
     parser.add_argument(
+        '--compile-as',
+        type=int,
+        metavar='N',
+        help="MiTA's kernels as compiled for another architecture, such as 80 for an A100, on the "
+        'GPU that is there: a lead for GPUs that are not',
+    )
+    parser.add_argument(
         '--quick',
         dest='rounds',
         action='store_const',
@@ -112,7 +120,18 @@ def list_steps(plan, rate):
         yield 'training', cfg.filename, partial(benchmark_training, cfg, plan.device)
 
 
-def measure(plan, out, command):
+def emulate(architecture):
+    """Have the kernels compiled as for another architecture, apart from those in Triton's cache."""
+    try:
+        from mita_seg.kernel_check.emulation import compile_as
+    except ImportError as error:
+        raise ValueError(f'--compile-as needs Triton: {error}') from error
+    compile_as(architecture)
+    cache = os.environ.get('TRITON_CACHE_DIR') or Path.home() / '.triton' / 'cache'
+    os.environ['TRITON_CACHE_DIR'] = str(Path(cache) / f'compiled_as_{architecture}')
+
+
+def measure(plan, out, command, compiled_as=None):
     """Measure all of a plan, saving what is there after each step; print the report."""
     import torch
 
@@ -126,6 +145,8 @@ def measure(plan, out, command):
         'command': command,
         'rounds': plan.rounds,
     }
+    if compiled_as:
+        environment['kernels_compiled_as'] = f'sm_{compiled_as} (emulated)'
     rate = None
     if plan.cases or plan.kernel_cases:
         rate = copy_rate(plan.device, plan.rounds)
@@ -161,8 +182,10 @@ def main(argv=None):
         # What holds tools/ and configs/, also in a wheel.
         plan = make_plan(args, Path(__file__).resolve().parents[1])
         prepare_work_dir(args.out)
+        if args.compile_as is not None:
+            emulate(args.compile_as)
     out = Path(args.out)
-    results = measure(plan, out, command)
+    results = measure(plan, out, command, args.compile_as)
     draw(out, results)
     print(out / 'results.json')
     rows = [row for section in SECTIONS for row in results[section]]

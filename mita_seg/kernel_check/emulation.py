@@ -26,9 +26,13 @@ def compile_as(architecture: int) -> None:
     """
     if architecture not in ARCHITECTURES:
         known = ', '.join(map(str, ARCHITECTURES))
-        raise ValueError(f'architecture must be of {known}; got {architecture}')
+        raise ValueError(
+            f'the architecture to compile as must be one of {known}; got {architecture}'
+        )
     if not torch.cuda.is_available():
-        raise ValueError('compiling for another architecture needs a CUDA device; there is none')
+        raise ValueError(
+            f'what is compiled as for sm_{architecture} runs on a CUDA device, and torch finds none'
+        )
     major, minor = torch.cuda.get_device_capability()
     own = 10 * major + minor
     if architecture == 100 and own != 100:

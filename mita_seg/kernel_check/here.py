@@ -48,4 +48,5 @@ def _describe_backend(device) -> str:
     reason = why_not(query, 49, 49)
     if reason is None:
         return "backend='auto' takes triton"
-    return f"backend='auto' takes {torch_backend(query)} for 1,024 tokens: triton can't run, as {reason}"
+    name = torch_backend(query)
+    return f"backend='auto' takes {name} for 1,024 tokens: triton can't run, as {reason}"

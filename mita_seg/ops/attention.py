@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from . import masked, reference, tiled
-from .pooling import pool_landmarks
+from .pooling import pool_in_torch, pool_landmarks
 from .tracing import traced_attention
-from .triton.support import why_not
+from .triton.support import warn_once, why_not
 from .validation import (
     check_experts,
     check_grid,
@@ -59,9 +59,10 @@ def mita_attention(
             get no gradient.
         backend: 'reference' (the definition, for tests), 'tiled' (fast in plain torch operations),
             'masked' (scaled_dot_product_attention under a mask, for short maps on a GPU: O(N^2)),
-            'triton' (kernels for Hopper GPUs and newer: float32, bfloat16 or float16, d a multiple
-            of 8 from 16 to 128, m and k at most 1024, positive scales) or 'auto': 'triton' where it
-            can run on CUDA tensors, else 'masked' for at most 2048 tokens on a GPU, else 'tiled'.
+            'triton' (kernels for GPUs from Ampere on, compute capability 8.0: float32, bfloat16 or
+            float16, d a multiple of 8 from 16 to 128, m and k at most 1024, positive scales) or
+            'auto': 'triton' where it can run on CUDA tensors, else, with one warning that says why,
+            'masked' for at most 2048 tokens on a GPU, else 'tiled'.
 
     Returns:
         [B, H, N, d], dtype of the inputs.
@@ -121,9 +122,9 @@ def pooled_mita_attention(
     count = num_landmarks[0] * num_landmarks[1]
     options = _check_options(tensors, count, topk, num_routed, scale, landmark_scale, shared)
     run = _select_backend(backend, query, count, options)
-    if run is _triton and not torch.jit.is_tracing():
+    if run in (_triton, _triton_or_torch) and not torch.jit.is_tracing():
         window = (*grid, *num_landmarks, start)
-        return _triton(*tensors.values(), None, window=window, **options)
+        return run(*tensors.values(), None, window=window, **options)
     tensors['landmarks'] = pool_landmarks(query, grid, num_landmarks, start=start)
     return _run(run, tensors, options, lowered)
 
@@ -158,16 +159,18 @@ def _check_options(
 
 
 def _select_backend(backend: str, query: Tensor, num_landmarks: int, options: dict):
-    if backend not in ('auto', *BACKENDS):
-        known = ', '.join(map(repr, ('auto', *BACKENDS)))
+    if backend not in BACKENDS:
+        known = ', '.join(map(repr, BACKENDS))
         raise ValueError(f'backend must be one of {known}, got {backend!r}')
     if backend in ('auto', 'triton'):
         scales = options['scale'], options['landmark_scale']
         reason = why_not(query, num_landmarks, options['topk'], scales)
-        if backend == 'auto':
-            backend = 'triton' if query.is_cuda and reason is None else torch_backend(query)
-        elif reason:
+        if reason and backend == 'triton':
             raise NotImplementedError(f"backend='triton' can't run: {reason}")
+        if reason or (backend == 'auto' and not query.is_cuda):
+            if query.is_cuda:
+                warn_once(f"backend='auto' uses torch operations: triton can't run, as {reason}")
+            backend = torch_backend(query)
     return _attend_to_nothing if 0 in query.shape[:2] else BACKENDS[backend]
 
 
@@ -187,19 +190,36 @@ def _attend_to_nothing(query, key, value, landmarks, **_) -> Tensor:
     return query + key + value + landmarks.sum(2, keepdim=True)
 
 
+_NO_WINDOW = (0, 0, 0, 0, 0)  # of pooling: landmarks are given
+
+
 def _triton(
     query, key, value, landmarks, *, topk, num_routed, scale, landmark_scale, shared,
-    window=(0, 0, 0, 0, 0),
+    window=_NO_WINDOW, instead=None,
 ) -> Tensor:  # fmt: skip
     from .triton.op import attention  # needs Triton
 
     return attention(
-        query, key, value, landmarks, *window, topk, num_routed, scale, landmark_scale, shared
-    )
+        query, key, value, landmarks, *window, topk, num_routed, scale, landmark_scale, shared,
+        instead=instead,
+    )  # fmt: skip
+
+
+def _triton_or_torch(query, key, value, landmarks, *, window=_NO_WINDOW, **options) -> Tensor:
+    """The kernels; torch operations if Triton finds that the machine lacks what they take."""
+
+    def instead(query, key, value, landmarks):
+        height, width, *num_landmarks, start = window
+        if landmarks is None:
+            landmarks = pool_in_torch(query, (height, width), num_landmarks, start)
+        return BACKENDS[torch_backend(query)](query, key, value, landmarks, **options)
+
+    return _triton(query, key, value, landmarks, window=window, instead=instead, **options)
 
 
 MASKED_TOKENS = 2048  # where 'tiled' is as fast on a GPU
 BACKENDS = {
+    'auto': _triton_or_torch,  # where the kernels can run
     'reference': reference.mita_attention,
     'tiled': tiled.mita_attention,
     'masked': masked.mita_attention,

@@ -44,6 +44,14 @@ def pool_landmarks(
         from .triton.op import triton_pool  # needs Triton
 
         return triton_pool(query, height, width, *num_landmarks, start)
+    return pool_in_torch(query, grid, num_landmarks, start)
+
+
+def pool_in_torch(
+    query: Tensor, grid: Sequence[int], num_landmarks: Sequence[int], start: int
+) -> Tensor:
+    """:func:`pool_landmarks` in torch operations, of arguments that were checked."""
+    height, width = grid
     batch, heads, _, dim = query.shape
     patches = query[:, :, start : start + height * width]
     patch_map = patches.mT.reshape(batch, heads * dim, height, width)

@@ -1,11 +1,14 @@
 """The kernels as operators with gradients, for eager mode, torch.compile and autograd alike."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, library
 from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
 from .backward import mita_backward
+from .fallback import differentiate_in_torch, or_else
 from .forward import mita_forward
 from .launch import empty_like_query
 from .plan import call
@@ -119,23 +122,41 @@ class _Attention(torch.autograd.Function):
     """The operator without the dispatcher, which takes longer than the kernels on small maps."""
 
     @staticmethod
-    def forward(ctx, *inputs):
+    def forward(ctx, instead, *inputs):
         output = _forward(*inputs)
         _save(ctx, inputs, output)
+        ctx.instead = instead
         return tuple(output)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
-        return _differentiate(ctx, grads, _backward)
+        def differentiate():
+            return _differentiate(ctx, grads, _backward)
+
+        def differentiate_instead():
+            return differentiate_in_torch(ctx.instead, ctx.saved_tensors[:4], grads[0], 14)
+
+        return None, *or_else(differentiate, ctx.instead and differentiate_instead)
 
 
-def attention(query: Tensor, *arguments) -> Tensor:
-    """`triton_attention`'s first result, by the shorter way where nothing looks on."""
-    run = triton_attention
-    if type(query) in (Tensor, Parameter) and not torch.compiler.is_compiling():
-        run = _Attention.apply if torch.is_grad_enabled() else _forward
-    return run(query, *arguments)[0]
+def attention(query: Tensor, *arguments, instead: Callable | None = None) -> Tensor:
+    """`triton_attention`'s first result, by the shorter way where nothing looks on.
+
+    Args:
+        query, arguments: As of `triton_attention`.
+        instead: Called with query, key, value and landmarks, the latter None if they are pooled;
+            computes the output where the machine lacks what a kernel takes. None: raise.
+    """
+    if type(query) not in (Tensor, Parameter) or torch.compiler.is_compiling():
+        return triton_attention(query, *arguments)[0]
+
+    def attend():
+        if torch.is_grad_enabled():
+            return _Attention.apply(instead, query, *arguments)[0]
+        return _forward(query, *arguments)[0]
+
+    return or_else(attend, instead and (lambda: instead(query, *arguments[:3])))
 
 
 @library.custom_op('mita_seg::triton_pool', mutates_args=())

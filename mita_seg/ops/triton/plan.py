@@ -171,6 +171,7 @@ def call(body: Callable, tensors: tuple[Tensor | None, ...], options: tuple) -> 
 
 
 def knows_launcher() -> bool:
+    """Whether the launcher of the Triton that is installed was tried."""
     return '.'.join(triton.__version__.split('.')[:2]) in _KNOWN_TRITON
 
 

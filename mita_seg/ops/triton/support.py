@@ -1,7 +1,9 @@
 """Whether the kernels can run a call, and if not, why. Needs no Triton."""
 
+import functools
 import importlib.util
 import os
+import warnings
 
 import torch
 from torch import Tensor
@@ -62,3 +64,10 @@ def why_not(
             f'{topk}'
         )
     return None
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warn, the first time alone; also while torch.compile traces."""
+    warnings.warn(message, stacklevel=2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from operator_cases import on_device
 
-from mita_seg.ops import mita_attention, pooled_mita_attention
+from mita_seg.ops import attention, mita_attention, pooled_mita_attention
 from mita_seg.ops.triton import support
 from mita_seg.ops.triton.gpu import Gpu
 
@@ -107,3 +107,50 @@ def test_what_is_at_the_limit_is_taken(dim, monkeypatch):
     monkeypatch.setenv('TRITON_INTERPRET', '1')
     query = draw_rows(2**20, dim, torch.float16)
     assert support.why_not(query, 1024, 1024, (1e-3, 1e-3)) is None
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """Launches that Triton refuses, by name of the kernel."""
+    plans = pytest.importorskip('mita_seg.ops.triton.plan')
+    errors = pytest.importorskip('triton.runtime.errors')
+    names, launch = set(), plans.Plan.launch
+
+    def launch_some(plan, kernel, *args, **options):
+        if kernel.__name__ in names:
+            raise errors.OutOfResources(2**20, 2**17, 'shared memory')
+        launch(plan, kernel, *args, **options)
+
+    monkeypatch.setattr(plans.Plan, 'launch', launch_some)
+    monkeypatch.setattr(plans, '_recordings', {})
+    support.warn_once.cache_clear()
+    return names
+
+
+@pytest.mark.parametrize('kernel', ['_attend_kernel', '_expert_backward_kernel'])
+@pytest.mark.parametrize('pooled', [False, True])
+def test_what_triton_cannot_launch_is_left_to_torch_with_one_warning(kernel, pooled, scarce):
+    scarce.add(kernel)
+    tensors = on_device([torch.randn(1, 2, rows, 16) for rows in (20, 20, 20, 4)])
+    options = {'topk': 3, 'num_routed': 1, 'scale': 0.25, 'landmark_scale': 0.2, 'shared': True}
+    options['window'] = (4, 5, 2, 2, 0) if pooled else (0, 0, 0, 0, 0)
+    if pooled:
+        tensors = tensors[:3]
+        expected = pooled_mita_attention(
+            *tensors, (4, 5), (2, 2), topk=3, landmark_scale=0.2, backend='reference'
+        )
+    else:
+        expected = mita_attention(*tensors, topk=3, landmark_scale=0.2, backend='reference')
+    with pytest.warns(UserWarning, match='out of resource: shared memory') as warnings:
+        for _ in range(2):
+            output = attention.BACKENDS['auto'](*tensors, *[None] * pooled, **options)
+            grads = torch.autograd.grad(output.square().sum(), tensors)
+    assert len(warnings) == 1
+    torch.testing.assert_close(output, expected)
+    for grad, wanted in zip(
+        grads, torch.autograd.grad(expected.square().sum(), tensors), strict=True
+    ):
+        torch.testing.assert_close(grad, wanted)
+    with pytest.raises(Exception, match='out of resource: shared memory'):
+        output = attention.BACKENDS['triton'](*tensors, *[None] * pooled, **options)
+        output.sum().backward()

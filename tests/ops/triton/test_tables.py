@@ -1,0 +1,46 @@
+"""The blocks of each class of GPUs compute the same, under the interpreter too."""
+
+import pytest
+import torch
+from kernel_cases import assert_kernels_agree
+from operator_cases import DEVICE, draw_inputs
+
+pytest.importorskip('triton')
+
+from mita_seg.ops.triton import plan
+from mita_seg.ops.triton.blocks import choose_blocks, choose_table
+from mita_seg.ops.triton.gpu import ARCHITECTURES, Gpu, treat_gpus_as
+
+
+@pytest.fixture(params=[80, 89, 100, 120])
+def other_gpu(request, monkeypatch):
+    if DEVICE == 'cuda':
+        pytest.skip('tests/compile_as.py runs all tests that way')
+    monkeypatch.setattr(plan, '_recordings', {})
+    treat_gpus_as(ARCHITECTURES[request.param])
+    yield
+    treat_gpus_as(None)
+
+
+def test_half_a_tile_at_a_time(other_gpu):
+    """Tiles of 64 queries, of which the gradients of the experts take 32."""
+    tensors = draw_inputs(300, 3, dtype=torch.float16)
+    assert_kernels_agree(tensors, 2e-2, topk=5)
+
+
+@pytest.mark.parametrize(
+    ('capability', 'kibibytes', 'like'),
+    [(86, 99, 89), (87, 163, 80), (90, 227, 90), (103, 227, 100), (121, 99, 120), (150, 300, 100)],
+)
+def test_unknown_gpus_are_treated_by_their_shared_memory(capability, kibibytes, like):
+    table = choose_table(Gpu(capability, kibibytes * 1024, 50))
+    assert table is choose_table(ARCHITECTURES[like])
+    assert table.shared_memory <= kibibytes * 1024
+
+
+def test_programs_follow_the_number_of_multiprocessors():
+    few, many = (
+        choose_blocks(4, 65536, 64, 49, 49, 1, 2, ARCHITECTURES[80]._replace(multiprocessors=count))
+        for count in (20, 100)
+    )
+    assert few.splits < many.splits and few.attend_programs * 5 == many.attend_programs
