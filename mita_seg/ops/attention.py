@@ -181,8 +181,9 @@ def torch_backend(query: Tensor) -> str:
     small ones. A GPU spends more time on starting those than on the logits, up to some N; a CPU
     does not.
     """
-    large = query.shape[2] > MASKED_TOKENS
-    return 'tiled' if large or query.device.type == 'cpu' else 'masked'
+    if query.device.type == 'cpu' or query.shape[2] > MASKED_TOKENS:
+        return 'tiled'
+    return 'masked'
 
 
 def _attend_to_nothing(query, key, value, landmarks, **_) -> Tensor:
