@@ -97,7 +97,7 @@ def _backward(
         landmark_scale * LOG2E, landmark_scale,
         BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.shared_backward.rows,
         SHARED=shared, WITH_QUERY=one_pass, EVEN=tokens % blocks.shared_backward.rows == 0,
-        FULL=num_landmarks % blocks.landmarks == 0, STAGES=blocks.shared_backward.stages,
+        STAGES=blocks.shared_backward.stages,
         **common, **blocks.shared_backward.launch,
     )  # fmt: skip
     shift = entry_start = query
@@ -182,18 +182,17 @@ def _grad_query(
         part_query = plan.scratch(rows, num_rows, dim, dtype=query.dtype)
     height = blocks.height if routed else blocks.rows
     num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, height)
-    num_landmarks, block_k = landmarks.shape[2], min(blocks.query_backward.rows, blocks.keys)
     plan.launch(
         _query_backward_kernel, (num_tiles, rows),
         query, key, value, landmarks, state.values, state.indices, grad, lse, delta,
         state.row_of_slot, state.tiles, part_query,
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *grad.stride(),
         *grad_query.stride(),
-        heads, tokens, num_landmarks, topk, num_routed, num_tiles, num_rows,
-        scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale,
+        heads, tokens, num_routed, num_tiles, num_rows,
+        scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale, landmarks.shape[2], topk,
         D=dim, BLOCK_D=blocks.dim, WIDE=wide,
-        HEIGHT=height, BLOCK_K=block_k, SHARED=shared, ROUTED=routed, PARTIAL=partial,
-        FULL_M=num_landmarks % block_k == 0, FULL_K=topk % block_k == 0,
+        HEIGHT=height, BLOCK_K=min(blocks.query_backward.rows, blocks.keys),
+        SHARED=shared, ROUTED=routed, PARTIAL=partial,
         PRECISION=precision(query.dtype), **blocks.query_backward.launch,
     )  # fmt: skip
     if partial:

@@ -31,12 +31,12 @@ def _query_backward_kernel(
     p_row_of_slot, p_tiles, p_grad_query,
     sq_b, sq_h, sq_n, sq_d, sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d,
     sl_b, sl_h, sl_m, sl_d, sg_b, sg_h, sg_n, sg_d, sx_b, sx_h, sx_n, sx_d,
-    heads, num_tokens, num_landmarks, topk, num_routed, num_tiles, num_rows,
+    heads, num_tokens, num_routed, num_tiles, num_rows,
     scale_log2, scale, landmark_scale_log2, landmark_scale,
+    num_landmarks: tl.constexpr, topk: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     HEIGHT: tl.constexpr, BLOCK_K: tl.constexpr,
-    SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr,
-    FULL_M: tl.constexpr, FULL_K: tl.constexpr, PRECISION: tl.constexpr,
+    SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, local = head // heads, head % heads
@@ -66,7 +66,7 @@ def _query_backward_kernel(
         p_landmark_values += head * num_landmarks * D
         for first in range(0, num_landmarks, BLOCK_K):
             o_m = first + o_k
-            m_mask = None if FULL_M else o_m < num_landmarks
+            m_mask = None if num_landmarks % BLOCK_K == 0 else o_m < num_landmarks
             b_key = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)  # [K, D]
             b_value = _load_rows(p_landmark_values, o_m, D, 1, m_mask, D, BLOCK_D)
             if PARTIAL:  # with the first expert of a query alone
@@ -83,7 +83,7 @@ def _query_backward_kernel(
         p_indices += (head * num_landmarks + expert) * topk
         o_key = tl.load(p_indices + o_k, mask=o_k < topk, other=0)
         for first in range(0, topk, BLOCK_K):
-            k_mask = None if FULL_K else first + o_k < topk
+            k_mask = None if topk % BLOCK_K == 0 else first + o_k < topk
             o_next = first + BLOCK_K + o_k
             b_key = _load_rows(p_key, o_key, sk_n, sk_d, k_mask, D, BLOCK_D, WIDE)  # [K, D]
             b_value = _load_rows(p_value, o_key, sv_n, sv_d, k_mask, D, BLOCK_D, WIDE)

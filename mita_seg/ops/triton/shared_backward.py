@@ -20,7 +20,7 @@ def _shared_backward_kernel(
     heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_Q: tl.constexpr,
-    SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+    SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, EVEN: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     split, landmark_block = tl.program_id(0), tl.program_id(1)
@@ -33,7 +33,7 @@ def _shared_backward_kernel(
     p_grad_query += batch * sx_b + local * sx_h
 
     o_m = landmark_block * BLOCK_M + tl.arange(0, BLOCK_M)
-    m_mask = None if FULL else o_m < num_landmarks
+    m_mask = o_m < num_landmarks
     if SHARED:
         b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)  # [M, D]
         p_values += head * num_landmarks * D

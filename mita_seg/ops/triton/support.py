@@ -23,7 +23,6 @@ def interpreted() -> bool:
 _HAS_TRITON = importlib.util.find_spec('triton') is not None
 
 
-@torch.compiler.assume_constant_result
 def _what_gpu_lacks(index: int) -> str | None:
     gpu = gpu_of(torch.device('cuda', index))
     if gpu.capability >= LEAST_CAPABILITY and gpu.shared_memory >= LEAST_SHARED_MEMORY:
@@ -66,8 +65,16 @@ def why_not(
     return None
 
 
-@torch.compiler.assume_constant_result
-@functools.cache
 def warn_once(message: str) -> None:
     """Warn, the first time alone; also while torch.compile traces."""
-    warnings.warn(message, stacklevel=2)
+    _warn(message)
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
+# What torch.compiler.assume_constant_result says to torch.compile, without importing half of it.
+for _function in (_what_gpu_lacks, warn_once):
+    _function._dynamo_marked_constant = True

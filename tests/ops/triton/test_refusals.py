@@ -123,7 +123,7 @@ def scarce(monkeypatch):
 
     monkeypatch.setattr(plans.Plan, 'launch', launch_some)
     monkeypatch.setattr(plans, '_recordings', {})
-    support.warn_once.cache_clear()
+    support._warn.cache_clear()
     return names
 
 
