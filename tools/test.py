@@ -62,7 +62,8 @@ def main(argv=None):
         args = parse_args(argv)
         cfg = prepare_config(args)
 
-    from mita_seg.cli import build_runner, require_matching_checkpoint
+    from mita_seg.cli import build_runner
+    from mita_seg.matching import require_matching_checkpoint
 
     runner = build_runner(cfg)
     require_matching_checkpoint(runner, PROG)
