@@ -4,6 +4,7 @@ from .deferred_runtime_info import DeferredRuntimeInfoHook
 from .exact_resume import ExactResumeHook
 from .optim_wrapper import BFloat16OptimWrapper
 from .resumable_runner import ResumableRunner
+from .save_predictions import SavePredictionsHook
 from .whole_checkpoint import WholeCheckpointHook
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     'DeferredRuntimeInfoHook',
     'ExactResumeHook',
     'ResumableRunner',
+    'SavePredictionsHook',
     'WholeCheckpointHook',
 ]

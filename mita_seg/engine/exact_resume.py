@@ -74,6 +74,11 @@ class ExactResumeHook(Hook):
         else:
             print_log('The checkpoint holds the random states of fewer processes.', 'current')
 
+    def after_train(self, runner):
+        """Let go of the worker processes."""
+        if runner.batches:
+            runner.batches.release()
+
     def before_val(self, runner):
         """Note the state before validation."""
         self.before_validation = random_state()

@@ -57,6 +57,7 @@ class NumberedBatches:
     """
 
     def __init__(self, loader, loop):
+        self.loader = loader
         self.batch_sampler = loader.batch_sampler
         self.samplers = (loader.sampler, getattr(loader.batch_sampler, 'sampler', None))
         self.loop = loop
@@ -90,6 +91,13 @@ class NumberedBatches:
                 raise ValueError('the sampler of train_dataloader yields no batch')
             epoch += 1
             self.set_epoch(epoch)
+
+    def release(self):
+        """End the worker processes; the garbage collector would wait seconds for each of them."""
+        self.loader._iterator = None
+        endless = getattr(self.loop, 'dataloader_iterator', None)
+        if isinstance(endless, _EndlessBatches):
+            endless.iterator = None
 
     def set_epoch(self, epoch):
         """Tell the sampler, which shuffles anew."""

@@ -22,9 +22,13 @@ class WholeCheckpointHook(CheckpointHook):
     def before_train(self, runner):
         """Remove what a killed run has left half written."""
         super().before_train(runner)
-        if is_main_process() and '://' not in str(self.out_dir):
-            for path in Path(self.out_dir).glob('.*.pth.tmp'):
-                path.unlink(missing_ok=True)
+        if not is_main_process():
+            return
+        left = [*Path(runner.work_dir).glob('last_checkpoint.*.tmp')]
+        if '://' not in str(self.out_dir):
+            left += Path(self.out_dir).glob('.*.pth.tmp')
+        for path in left:
+            path.unlink(missing_ok=True)
 
     def _save_checkpoint_with_step(self, runner, step, meta):
         outdated = self._make_outdated(runner, step)
