@@ -1,13 +1,20 @@
+import os
 import subprocess
 import sys
 import time
 from fractions import Fraction
+from http.client import IncompleteRead
 from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip('mmseg')
+
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+
+from mita_seg.amp import enable_amp
 
 WIDER = [f'model.{key}=192' for key in ('backbone.embed_dims', 'decode_head.in_channels')]
 
@@ -153,6 +160,91 @@ def test_amp_and_tta_need_the_config_to_allow_them(tool, tiny, shapes_configs, t
         tool, 'test', capsys, config, tmp_path / 'empty.pth', '--tta', *work_dir, *options(tiny)
     )
     assert 'tta_pipeline' in message
+
+
+def test_start_from_weights_of_which_none_fits(tool, tiny, shapes_configs, tmp_path, capsys):
+    start = tmp_path / 'other.pth'
+    torch.save({'state_dict': {'blocks.0.norm1.weight': torch.ones(3)}}, start)
+    with pytest.raises(SystemExit) as end:
+        tool('train').main(
+            [shapes_configs[0], '--work-dir', str(tmp_path / 'run')]
+            + options(tiny, f'load_from={start}')
+        )
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert f"checkpoint '{start}' holds no weight of the model" in message
+    assert 'blocks.0.norm1.weight' in message and 'model.backbone.init_cfg.checkpoint' in message
+
+
+@pytest.mark.parametrize('kind', ['OptimWrapper', 'mmengine.OptimWrapper', OptimWrapper])
+def test_amp_takes_the_wrapper_by_name_and_as_a_class(kind):
+    cfg = Config({'optim_wrapper': {'type': kind, 'optimizer': {'type': 'SGD'}}})
+    enable_amp(cfg)
+    expected = 'AmpOptimWrapper' if torch.cuda.is_available() else 'BFloat16OptimWrapper'
+    assert cfg.optim_wrapper.type == expected
+
+
+def test_custom_imports_of_a_user_do_not_hide_our_models(shapes_configs, tmp_path):
+    (tmp_path / 'my_project.py').write_text('')
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"_base_ = {shapes_configs[1]!r}\ncustom_imports = dict(imports=['my_project'])\n"
+    )
+    script = f"""
+from mita_seg.cli import load_config
+cfg = load_config({str(config)!r})
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+init_default_scope('mmseg')
+MODELS.build(cfg.model)
+"""
+    path = os.pathsep.join((str(tmp_path), os.environ['PYTHONPATH']))
+    environment = {**os.environ, 'PYTHONPATH': path}
+    subprocess.run([sys.executable, '-c', script], env=environment, check=True)
+
+
+@pytest.mark.parametrize('error', [OSError('no route to host'), IncompleteRead(b'')])
+def test_pretrained_weights_without_a_network(
+    tool, tiny, shapes_configs, tmp_path, capsys, monkeypatch, error
+):
+    def download(*_):
+        raise error
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    config = tmp_path / 'config.py'
+    init = {'type': 'Pretrained', 'checkpoint': 'https://example.org/vit-cce8c795.pth'}
+    config.write_text(
+        f'_base_ = {shapes_configs[0]!r}\nmodel = dict(backbone=dict(init_cfg={init!r}))\n'
+    )
+    message = refusal(tool, 'train', capsys, config, '--work-dir', tmp_path / 'run', *options(tiny))
+    assert f'checkpoint {init["checkpoint"]!r} cannot be downloaded' in message
+    assert 'model.backbone.init_cfg.checkpoint=FILE' in message
+    assert 'model.backbone.init_cfg=None' in message
+
+
+FAMILY = ('mmengine', 'mmcv', 'mmseg')
+NEEDED_FOR_HELP = ('analyze_routing', 'compare', 'sweep_experts', 'test', 'train')
+ARGUMENTS = {'make_shapes_dataset': ['out'], 'prepare_camvid': ['in'], 'prepare_ade20k': ['.']}
+
+
+@pytest.mark.parametrize('name', [*NEEDED_FOR_HELP, *ARGUMENTS])
+def test_without_mmsegmentation_a_tool_says_what_to_install(repository, tmp_path, name):
+    for kind in ('images', 'annotations'):
+        for split in ('training', 'validation'):
+            (tmp_path / kind / split).mkdir(parents=True)
+    script = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({FAMILY!r}))  # importing one raises ModuleNotFoundError
+sys.argv = [{name!r}, *{ARGUMENTS.get(name, ['--help'])!r}]
+runpy.run_path({str(repository / f'tools/{name}.py')!r}, run_name='__main__')
+"""
+    run = subprocess.run(
+        [sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 2 and run.stderr.count('\n') == 1
+    assert run.stderr.startswith(f'{name}.py: ')
+    assert 'mmengine, mmcv, mmseg cannot be found: install mita_seg with its extra' in run.stderr
 
 
 TOOLS = sorted(path.stem for path in (Path(__file__).parents[2] / 'tools').glob('*.py'))
