@@ -131,7 +131,7 @@ def load_evaluation_config(args):
     prepare_work_dir(cfg.work_dir)
     check_data(cfg, loaders=('test_dataloader',))
     load_checkpoint_safely(args.checkpoint)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     # Choosing the quickest convolutions anew in every process, it may choose other roundings.
     cfg.merge_from_dict({'env_cfg.cudnn_benchmark': False})
     # The checkpoint holds every weight: pretrained ones need not be fetched first.

@@ -36,13 +36,16 @@ class Augmented(torch.utils.data.Dataset):
 
 
 class Draws(BaseMetric):
-    """A metric whose computation draws from every generator."""
+    """A metric that draws from every generator, and is better every time."""
+
+    evaluations = 0
 
     def process(self, data_batch, data_samples):
         self.results.append(random.random() + np.random.rand() + torch.rand(()).item())
 
     def compute_metrics(self, results):
-        return {'acc': sum(results)}
+        Draws.evaluations += 1
+        return {'acc': Draws.evaluations}
 
 
 def loader(sampler, shuffle=True, **options):

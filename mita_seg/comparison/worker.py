@@ -40,11 +40,11 @@ def main(argv=None):
     cfg.work_dir = str(args.folder)
     cfg.launcher, cfg.resume = 'none', False
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    hook.pop('out_dir', None)  # all that belongs to a run is in its folder
+    saving = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    saving.pop('out_dir', None)  # all that belongs to a run is in its folder
     name = args.folder.parent.name
     with user_errors(name):
-        found = None if args.checkpoint else find_newest(args.folder, hook)
+        found = None if args.checkpoint else find_newest(args.folder, saving)
         latest, content = found or (args.checkpoint, None)
         train = args.checkpoint is None and not _is_trained(content, cfg)
         del found, content  # all weights, and the optimizer's state
@@ -65,7 +65,7 @@ def main(argv=None):
     require_matching_checkpoint(runner, name, backbone_only=not latest)
     if train:
         runner.train()
-        latest, _ = find_newest(args.folder, hook) or (None, None)
+        latest, _ = find_newest(args.folder, saving) or (None, None)
         if latest is None:
             sys.exit('training left no checkpoint: the config needs a CheckpointHook')
     torch.backends.cudnn.benchmark = False  # as tools/test.py, so that evaluation repeats

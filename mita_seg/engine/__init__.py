@@ -1,4 +1,4 @@
-"""Parts of a training run in MMEngine's registries. Importing this module registers them."""
+"""Parts of a training run. Importing this module registers those that a config may name."""
 
 from .deferred_runtime_info import DeferredRuntimeInfoHook
 from .exact_resume import ExactResumeHook

@@ -2,11 +2,10 @@
 
 import logging
 
-from mmengine.dist import all_gather_object, get_rank
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 
 from mita_seg.checkpoint import plain_checkpoint
@@ -14,7 +13,6 @@ from mita_seg.checkpoint import plain_checkpoint
 from .random_state import random_state, restore_random_state
 
 
-@HOOKS.register_module()
 class ExactResumeHook(Hook):
     """Keeps the random state of every process in checkpoints, which it makes plain data.
 
@@ -31,16 +29,19 @@ class ExactResumeHook(Hook):
         self.told = set()
 
     def gather(self):
-        """Take the state of every process; each of them has to call this."""
-        self.states = all_gather_object(self.before_validation or random_state())
+        """Take the state of every process for the next checkpoint; each has to call this."""
+        self.states = all_gather_object(self._state())
 
     def before_save_checkpoint(self, runner, checkpoint):
         """Add the states, and leave plain data."""
-        if 'optimizer' in checkpoint:
+        if not self.states and 'optimizer' in checkpoint and get_world_size() == 1:
+            self.states = [self._state()]  # of a CheckpointHook that does not gather them
+        if self.states:
             checkpoint['random_state'] = {
                 'processes': self.states,
                 'batches_per_epoch': _length(runner.train_dataloader),
             }
+            self.states = None
         plain = plain_checkpoint(checkpoint, self._warn)
         checkpoint.clear()
         checkpoint.update(plain)
@@ -58,8 +59,8 @@ class ExactResumeHook(Hook):
         if runner.iter == 0:
             self.saved = None
         elif not self.saved:
-            print_log('The checkpoint holds no random state: another one follows.', 'current')
-        elif isinstance(runner.train_loop, EpochBasedTrainLoop) and runner.batches:
+            print_log('The checkpoint holds no random state; another one follows.', 'current')
+        elif isinstance(runner.train_loop, EpochBasedTrainLoop) and runner.batches is not None:
             length = _length(runner.train_dataloader)
             if length and length == self.saved['batches_per_epoch']:
                 runner.batches.skipped = max(0, runner.iter - runner.epoch * length)
@@ -76,7 +77,7 @@ class ExactResumeHook(Hook):
 
     def after_train(self, runner):
         """Let go of the worker processes."""
-        if runner.batches:
+        if runner.batches is not None:
             runner.batches.release()
 
     def before_val(self, runner):
@@ -87,6 +88,9 @@ class ExactResumeHook(Hook):
         """Go back to it."""
         restore_random_state(self.before_validation)
         self.before_validation = None
+
+    def _state(self):
+        return self.before_validation or random_state()
 
     def _warn(self, sentence):
         if sentence not in self.told:

@@ -13,10 +13,11 @@ def random_state():
     Returns:
         dict: ``python``, ``numpy``, ``torch`` and, where CUDA is in use, ``cuda``; plain data.
     """
+    version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
     state = {
-        'python': random.getstate(),
-        'numpy': (name, keys.tolist(), *rest),
+        'python': (version, torch.tensor(words), gauss),
+        'numpy': (name, torch.tensor(keys.astype(np.int64)), *rest),
         'torch': torch.get_rng_state(),
     }
     if torch.cuda.is_initialized():
@@ -26,8 +27,10 @@ def random_state():
 
 def restore_random_state(state):
     """Put the generators back into a state from :func:`random_state`."""
-    random.setstate(state['python'])
-    np.random.set_state(tuple(state['numpy']))
+    version, words, gauss = state['python']
+    random.setstate((version, tuple(words.tolist()), gauss))
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state['torch'].cpu())
     if 'cuda' in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'].cpu())

@@ -55,7 +55,6 @@ class ResumableRunner(Runner):
 
     def save_checkpoint(self, out_dir, filename, *args, **kwargs):
         """Save a checkpoint, so that it is there whole or not at all."""
-        self.exact_resume.gather()
         if '://' in str(out_dir):
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
         elif is_main_process():

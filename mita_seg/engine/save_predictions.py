@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from PIL import Image
 
 
-@HOOKS.register_module()
 class SavePredictionsHook(Hook):
     """Writes the predictions of a test as PNG files of class indices.
 

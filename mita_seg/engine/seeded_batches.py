@@ -11,7 +11,7 @@ from itertools import islice
 
 from mmengine.dist import get_rank
 from mmengine.runner import IterBasedTrainLoop
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .random_state import kept_random_state, seed_generators
 
@@ -28,7 +28,9 @@ def number_batches(loop, seed):
         NumberedBatches | None: The batch sampler, which can leave out batches.
     """
     loader = loop.dataloader
-    if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
+    if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
+        return None
+    if isinstance(loader.dataset, IterableDataset):
         return None
     batches = NumberedBatches(loader, loop)
     # What an iterator takes from the loader when it is made. The loader itself keeps its own, which

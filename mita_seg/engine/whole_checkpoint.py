@@ -5,18 +5,16 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import HOOKS
 
 from mita_seg.files import replacing
 
 
-@HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
     """CheckpointHook that removes old checkpoints only when the new one is in place.
 
     The stock hook makes room first, so that a run with ``max_keep_ckpts=1`` that is killed while it
     saves has lost everything. For a moment there is one checkpoint more than `max_keep_ckpts` here.
-    ResumableRunner uses it for every CheckpointHook; it takes the same arguments.
+    ResumableRunner, which it needs, uses it for every CheckpointHook. It takes the same arguments.
     """
 
     def before_train(self, runner):
@@ -26,7 +24,7 @@ class WholeCheckpointHook(CheckpointHook):
             return
         left = [*Path(runner.work_dir).glob('last_checkpoint.*.tmp')]
         if '://' not in str(self.out_dir):
-            left += Path(self.out_dir).glob('.*.pth.tmp')
+            left += Path(self.out_dir).glob(f'.*{Path(self.filename_tmpl).suffix}.tmp')
         for path in left:
             path.unlink(missing_ok=True)
 
@@ -35,6 +33,7 @@ class WholeCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.exact_resume.gather()
         runner.save_checkpoint(
             self.out_dir,
             name,

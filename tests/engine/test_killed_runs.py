@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip('mmseg')
 
 import torch
-from engine_runs import ITERATIONS, make_runner, weights
+from engine_runs import ITERATIONS, Draws, make_runner, weights
 from mmengine.fileio import LocalBackend
 
 from mita_seg.checkpoint import find_newest, load_checkpoint_safely
@@ -21,16 +21,21 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_half_written(monkeypatch):
-    put = LocalBackend.put
+def die_half_written(name):
+    """When the second half of a file would be written."""
 
-    def put_half(self, data, path):
-        if f'iter_{SECOND}.pth' in str(path):
-            put(self, data[: len(data) // 2], path)
-            die()
-        put(self, data, path)
+    def patch(monkeypatch):
+        put = LocalBackend.put
 
-    monkeypatch.setattr(LocalBackend, 'put', put_half)
+        def put_half(self, data, path):
+            if os.path.basename(path).startswith(f'.{name}'):
+                put(self, data[: len(data) // 2], path)
+                die()
+            put(self, data, path)
+
+        monkeypatch.setattr(LocalBackend, 'put', put_half)
+
+    return patch
 
 
 def die_at_replace(name, before):
@@ -59,7 +64,7 @@ def die_before_removal(monkeypatch):
 
 
 POINTS = {
-    'half written': die_half_written,
+    'half written': die_half_written(f'iter_{SECOND}.pth'),
     'written, not in place': die_at_replace('iter_{}.pth', before=True),
     'in place, not named': die_at_replace('iter_{}.pth', before=False),
     'name written, not in place': die_at_replace('last_checkpoint', before=True),
@@ -69,11 +74,11 @@ POINTS = {
 OPTIONS = {'num_workers': 0, 'keep': 1}
 
 
-def train_until_killed(folder, patch):
+def train_until_killed(folder, patch, **more):
     def child():
         with pytest.MonkeyPatch.context() as monkeypatch:
             patch(monkeypatch)
-            make_runner(folder, ITERATIONS, 3, **OPTIONS).train()
+            make_runner(folder, ITERATIONS, 3, **OPTIONS, **more).train()
 
     process = multiprocessing.get_context('fork').Process(target=child)
     process.start()
@@ -105,3 +110,13 @@ def test_killed_while_saving(point, expected, tmp_path):
         assert torch.equal(value, expected[name]), name
     left = sorted(path.name for path in folder.iterdir() if not path.is_dir())
     assert [name for name in left if 'iter' in name or 'tmp' in name] == [f'iter_{LAST}.pth']
+
+
+def test_best_weights_are_there_while_better_ones_are_written(tmp_path):
+    folder = tmp_path / 'run'
+    train_until_killed(folder, die_half_written(f'best_acc_iter_{SECOND}.pth'), best='acc')
+    assert 'state_dict' in load_checkpoint_safely(folder / 'best_acc_iter_3.pth')
+    Draws.evaluations += 9  # those of the other process
+    start = str(folder / f'iter_{SECOND}.pth')
+    make_runner(folder, ITERATIONS, 3, start, **OPTIONS, best='acc').train()
+    assert [path.name for path in folder.glob('*best*')] == [f'best_acc_iter_{LAST}.pth']

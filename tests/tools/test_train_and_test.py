@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
 from mita_seg.amp import enable_amp
+from mita_seg.checkpoint import load_checkpoint_safely
 
 WIDER = [f'model.{key}=192' for key in ('backbone.embed_dims', 'decode_head.in_channels')]
 
@@ -55,6 +56,57 @@ def test_train_resume_and_test(tool, tiny, shapes_configs, tmp_path, capsys, amp
     )
     assert len(list(out.glob('*.png'))) == 4
     assert list(painted.rglob('*.png'))
+
+
+def test_interrupted_training_ends_with_the_same_bits(tool, tiny, shapes_configs, tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"""
+_base_ = {shapes_configs[1]!r}
+# Its state holds a function.
+param_scheduler = [dict(type='OneCycleLR', eta_max=2e-3, total_steps=8, by_epoch=False)]
+dataset = dict(metainfo=dict(nested=dict(kind=dict(a=[1]))))
+train_pipeline = [
+    dict(type='LoadCheckedImage'), dict(type='LoadCheckedLabels', num_classes=7),
+    dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs')]
+train_dataloader = dict(num_workers=2, dataset=dict(pipeline=train_pipeline, **dataset))
+val_dataloader = dict(dataset=dict(**dataset))
+"""
+    )
+    more = options(tiny, 'model.backbone.drop_path_rate=0.5', 'randomness.seed=0')
+    train = tool('train').main
+    train([str(config), '--work-dir', str(tmp_path / 'whole'), *more])
+    start = f'load_from={tmp_path}/whole/iter_2.pth'
+    more = options(tiny, 'model.backbone.drop_path_rate=0.5', 'randomness.seed=0', start)
+    train([str(config), '--work-dir', str(tmp_path / 'resumed'), '--resume', *more])
+    whole, resumed = (
+        load_checkpoint_safely(tmp_path / folder / 'iter_4.pth') for folder in ('whole', 'resumed')
+    )
+    assert whole['meta']['dataset_meta']['nested'] == {'kind': {'a': [1]}}
+    for name, value in whole['state_dict'].items():
+        assert torch.equal(resumed['state_dict'][name], value), name
+    assert whole['optimizer']['param_groups'] == resumed['optimizer']['param_groups']
+
+
+@pytest.mark.parametrize('flags', [['--resume'], []])
+def test_resume_and_load_from_are_taken_as_mmsegmentation_takes_them(
+    tool, tiny, shapes_configs, tmp_path, capsys, flags
+):
+    state = {'meta': {'iter': 4, 'epoch': 0, 'seed': 0}, 'message_hub': {}, 'state_dict': {}}
+    torch.save(state, tmp_path / 'chosen.pth')
+    train = tool('train')
+
+    def prepare(*more):
+        settings = [*([] if flags else ['resume=True']), *more]
+        arguments = [shapes_configs[0], '--work-dir', str(tmp_path / 'run'), *flags]
+        return train.prepare_config(train.parse_args(arguments + options(tiny, *settings)))
+
+    assert not prepare().resume
+    assert 'no checkpoint to resume' in capsys.readouterr().out
+    cfg = prepare(f'load_from={tmp_path}/chosen.pth')
+    assert cfg.resume and cfg.load_from == f'{tmp_path}/chosen.pth'
+    assert f'resuming from {tmp_path}/chosen.pth' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name, more', [('train', []), ('test', ['weights.pth'])])
