@@ -18,7 +18,7 @@ def enable_amp(cfg):
     Raises:
         ValueError: Its ``optim_wrapper`` is of a type that cannot be switched.
     """
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = _kind(cfg.optim_wrapper)
     if kind in ('AmpOptimWrapper', 'BFloat16OptimWrapper'):
         return
     if kind != 'OptimWrapper':
@@ -42,10 +42,16 @@ def training_precision(optim_wrapper, device) -> AbstractContextManager:
         A context to be entered once.
     """
     optim_wrapper = optim_wrapper or {}
-    kind = optim_wrapper.get('type', 'OptimWrapper')
+    kind = _kind(optim_wrapper)
     if kind == 'BFloat16OptimWrapper':
         return torch.autocast(device, torch.bfloat16)
     if kind == 'AmpOptimWrapper':
         dtype = optim_wrapper.get('dtype')
         return torch.autocast(device, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     return nullcontext()
+
+
+def _kind(optim_wrapper):
+    """Name of the class of an optimizer wrapper, which a config may give as the class itself."""
+    kind = optim_wrapper.get('type', 'OptimWrapper')
+    return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__

@@ -19,10 +19,27 @@ def user_errors(prog):
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, KeyError) as error:
+    except (ValueError, TypeError, OSError, KeyError, ImportError) as error:
         message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        if isinstance(error, ModuleNotFoundError):
+            message = _what_to_install((error.name or '').split('.')[0])
         print(f'{prog}: {" ".join(message.split())}', file=sys.stderr)
         sys.exit(2)
+
+
+def _what_to_install(package):
+    if package in ('mmengine', 'mmcv', 'mmseg'):
+        try:
+            import mita_seg.models  # noqa: F401  (which says what to install)
+        except ImportError as error:
+            return str(error)
+    return f'needs the Python package {package!r}, which is not installed'
+
+
+def say(prog, sentence):
+    """Print a sentence of a tool, once for all the processes of a run."""
+    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))) == 0:
+        print(f'{prog}: {sentence}', flush=True)
 
 
 def load_config(path, options=None):
@@ -43,6 +60,7 @@ def load_config(path, options=None):
 
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path!r} does not exist')
+    register_parts()
     try:
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
@@ -113,7 +131,7 @@ def load_evaluation_config(args):
     prepare_work_dir(cfg.work_dir)
     check_data(cfg, loaders=('test_dataloader',))
     load_checkpoint_safely(args.checkpoint)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     # Choosing the quickest convolutions anew in every process, it may choose other roundings.
     cfg.merge_from_dict({'env_cfg.cudnn_benchmark': False})
     # The checkpoint holds every weight: pretrained ones need not be fetched first.
@@ -127,34 +145,77 @@ def leave_out_pretrained(cfg):
         cfg.model.backbone.init_cfg = None
 
 
-def check_initial_weights(cfg):
+def check_initial_weights(cfg, fetch=True):
     """Read the files that a config starts from, ``load_from`` and the backbone's ``init_cfg``.
 
     Args:
-        cfg (Config): The config; addresses in it are not fetched.
+        cfg (Config): The config.
+        fetch (bool): Whether addresses of pretrained weights are fetched, into torch's cache.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is no checkpoint that can be loaded safely.
+        ValueError: A file is no checkpoint that can be loaded safely, or cannot be fetched.
     """
     from mita_seg.checkpoint import load_checkpoint_safely
 
+    load_from = cfg.get('load_from')
+    if load_from and '://' not in load_from:
+        load_checkpoint_safely(load_from)
     inits = cfg.model.get('backbone', {}).get('init_cfg') or []
-    inits = inits if isinstance(inits, list) else [inits]
-    for checkpoint in (cfg.get('load_from'), *(init.get('checkpoint') for init in inits)):
-        if checkpoint and '://' not in checkpoint:
+    for init in inits if isinstance(inits, list) else [inits]:
+        checkpoint = init.get('checkpoint')
+        if not checkpoint:
+            continue
+        if '://' not in checkpoint:
             load_checkpoint_safely(checkpoint)
+        elif fetch and checkpoint.startswith(('http://', 'https://')):
+            _fetch(checkpoint)
+
+
+def _fetch(address):
+    """Fetch pretrained weights before any model is built."""
+    from mita_seg.checkpoint import load_checkpoint_safely
+
+    # One process of a machine does; the others find them when they start from them.
+    if os.environ.get('LOCAL_RANK', '0') != '0':
+        return
+    try:
+        load_checkpoint_safely(address)
+    except ValueError as error:
+        raise ValueError(
+            f'{error}; --cfg-options model.backbone.init_cfg.checkpoint=FILE takes weights on '
+            'disk, model.backbone.init_cfg=None none'
+        ) from error
+
+
+def register_parts():
+    """Register everything of ours, also where a config's ``custom_imports`` leave it out."""
+    import mita_seg.datasets
+    import mita_seg.engine
+    import mita_seg.models  # noqa: F401
 
 
 def build_runner(cfg):
-    """Build the runner of a config, which loads checkpoints without executing them."""
+    """Build the runner of a config, which loads checkpoints without executing them.
+
+    Args:
+        cfg (Config): The config; a `runner_type` other than MMEngine's ``Runner`` is used as it is.
+
+    Returns:
+        Runner: A :class:`mita_seg.engine.ResumableRunner`, or the one asked for.
+    """
+    register_parts()
+
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
     from mita_seg.checkpoint import guard_mmengine_loading
+    from mita_seg.engine import ResumableRunner
 
     guard_mmengine_loading()
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+    kind = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+    return ResumableRunner.from_cfg(cfg) if kind is Runner else RUNNERS.build(cfg)
 
 
 def prepare_work_dir(path):
@@ -172,47 +233,3 @@ def prepare_work_dir(path):
             pass
     except OSError as error:
         raise ValueError(f'work_dir {str(path)!r} cannot be written: {error.strerror}') from error
-
-
-def require_matching_checkpoint(runner, prog, backbone_only=False):
-    """Make a runner refuse a checkpoint that does not fit its model.
-
-    MMEngine only logs the mismatch and goes on with random weights.
-
-    Args:
-        runner (Runner): The runner, before it has loaded anything.
-        prog (str): Name of the tool, the prefix of the message.
-        backbone_only (bool): Refuse only weights of the backbone of another shape, so that training
-            may start from a model for other classes.
-    """
-    load = runner.load_checkpoint
-
-    def load_strictly(filename, map_location='cpu', **kwargs):
-        with user_errors(prog):
-            try:
-                if backbone_only:
-                    _try_backbone(runner.model, filename)
-                    return load(filename, map_location, **kwargs)
-                return load(filename, map_location, **{**kwargs, 'strict': True})
-            except RuntimeError as error:
-                details = ' '.join(str(error).split())
-                details = details if len(details) <= 600 else details[:600] + ' ...'
-                raise ValueError(
-                    f'checkpoint {filename!r} does not fit the config: {details}'
-                ) from error
-
-    runner.load_checkpoint = load_strictly
-
-
-def _try_backbone(model, filename):
-    """Load a checkpoint's backbone; torch raises RuntimeError where a shape differs."""
-    from mita_seg.checkpoint import load_checkpoint_safely
-
-    backbone = getattr(getattr(model, 'module', model), 'backbone', None)
-    if backbone is None:
-        return
-    weights = load_checkpoint_safely(filename)
-    weights = weights.get('state_dict', weights)
-    prefix = 'backbone.'
-    own = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-    backbone.load_state_dict(own, strict=False)

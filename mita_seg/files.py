@@ -8,11 +8,25 @@ import os
 
 @contextlib.contextmanager
 def replacing(path, mode='w'):
-    """Open a temporary file that takes the place of ``path`` once it is written."""
+    """Open a temporary file that takes the place of ``path`` once it is written.
+
+    It is removed when the writer raises.
+    """
     temporary = f'{path}.{os.getpid()}.tmp'
-    with open(temporary, mode) as file:
+    with taking_place(temporary, path), open(temporary, mode) as file:
         yield file
-    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def taking_place(temporary, path):
+    """Move a file into place at the end of the block, or remove it when the block raises."""
+    try:
+        yield
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 def write_json(path, value):
@@ -35,8 +49,8 @@ def save_figure(figure, path):
     """Save a matplotlib figure as PNG; return the path."""
     # Matplotlib chooses the format by the ending, so the temporary name keeps it.
     temporary = path.with_name(f'.{path.name}.tmp.png')
-    figure.savefig(temporary, dpi=130)
-    temporary.replace(path)
+    with taking_place(temporary, path):
+        figure.savefig(temporary, dpi=130)
     return path
 
 

@@ -164,11 +164,8 @@ def test_download_is_read_safely(tmp_path, monkeypatch):
     assert (tmp_path / 'hub' / 'checkpoints' / 'served.pth').exists()
 
 
-def test_guard_covers_mmengine(tmp_path, monkeypatch):
+def test_guard_covers_mmengine(tmp_path):
     runner = pytest.importorskip('mmengine.runner')
-    monkeypatch.setattr(
-        runner.CheckpointLoader, 'load_checkpoint', runner.CheckpointLoader.load_checkpoint
-    )
     guard_mmengine_loading()
     path, trace = tmp_path / 'evil.pth', tmp_path / 'trace'
     model = torch.nn.Linear(1, 1)

@@ -71,8 +71,9 @@ def main(argv=None):
         args = parse_args(argv)
         cfg = load_evaluation_config(args)
 
-    from mita_seg.cli import build_runner, require_matching_checkpoint
+    from mita_seg.cli import build_runner
     from mita_seg.files import write_json
+    from mita_seg.matching import require_matching_checkpoint
 
     runner = build_runner(cfg)
     require_matching_checkpoint(runner, PROG)

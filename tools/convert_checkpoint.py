@@ -54,9 +54,14 @@ def main(argv=None):
             conversion = convert(checkpoint, args.source, args.target, img_size=img_size)
         except ValueError as error:
             raise ValueError(f'checkpoint {args.src!r}: {error}') from error
-    if args.dst.endswith('.safetensors') and checkpoint.get('meta'):
-        conversion.left_aside.append('meta')
-    write_weights(conversion.weights, args.dst, checkpoint.get('meta'))
+        meta = checkpoint.get('meta')
+        if meta and (args.dst.endswith('.safetensors') or not isinstance(meta, dict)):
+            conversion.left_aside.append('meta')
+            meta = None
+        try:
+            write_weights(conversion.weights, args.dst, meta)
+        except OSError as error:
+            raise OSError(f'destination {args.dst!r}: {error.strerror or error}') from error
     print('\n'.join(report_lines(conversion)))
     print(f'wrote {args.dst}')
 

@@ -24,15 +24,12 @@ def main(argv=None):
     """Run the tool."""
     args = parse_args(argv)
     with user_errors(PROG):
-        from tqdm import tqdm
-
         from mita_seg.datasets.shapes_writer import write_shapes
+        from mita_seg.progress_bar import progress_bar
 
-        total = args.num_train + args.num_val
-        # The bar appears only when there is something to draw.
-        with tqdm(total=total, unit='image', delay=0.5, disable=None) as bar:
+        with progress_bar(args.num_train + args.num_val, 'images') as advance:
             written = write_shapes(
-                args.out, args.num_train, args.num_val, args.size, args.seed, on_image=bar.update
+                args.out, args.num_train, args.num_val, args.size, args.seed, on_image=advance
             )
     state = 'drawn' if written else 'already there'
     print(f'{args.num_train} training and {args.num_val} validation pairs in {args.out}: {state}')

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from mita_seg.cli import user_errors
+
 PROG = 'prepare_ade20k.py'
 LINK = 'data/ade/ADEChallengeData2016'
 SOURCE = """\
@@ -24,9 +26,12 @@ def parse_args(argv=None):
 
 def show_progress(pairs, total):
     """A progress bar over the pairs."""
-    from tqdm import tqdm
+    from mita_seg.progress_bar import progress_bar
 
-    return tqdm(pairs, total=total, unit='pair', smoothing=0.05)
+    with progress_bar(total, 'pairs') as advance:
+        for pair in pairs:
+            yield pair
+            advance()
 
 
 def main(argv=None):
@@ -41,7 +46,8 @@ def main(argv=None):
         print(f'{PROG}: missing: {", ".join(missing)}\n{SOURCE}', file=sys.stderr)
         return 1
 
-    from mita_seg.datasets.ade20k_check import check_ade20k
+    with user_errors(PROG):
+        from mita_seg.datasets.ade20k_check import check_ade20k
 
     problems = check_ade20k(root, args.quick, args.workers, show_progress)
     for what, files in problems.items():

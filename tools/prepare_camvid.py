@@ -25,16 +25,15 @@ def main(argv=None):
     """Run the tool."""
     args = parse_args(argv)
     with user_errors(PROG):
-        from tqdm import tqdm
-
         from mita_seg.datasets.camvid_writer import PARTS, check_source, write_camvid
+        from mita_seg.progress_bar import progress_bar
 
         try:
             check_source(args.source)
         except FileNotFoundError as error:
             raise FileNotFoundError(f'{error}; {SOURCE}') from error
-        with tqdm(total=sum(PARTS.values()), unit='image', disable=None) as bar:
-            write_camvid(args.source, args.out, on_image=bar.update)
+        with progress_bar(sum(PARTS.values()), 'images') as advance:
+            write_camvid(args.source, args.out, on_image=advance)
     print(f'{args.out}: {", ".join(f"{number} {part}" for part, number in PARTS.items())}')
 
 

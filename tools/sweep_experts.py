@@ -47,9 +47,10 @@ def main(argv=None):
 
     from mita_seg.analysis.observe import mita_layers
     from mita_seg.analysis.sweep import check_sweep, draw_sweep, sweep_experts
-    from mita_seg.cli import build_runner, require_matching_checkpoint
+    from mita_seg.cli import build_runner
     from mita_seg.environment import describe_environment
     from mita_seg.files import write_json
+    from mita_seg.matching import require_matching_checkpoint
 
     runner = build_runner(cfg)
     require_matching_checkpoint(runner, PROG)

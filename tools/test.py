@@ -30,8 +30,6 @@ def prepare_config(args):
         show_predictions(cfg, args)
     if args.tta:
         use_tta(cfg)
-    if args.out:
-        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
     return cfg
 
 
@@ -52,8 +50,18 @@ def use_tta(cfg):
     """Wrap the model for test-time augmentation."""
     if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
         raise ValueError('--tta needs tta_pipeline and tta_model in the config')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    set_pipeline(cfg.test_dataloader.dataset, cfg.tta_pipeline)
     cfg.model = {**cfg.tta_model, 'module': cfg.model}
+
+
+def set_pipeline(dataset, pipeline):
+    """Give a data set another pipeline, and those inside a wrapper such as ConcatDataset."""
+    inner = dataset.get('datasets') or [dataset.get('dataset')]
+    if inner == [None]:
+        dataset.pipeline = pipeline
+    else:
+        for part in inner:
+            set_pipeline(part, pipeline)
 
 
 def main(argv=None):
@@ -62,10 +70,15 @@ def main(argv=None):
         args = parse_args(argv)
         cfg = prepare_config(args)
 
-    from mita_seg.cli import build_runner, require_matching_checkpoint
+    from mita_seg.cli import build_runner
+    from mita_seg.engine.save_predictions import SavePredictionsHook, leave_files_to_evaluators
+    from mita_seg.matching import require_matching_checkpoint
 
+    write_files = args.out and not leave_files_to_evaluators(cfg, args.out)
     runner = build_runner(cfg)
     require_matching_checkpoint(runner, PROG)
+    if write_files:
+        runner.register_hook(SavePredictionsHook(args.out))
     runner.test()
 
 

@@ -1,12 +1,15 @@
 """Train a segmentor."""
 
 import argparse
+from functools import partial
 
 from mita_seg.cli import (
     check_initial_weights,
+    leave_out_pretrained,
     load_runner_config,
     parse_runner_args,
     prepare_work_dir,
+    say,
     user_errors,
 )
 
@@ -18,15 +21,19 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder of logs and checkpoints')
-    parser.add_argument('--resume', action='store_true', help='go on from the latest checkpoint')
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='go on from the latest checkpoint, or from --cfg-options load_from=FILE',
+    )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     return parse_runner_args(parser, argv)
 
 
 def prepare_config(args):
     """Read the config and check all that can be checked before a model is built."""
-    from mita_seg.checkpoint import find_resumable
     from mita_seg.datasets import check_data
+    from mita_seg.resuming import settle_start
 
     cfg = load_runner_config(args)
     prepare_work_dir(cfg.work_dir)
@@ -35,17 +42,13 @@ def prepare_config(args):
         from mita_seg.amp import enable_amp
 
         enable_amp(cfg)
-    cfg.resume = False
-    if args.resume:
-        latest = find_resumable(cfg.work_dir)
-        if latest is None:
-            print(
-                f'{PROG}: no checkpoint to resume in {cfg.work_dir!r}, starting from the beginning'
-            )
-        else:
-            print(f'{PROG}: resuming from {latest}')
-            cfg.resume, cfg.load_from = True, latest
-    check_initial_weights(cfg)
+    named = (args.cfg_options or {}).get('load_from')
+    settle_start(cfg, args.resume or cfg.get('resume', False), named, partial(say, PROG))
+    if cfg.resume:
+        # The checkpoint holds every weight: pretrained ones need not be fetched.
+        leave_out_pretrained(cfg)
+    else:
+        check_initial_weights(cfg)
     return cfg
 
 
@@ -55,7 +58,8 @@ def main(argv=None):
         args = parse_args(argv)
         cfg = prepare_config(args)
 
-    from mita_seg.cli import build_runner, require_matching_checkpoint
+    from mita_seg.cli import build_runner
+    from mita_seg.matching import require_matching_checkpoint
 
     runner = build_runner(cfg)
     require_matching_checkpoint(runner, PROG, backbone_only=not cfg.resume)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mita_seg.amp import training_precision
-from mita_seg.cli import leave_out_pretrained
+from mita_seg.cli import leave_out_pretrained, register_parts
 from mita_seg.files import read_json, write_json
 
 from .environment import describe_environment
@@ -80,6 +80,7 @@ def measure(config, train=True):
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
+    register_parts()
     cfg = Config.fromfile(config)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     torch.manual_seed(0)

@@ -105,7 +105,7 @@ def make_runs(configs, work_dir, seeds=(0,), checkpoints=None, cfg_options=None,
             enable_amp(cfg)
         check_data(cfg, loaders)
         if checkpoints is None:
-            check_initial_weights(cfg)
+            check_initial_weights(cfg, fetch=False)  # a run does that has not begun
         resolved.append(cfg)
     work_dir = Path(work_dir)
     _require_same_data(

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import sys
 import threading
 from pathlib import Path
@@ -24,8 +23,14 @@ def main(argv=None):
     import torch
     from mmengine.config import Config
 
-    from mita_seg.checkpoint import find_resumable
-    from mita_seg.cli import build_runner, leave_out_pretrained, require_matching_checkpoint
+    from mita_seg.checkpoint import find_newest
+    from mita_seg.cli import (
+        build_runner,
+        check_initial_weights,
+        leave_out_pretrained,
+        user_errors,
+    )
+    from mita_seg.matching import require_matching_checkpoint
     from mita_seg.peak_memory import PeakMemoryHook, peak_memory
 
     from .progress import ProgressHook
@@ -35,8 +40,16 @@ def main(argv=None):
     cfg.work_dir = str(args.folder)
     cfg.launcher, cfg.resume = 'none', False
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
-    latest = args.checkpoint or find_resumable(args.folder)
-    train = args.checkpoint is None and not _is_trained(latest, cfg)
+    saving = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    saving.pop('out_dir', None)  # all that belongs to a run is in its folder
+    name = args.folder.parent.name
+    with user_errors(name):
+        found = None if args.checkpoint else find_newest(args.folder, saving)
+        latest, content = found or (args.checkpoint, None)
+        train = args.checkpoint is None and not _is_trained(content, cfg)
+        del found, content  # all weights, and the optimizer's state
+        if not latest:
+            check_initial_weights(cfg)
     if latest:
         # Its own checkpoint goes before the config's load_from, where training only begins.
         cfg.load_from, cfg.resume = str(latest), train
@@ -49,10 +62,10 @@ def main(argv=None):
     for hook in (memory, progress):
         runner.register_hook(hook)
     # As tools/train.py does, training may start from a model for other classes.
-    require_matching_checkpoint(runner, args.folder.parent.name, backbone_only=not latest)
+    require_matching_checkpoint(runner, name, backbone_only=not latest)
     if train:
         runner.train()
-        latest = find_resumable(args.folder)
+        latest, _ = find_newest(args.folder, saving) or (None, None)
         if latest is None:
             sys.exit('training left no checkpoint: the config needs a CheckpointHook')
     torch.backends.cudnn.benchmark = False  # as tools/test.py, so that evaluation repeats
@@ -70,10 +83,11 @@ def main(argv=None):
 
 def _is_trained(checkpoint, cfg):
     """Whether a checkpoint is the last one of its training."""
-    match = re.search(r'(iter|epoch)_(\d+)\.pth$', str(checkpoint))
-    if match is None:
-        return False
-    return int(match[2]) >= cfg.train_cfg.get(f'max_{match[1]}s', float('inf'))
+    meta = (checkpoint or {}).get('meta') or {}
+    return any(
+        meta.get(unit, 0) >= cfg.train_cfg.get(f'max_{unit}s', float('inf'))
+        for unit in ('iter', 'epoch')
+    )
 
 
 def _die_with_parent():

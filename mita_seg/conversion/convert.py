@@ -11,6 +11,7 @@ from .layer_scale import fold_layer_scale
 from .mita_deit import PUBLISHED_ATTENTION, split_gate
 from .position_embedding import fit_position_embedding
 from .settings import backbone_prefix, find_missing, is_standard, model_settings
+from .soundness import check_weights
 from .sources import bare_name, check_source, find_other_entries, find_weights
 from .special_tokens import settle_special_tokens
 from .target import to_mmseg
@@ -63,8 +64,19 @@ def convert(
     """
     if target not in TARGETS:
         raise ValueError(f'target must be {" or ".join(TARGETS)}, got {target!r}')
-    conversion = Conversion(check_source(checkpoint, source), find_weights(checkpoint))
+    weights = find_weights(checkpoint)
+    check_weights(weights)
+    conversion = Conversion(check_source(checkpoint, source), weights)
     conversion.left_aside = find_other_entries(checkpoint)
+    try:
+        _convert(conversion, target, img_size)
+    # Torch's, of shapes that do not go together.
+    except (RuntimeError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(f'the weights contradict each other: {error}') from error
+    return conversion
+
+
+def _convert(conversion: Conversion, target: str, img_size: Sequence[int] | None) -> None:
     for name in list(conversion.weights):
         conversion.rename(name, bare_name(name, conversion.source))
 
@@ -86,7 +98,6 @@ def convert(
         _resize(conversion, img_size)
     if target == 'mmseg':
         to_mmseg(conversion)
-    return conversion
 
 
 def _rename_parts(conversion: Conversion, rename: Callable[[str], str]) -> None:

@@ -46,6 +46,9 @@ def find_missing(weights: Mapping[str, Tensor]) -> dict[str, str]:
 
     Returns:
         Name -> what its absence means.
+
+    Raises:
+        ValueError: There are more layers than weights.
     """
     num_layers = _count_layers(weights)
     expected = [
@@ -117,5 +120,13 @@ def model_settings(weights: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def _count_layers(weights: Mapping[str, Tensor]) -> int:
-    indices = [int(m[1]) for m in (re.match(r'layers\.(\d+)\.', name) for name in weights) if m]
-    return max(indices, default=-1) + 1
+    names = {name: re.match(r'layers\.(\d{1,9})\.', name) for name in weights}
+    indices = {name: int(match[1]) for name, match in names.items() if match}
+    if not indices:
+        return 0
+    last = max(indices, key=indices.get)
+    if indices[last] >= len(weights):
+        raise ValueError(
+            f'{last} would be of layer {indices[last]}, but there are {len(weights)} weights in all'
+        )
+    return indices[last] + 1

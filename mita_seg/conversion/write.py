@@ -1,5 +1,6 @@
 """Writing converted weights to a file."""
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,9 @@ def write_weights(
         weights: Weights by name.
         path: Ends in ``.safetensors``, or in ``.pth`` for a dict with ``state_dict`` and ``meta``.
         meta: What MMEngine keeps beside the weights, such as class names; ``.pth`` only.
+
+    Raises:
+        OSError: The disk is full, for example.
     """
     # Slices of a larger tensor would be written with all of it.
     own = {
@@ -50,4 +54,6 @@ def write_weights(
 
             file.write(save(own, metadata={'format': 'pt'}))
         else:
-            torch.save({'meta': dict(meta or {}), 'state_dict': own}, file)
+            content = io.BytesIO()
+            torch.save({'meta': dict(meta or {}), 'state_dict': own}, content)
+            file.write(content.getbuffer())  # unlike torch, it says why it fails

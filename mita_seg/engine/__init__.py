@@ -1,6 +1,17 @@
-"""Parts of a training run in MMEngine's registries. Importing this module registers them."""
+"""Parts of a training run. Importing this module registers those that a config may name."""
 
 from .deferred_runtime_info import DeferredRuntimeInfoHook
+from .exact_resume import ExactResumeHook
 from .optim_wrapper import BFloat16OptimWrapper
+from .resumable_runner import ResumableRunner
+from .save_predictions import SavePredictionsHook
+from .whole_checkpoint import WholeCheckpointHook
 
-__all__ = ['BFloat16OptimWrapper', 'DeferredRuntimeInfoHook']
+__all__ = [
+    'BFloat16OptimWrapper',
+    'DeferredRuntimeInfoHook',
+    'ExactResumeHook',
+    'ResumableRunner',
+    'SavePredictionsHook',
+    'WholeCheckpointHook',
+]

@@ -11,6 +11,7 @@ if _missing:
     )
 
 from mita_seg import flops  # noqa: E402
+from mita_seg.checkpoint import guard_mmengine_loading  # noqa: E402
 
 from .backbones import MiTAVisionTransformer  # noqa: E402
 from .batch_preprocessor import BatchSegDataPreProcessor  # noqa: E402
@@ -20,6 +21,7 @@ from .segmentors import CompiledEncoderDecoder  # noqa: E402
 from .swapped import build_swapped  # noqa: E402
 
 flops.register()
+guard_mmengine_loading()
 
 __all__ = [
     'BatchSegDataPreProcessor',

@@ -1,6 +1,8 @@
 """The program: files of every kind in and out, its report, and what it refuses."""
 
 import os
+import subprocess
+import sys
 from argparse import Namespace
 
 import conversion_cases as cases
@@ -215,3 +217,25 @@ def test_parts_of_a_split_weight_are_written_alone(convert, tmp_path, ending):
     size = (tmp_path / f'out{ending}').stat().st_size
     wanted = sum(value.nbytes for value in weights.get('state_dict', weights).values())
     assert wanted < size < 1.5 * wanted
+
+
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_full_disk_is_said_in_a_sentence_and_leaves_nothing(tmp_path, repository, ending):
+    torch.save(cases.timm_vit(), tmp_path / 'in.pth')
+    script = f"""
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+sys.argv = ['convert', {str(tmp_path / 'in.pth')!r}, {str(tmp_path / f'out{ending}')!r}]
+runpy.run_path({str(repository / 'tools/convert_checkpoint.py')!r}, run_name='__main__')
+"""
+    run = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.count('\n') == 1
+    assert f"out{ending}': File too large" in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ['in.pth']
+
+
+def test_meta_that_is_no_dict_is_left_aside(convert, tmp_path):
+    torch.save({'state_dict': cases.timm_vit(), 'meta': 'text'}, tmp_path / 'in.pth')
+    printed = convert(tmp_path / 'in.pth', tmp_path / 'out.pth')
+    assert 'beside the weights, left aside: 1\n    meta\n' in printed
+    assert load_checkpoint_safely(tmp_path / 'out.pth')['meta'] == {}

@@ -1,13 +1,21 @@
+import os
 import subprocess
 import sys
 import time
 from fractions import Fraction
+from http.client import IncompleteRead
 from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip('mmseg')
+
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+
+from mita_seg.amp import enable_amp
+from mita_seg.checkpoint import load_checkpoint_safely
 
 WIDER = [f'model.{key}=192' for key in ('backbone.embed_dims', 'decode_head.in_channels')]
 
@@ -48,6 +56,57 @@ def test_train_resume_and_test(tool, tiny, shapes_configs, tmp_path, capsys, amp
     )
     assert len(list(out.glob('*.png'))) == 4
     assert list(painted.rglob('*.png'))
+
+
+def test_interrupted_training_ends_with_the_same_bits(tool, tiny, shapes_configs, tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"""
+_base_ = {shapes_configs[1]!r}
+# Its state holds a function.
+param_scheduler = [dict(type='OneCycleLR', eta_max=2e-3, total_steps=8, by_epoch=False)]
+dataset = dict(metainfo=dict(nested=dict(kind=dict(a=[1]))))
+train_pipeline = [
+    dict(type='LoadCheckedImage'), dict(type='LoadCheckedLabels', num_classes=7),
+    dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs')]
+train_dataloader = dict(num_workers=2, dataset=dict(pipeline=train_pipeline, **dataset))
+val_dataloader = dict(dataset=dict(**dataset))
+"""
+    )
+    more = options(tiny, 'model.backbone.drop_path_rate=0.5', 'randomness.seed=0')
+    train = tool('train').main
+    train([str(config), '--work-dir', str(tmp_path / 'whole'), *more])
+    start = f'load_from={tmp_path}/whole/iter_2.pth'
+    more = options(tiny, 'model.backbone.drop_path_rate=0.5', 'randomness.seed=0', start)
+    train([str(config), '--work-dir', str(tmp_path / 'resumed'), '--resume', *more])
+    whole, resumed = (
+        load_checkpoint_safely(tmp_path / folder / 'iter_4.pth') for folder in ('whole', 'resumed')
+    )
+    assert whole['meta']['dataset_meta']['nested'] == {'kind': {'a': [1]}}
+    for name, value in whole['state_dict'].items():
+        assert torch.equal(resumed['state_dict'][name], value), name
+    assert whole['optimizer']['param_groups'] == resumed['optimizer']['param_groups']
+
+
+@pytest.mark.parametrize('flags', [['--resume'], []])
+def test_resume_and_load_from_are_taken_as_mmsegmentation_takes_them(
+    tool, tiny, shapes_configs, tmp_path, capsys, flags
+):
+    state = {'meta': {'iter': 4, 'epoch': 0, 'seed': 0}, 'message_hub': {}, 'state_dict': {}}
+    torch.save(state, tmp_path / 'chosen.pth')
+    train = tool('train')
+
+    def prepare(*more):
+        settings = [*([] if flags else ['resume=True']), *more]
+        arguments = [shapes_configs[0], '--work-dir', str(tmp_path / 'run'), *flags]
+        return train.prepare_config(train.parse_args(arguments + options(tiny, *settings)))
+
+    assert not prepare().resume
+    assert 'no checkpoint to resume' in capsys.readouterr().out
+    cfg = prepare(f'load_from={tmp_path}/chosen.pth')
+    assert cfg.resume and cfg.load_from == f'{tmp_path}/chosen.pth'
+    assert f'resuming from {tmp_path}/chosen.pth' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name, more', [('train', []), ('test', ['weights.pth'])])
@@ -153,6 +212,91 @@ def test_amp_and_tta_need_the_config_to_allow_them(tool, tiny, shapes_configs, t
         tool, 'test', capsys, config, tmp_path / 'empty.pth', '--tta', *work_dir, *options(tiny)
     )
     assert 'tta_pipeline' in message
+
+
+def test_start_from_weights_of_which_none_fits(tool, tiny, shapes_configs, tmp_path, capsys):
+    start = tmp_path / 'other.pth'
+    torch.save({'state_dict': {'blocks.0.norm1.weight': torch.ones(3)}}, start)
+    with pytest.raises(SystemExit) as end:
+        tool('train').main(
+            [shapes_configs[0], '--work-dir', str(tmp_path / 'run')]
+            + options(tiny, f'load_from={start}')
+        )
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert f"checkpoint '{start}' holds no weight of the model" in message
+    assert 'blocks.0.norm1.weight' in message and 'model.backbone.init_cfg.checkpoint' in message
+
+
+@pytest.mark.parametrize('kind', ['OptimWrapper', 'mmengine.OptimWrapper', OptimWrapper])
+def test_amp_takes_the_wrapper_by_name_and_as_a_class(kind):
+    cfg = Config({'optim_wrapper': {'type': kind, 'optimizer': {'type': 'SGD'}}})
+    enable_amp(cfg)
+    expected = 'AmpOptimWrapper' if torch.cuda.is_available() else 'BFloat16OptimWrapper'
+    assert cfg.optim_wrapper.type == expected
+
+
+def test_custom_imports_of_a_user_do_not_hide_our_models(shapes_configs, tmp_path):
+    (tmp_path / 'my_project.py').write_text('')
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"_base_ = {shapes_configs[1]!r}\ncustom_imports = dict(imports=['my_project'])\n"
+    )
+    script = f"""
+from mita_seg.cli import load_config
+cfg = load_config({str(config)!r})
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+init_default_scope('mmseg')
+MODELS.build(cfg.model)
+"""
+    path = os.pathsep.join((str(tmp_path), os.environ['PYTHONPATH']))
+    environment = {**os.environ, 'PYTHONPATH': path}
+    subprocess.run([sys.executable, '-c', script], env=environment, check=True)
+
+
+@pytest.mark.parametrize('error', [OSError('no route to host'), IncompleteRead(b'')])
+def test_pretrained_weights_without_a_network(
+    tool, tiny, shapes_configs, tmp_path, capsys, monkeypatch, error
+):
+    def download(*_):
+        raise error
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    config = tmp_path / 'config.py'
+    init = {'type': 'Pretrained', 'checkpoint': 'https://example.org/vit-cce8c795.pth'}
+    config.write_text(
+        f'_base_ = {shapes_configs[0]!r}\nmodel = dict(backbone=dict(init_cfg={init!r}))\n'
+    )
+    message = refusal(tool, 'train', capsys, config, '--work-dir', tmp_path / 'run', *options(tiny))
+    assert f'checkpoint {init["checkpoint"]!r} cannot be downloaded' in message
+    assert 'model.backbone.init_cfg.checkpoint=FILE' in message
+    assert 'model.backbone.init_cfg=None' in message
+
+
+FAMILY = ('mmengine', 'mmcv', 'mmseg')
+NEEDED_FOR_HELP = ('analyze_routing', 'compare', 'sweep_experts', 'test', 'train')
+ARGUMENTS = {'make_shapes_dataset': ['out'], 'prepare_camvid': ['in'], 'prepare_ade20k': ['.']}
+
+
+@pytest.mark.parametrize('name', [*NEEDED_FOR_HELP, *ARGUMENTS])
+def test_without_mmsegmentation_a_tool_says_what_to_install(repository, tmp_path, name):
+    for kind in ('images', 'annotations'):
+        for split in ('training', 'validation'):
+            (tmp_path / kind / split).mkdir(parents=True)
+    script = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({FAMILY!r}))  # importing one raises ModuleNotFoundError
+sys.argv = [{name!r}, *{ARGUMENTS.get(name, ['--help'])!r}]
+runpy.run_path({str(repository / f'tools/{name}.py')!r}, run_name='__main__')
+"""
+    run = subprocess.run(
+        [sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 2 and run.stderr.count('\n') == 1
+    assert run.stderr.startswith(f'{name}.py: ')
+    assert 'mmengine, mmcv, mmseg cannot be found: install mita_seg with its extra' in run.stderr
 
 
 TOOLS = sorted(path.stem for path in (Path(__file__).parents[2] / 'tools').glob('*.py'))

@@ -1,0 +1,70 @@
+"""Refusing checkpoints that do not fit the model."""
+
+from mita_seg.checkpoint import load_checkpoint_safely
+from mita_seg.cli import user_errors
+
+
+def require_matching_checkpoint(runner, prog, backbone_only=False):
+    """Make a runner refuse a checkpoint that does not fit its model.
+
+    MMEngine only logs the mismatch and goes on with random weights.
+
+    Args:
+        runner (Runner): The runner, before it has loaded anything.
+        prog (str): Name of the tool, the prefix of the message.
+        backbone_only (bool): Refuse only weights of the backbone of another shape, and a checkpoint
+            of which nothing fits, so that training may start from a model for other classes.
+    """
+    load = runner.load_checkpoint
+
+    def load_strictly(filename, map_location='cpu', **kwargs):
+        with user_errors(prog):
+            try:
+                if backbone_only:
+                    return _load_what_fits(runner, load, filename, map_location, **kwargs)
+                return load(filename, map_location, **{**kwargs, 'strict': True})
+            except RuntimeError as error:
+                details = ' '.join(str(error).split())
+                details = details if len(details) <= 600 else details[:600] + ' ...'
+                raise ValueError(
+                    f'checkpoint {filename!r} does not fit the config: {details}'
+                ) from error
+
+    runner.load_checkpoint = load_strictly
+
+
+def _load_what_fits(runner, load, filename, map_location, **kwargs):
+    model = getattr(runner.model, 'module', runner.model)
+    _try_backbone(model, filename)
+    missing = set()
+    # Modules rename weights while they load them, so that only loading tells what fits.
+    handle = model.register_load_state_dict_post_hook(
+        lambda module, keys: missing.update(keys.missing_keys)
+    )
+    try:
+        checkpoint = load(filename, map_location, **kwargs)
+    finally:
+        handle.remove()
+    weights = checkpoint.get('state_dict', checkpoint)
+    own = model.state_dict()
+    shapes = {name: getattr(value, 'shape', None) for name, value in weights.items()}
+    other = {name for name, value in own.items() if shapes.get(name, value.shape) != value.shape}
+    if own.keys() <= missing | other:
+        raise ValueError(
+            f'checkpoint {filename!r} holds no weight of the model: its first is '
+            f'{next(iter(weights), "missing")}, that of the model {next(iter(own))}; weights of a '
+            'backbone alone go to model.backbone.init_cfg.checkpoint'
+        )
+    return checkpoint
+
+
+def _try_backbone(model, filename):
+    """Load a checkpoint's backbone; torch raises RuntimeError where a shape differs."""
+    backbone = getattr(model, 'backbone', None)
+    if backbone is None:
+        return
+    weights = load_checkpoint_safely(filename)
+    weights = weights.get('state_dict', weights)
+    prefix = 'backbone.'
+    own = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+    backbone.load_state_dict(own, strict=False)

@@ -1,0 +1,69 @@
+"""What a training run starts from: a checkpoint to go on from, weights, or nothing."""
+
+import os
+
+from mita_seg.checkpoint import find_newest, load_checkpoint_safely
+
+
+def settle_start(cfg, resume, named=None, say=print):
+    """Settle ``resume`` and ``load_from`` of a config, in place.
+
+    With MMEngine's meaning: ``load_from`` alone gives the weights to start from; to resume goes on
+    from ``load_from`` or, without it, from the newest checkpoint of the run. A run that has left
+    checkpoints goes before a ``load_from`` that its config holds, from which it has begun, but not
+    before one named with the command.
+
+    Args:
+        cfg (Config): With ``work_dir``.
+        resume (bool): Whether to go on, where there is something to go on from.
+        named (str, optional): The ``load_from`` named with the command.
+        say (Callable[[str], None]): Told in a sentence what is found.
+
+    Raises:
+        ValueError: What is there cannot be resumed: damaged, refused, or weights without the state
+            of a training.
+        FileNotFoundError: The checkpoint named does not exist.
+    """
+    cfg.resume = False
+    if not resume:
+        return
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if named:
+        source, checkpoint = _load(named)
+    else:
+        found = find_newest(cfg.work_dir, hook, say)
+        source, checkpoint = found or _load(cfg.get('load_from'))
+    if source is None:
+        say(f'no checkpoint to resume in {cfg.work_dir!r}, starting from the beginning')
+        return
+    if checkpoint is not None and not _has_state(checkpoint):
+        if source == cfg.get('load_from') and not named:
+            say(f'no checkpoint to resume in {cfg.work_dir!r}, starting from {source!r}')
+            return
+        raise ValueError(
+            f'checkpoint {source!r} holds no state of a training (meta.iter, meta.epoch, '
+            'message_hub), so it cannot be resumed; without resuming, load_from takes its weights'
+        )
+    say(f'resuming from {source}')
+    cfg.resume, cfg.load_from = True, source
+    _repeat_seed(cfg, checkpoint)
+
+
+def _load(source):
+    if not source or '://' in source or os.path.isdir(source):
+        return source or None, None
+    return source, load_checkpoint_safely(source)
+
+
+def _has_state(checkpoint):
+    meta = checkpoint.get('meta')
+    known = isinstance(meta, dict) and all(isinstance(meta.get(k), int) for k in ('iter', 'epoch'))
+    return known and isinstance(checkpoint.get('message_hub'), dict)
+
+
+def _repeat_seed(cfg, checkpoint):
+    """Let the samplers, built before MMEngine reads the checkpoint, have the seed in it."""
+    seed = ((checkpoint or {}).get('meta') or {}).get('seed')
+    randomness = cfg.get('randomness') or {}
+    if seed is not None and randomness.get('seed') is None:
+        cfg.randomness = {**randomness, 'seed': seed}

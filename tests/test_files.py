@@ -1,0 +1,36 @@
+"""Files are whole or absent."""
+
+import pytest
+
+from mita_seg.files import replacing, save_figure
+
+
+def test_file_is_replaced_when_it_is_written(tmp_path):
+    path = tmp_path / 'file'
+    path.write_text('old')
+    with replacing(path) as file:
+        file.write('new')
+        file.flush()
+        assert path.read_text() == 'old'
+    assert path.read_text() == 'new'
+
+
+@pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt])
+def test_writer_that_raises_leaves_nothing_behind(tmp_path, error):
+    (tmp_path / 'file').write_text('old')
+    with pytest.raises(error), replacing(tmp_path / 'file') as file:
+        file.write('half')
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+    assert (tmp_path / 'file').read_text() == 'old'
+
+
+def test_figure_that_cannot_be_saved_leaves_nothing_behind(tmp_path):
+    class Figure:
+        def savefig(self, path, dpi):
+            path.write_text('half')
+            raise OSError
+
+    with pytest.raises(OSError):
+        save_figure(Figure(), tmp_path / 'figure.png')
+    assert not list(tmp_path.iterdir())
