@@ -1,6 +1,7 @@
 """Writing converted weights to a file."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,9 +42,12 @@ def write_weights(
         meta: What MMEngine keeps beside the weights, such as class names; ``.pth`` only.
     """
     # Slices of a larger tensor would be written with all of it.
-    own = {
-        name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()
-    }
+    own = OrderedDict(
+        (name, value.clone(memory_format=torch.contiguous_format))
+        for name, value in weights.items()
+    )
+    if hasattr(weights, '_metadata'):
+        own._metadata = weights._metadata
     with replacing(path, 'wb') as file:
         if Path(path).suffix == '.safetensors':
             from safetensors.torch import save
