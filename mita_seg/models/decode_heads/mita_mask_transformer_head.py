@@ -18,6 +18,7 @@ from mita_seg.models.builder import (
     build_transformer_block,
     check_no_attention_dropout,
 )
+from mita_seg.models.decode_heads.inputs import check_inputs, check_maps
 from mita_seg.models.decode_heads.mask_scale import MaskScale
 from mita_seg.models.decode_heads.one_channel import check_loss_of_one_channel
 from mita_seg.models.token_norm import check_token_norm
@@ -103,7 +104,11 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
     ) -> None:
         check_no_attention_dropout(attn_drop_rate)
         check_token_norm(norm_cfg)
-        _check_inputs(in_channels, kwargs)
+        check_inputs(in_channels, kwargs)
+        if kwargs.get('conv_cfg') is not None:
+            raise ValueError(
+                f'conv_cfg must be None: the head has no convolution, got {kwargs["conv_cfg"]!r}'
+            )
         if not 0 <= dropout_ratio < 1:
             raise ValueError(f'dropout_ratio must be from 0 to below 1, got {dropout_ratio!r}')
         if embed_dims is None:
@@ -209,7 +214,8 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
         scales = isinstance(self.mask_norm, MaskScale)
         loaded = state_dict.get(f'{prefix}mask_norm.{"weight" if scales else "scale"}')
         # Loaders that are not strict would pass over it, and the classes be none of theirs.
-        if loaded is not None and loaded.shape == (self.out_channels,):
+        # A stock head of one channel has learned nothing that could be kept.
+        if loaded is not None and loaded.shape == (self.out_channels,) and self.out_channels > 1:
             here, there = ('scale', 'norm') if scales else ('norm', 'scale')
             raise ValueError(
                 f'the weights {prefix}* are of a head with mask_norm={there!r}, got '
@@ -219,20 +225,7 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
 
     def _input_map(self, inputs: Sequence[Tensor]) -> Tensor:
         """The chosen map, or the chosen ones joined, [B, in_channels, h, w]."""
-        indices = (self.in_index,) if isinstance(self.in_index, int) else self.in_index
-        for index in indices:
-            if not -len(inputs) <= index < len(inputs):
-                raise ValueError(
-                    f'in_index={self.in_index} needs more maps than the backbone returns, '
-                    f'{len(inputs)}'
-                )
-            chosen = inputs[index]
-            if not isinstance(chosen, Tensor) or chosen.ndim != 4:
-                what = list(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
-                raise ValueError(
-                    f'the head takes maps [B, C, h, w], got {what} at in_index={index} (a backbone '
-                    'with output_cls_token=True returns pairs)'
-                )
+        check_maps(inputs, self.in_index)
         feature_map = self._transform_inputs(inputs)
         if feature_map.shape[1] != self.in_channels:
             raise ValueError(
@@ -302,33 +295,3 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
             right = (predicted == labels) & labelled
             losses['acc_seg'] = 100 * right.sum().view(1) / labelled.sum().clamp(min=1)
         return losses
-
-
-def _check_inputs(in_channels: int | Sequence[int], options: dict) -> None:
-    """Refuse maps that the head cannot take; the base class has bare assertions."""
-    transform, index = options.get('input_transform'), options.get('in_index', -1)
-    if transform is None:
-        if not isinstance(in_channels, int) or not isinstance(index, int):
-            raise ValueError(
-                "in_channels and in_index must be ints without input_transform='resize_concat', "
-                f'got in_channels={in_channels!r} and in_index={index!r}'
-            )
-    elif transform != 'resize_concat':
-        raise ValueError(
-            "input_transform must be None or 'resize_concat': the head takes one map, got "
-            f'{transform!r}'
-        )
-    elif not (
-        isinstance(in_channels, list | tuple)
-        and isinstance(index, list | tuple)
-        and len(in_channels) == len(index)
-    ):
-        raise ValueError(
-            'in_channels and in_index must be lists of one length with '
-            f"input_transform='resize_concat', got in_channels={in_channels!r} and "
-            f'in_index={index!r}'
-        )
-    if options.get('conv_cfg') is not None:
-        raise ValueError(
-            f'conv_cfg must be None: the head has no convolution, got {options["conv_cfg"]!r}'
-        )
