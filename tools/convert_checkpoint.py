@@ -31,10 +31,21 @@ def parse_args(argv=None):
         metavar='PIXELS',
         help='resize the position embedding for images of this side, or height and width',
     )
+    parser.add_argument(
+        '--pretrained-size',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='images that src was trained with, if they are no squares and src does not say it',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     args = parser.parse_args(argv)
-    if args.img_size and len(args.img_size) > 2:
-        parser.error(f'--img-size takes one or two numbers, got {len(args.img_size)}')
+    for name in ('img_size', 'pretrained_size'):
+        size = getattr(args, name)
+        if size and len(size) > 2:
+            option = name.replace('_', '-')
+            parser.error(f'--{option} takes one or two numbers, got {len(size)}')
+        setattr(args, name, size and (size[0], size[-1]))
     return args
 
 
@@ -46,12 +57,17 @@ def main(argv=None):
     from mita_seg.conversion import convert, report_lines, write_weights
     from mita_seg.conversion.write import check_destination
 
-    img_size = args.img_size and (args.img_size[0], args.img_size[-1])
     with user_errors(PROG):
         check_destination(args.dst, overwrite=args.overwrite)
         checkpoint = load_checkpoint_safely(args.src)
         try:
-            conversion = convert(checkpoint, args.source, args.target, img_size=img_size)
+            conversion = convert(
+                checkpoint,
+                args.source,
+                args.target,
+                img_size=args.img_size,
+                pretrained_size=args.pretrained_size,
+            )
         except ValueError as error:
             raise ValueError(f'checkpoint {args.src!r}: {error}') from error
         meta = checkpoint.get('meta')

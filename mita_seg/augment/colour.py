@@ -21,9 +21,10 @@ def jitter_colours(
 
     The strengths are those of MMSegmentation's PhotoMetricDistortion; each change is linear in
     RGB (hue turns the colours about the grey axis), so all four are one 3x3 matrix and an offset.
+    Grey images of one channel stay grey: for them it is brightness and contrast.
 
     Args:
-        images: RGB, [B, 3, H, W], floating point, from 0 to 255.
+        images: RGB or grey, [B, 3, H, W] or [B, 1, H, W], floating point, from 0 to 255.
         brightness: Largest offset of all channels.
         contrast: Channels are multiplied by 1 - contrast to 1 + contrast.
         saturation: The distance from grey is multiplied by 1 - saturation to 1 + saturation.
@@ -31,8 +32,14 @@ def jitter_colours(
         prob: Probability of each of the four, for each image.
 
     Returns:
-        [B, 3, H, W], from 0 to 255.
+        Images of the same shape, from 0 to 255.
+
+    Raises:
+        ValueError: The images have other channels than one or three.
     """
+    channels = images.shape[1]
+    if channels not in (1, 3):
+        raise ValueError(f'colours are changed of images of 1 or 3 channels, got {channels}')
     batch, device, dtype = len(images), images.device, images.dtype
     amount = 2 * torch.rand(4, batch, device=device, dtype=dtype) - 1
     amount = amount * (torch.rand(4, batch, device=device) < prob)
@@ -47,7 +54,8 @@ def jitter_colours(
     turn = _rotation_about_grey(angle, eye)
     matrix = factor.view(-1, 1, 1) * (turn @ saturate)  # [B, 3, 3]
     # Grey stays grey under saturation and hue, and so does the offset.
-    shifted = torch.baddbmm((factor * offset).view(-1, 1, 1), matrix, images.flatten(2))
+    pixels = images.flatten(2).expand(-1, 3, -1)
+    shifted = torch.baddbmm((factor * offset).view(-1, 1, 1), matrix, pixels)[:, :channels]
     return shifted.clamp_(0, 255).unflatten(2, images.shape[2:])
 
 

@@ -9,7 +9,13 @@ from .conversion import Conversion
 from .key_map import lacks_projection_bias, name_from_mmseg, name_from_timm
 from .layer_scale import fold_layer_scale
 from .mita_deit import PUBLISHED_ATTENTION, split_gate
-from .position_embedding import fit_position_embedding
+from .position_embedding import (
+    find_grid,
+    guess_message,
+    resize_position_embedding,
+    said_grid,
+    say_grid,
+)
 from .settings import backbone_prefix, find_missing, is_standard, model_settings
 from .soundness import check_weights
 from .sources import bare_name, check_source, find_other_entries, find_weights
@@ -41,6 +47,7 @@ def convert(
     target: str = 'mita_seg',
     *,
     img_size: Sequence[int] | None = None,
+    pretrained_size: Sequence[int] | None = None,
 ) -> Conversion:
     """Convert the weights of a checkpoint.
 
@@ -54,6 +61,8 @@ def convert(
         target: Layout wanted, ``'mita_seg'`` or ``'mmseg'``.
         img_size: Image size (height, width), pixels, that the position embedding is resized to;
             None leaves it as it is.
+        pretrained_size: Image size (height, width), pixels, that the position embedding is for,
+            where the checkpoint does not say it and the image is no square.
 
     Returns:
         The weights and an account of every name.
@@ -89,13 +98,16 @@ def _convert(conversion: Conversion, target: str, img_size: Sequence[int] | None
         _rename_parts(conversion, name_from_timm)
         split_gate(conversion)
         fold_layer_scale(conversion)
-        settle_special_tokens(conversion)
+        settle_special_tokens(conversion, _grid(conversion, 'pretrained_size', pretrained_size))
     _leave_out_heads(conversion)
     _refuse_gated_feed_forward(conversion)
     _describe(conversion)
 
-    if img_size is not None:
-        _resize(conversion, img_size)
+    _settle_grid(
+        conversion,
+        _grid(conversion, 'img_size', img_size),
+        _grid(conversion, 'pretrained_size', pretrained_size),
+    )
     if target == 'mmseg':
         to_mmseg(conversion)
 
@@ -147,22 +159,48 @@ def _describe(conversion: Conversion) -> None:
         conversion.settings['attn_cfg'] = {**variant, **PUBLISHED_ATTENTION}
 
 
-def _resize(conversion: Conversion, img_size: Sequence[int]) -> None:
+def _grid(conversion: Conversion, name: str, size: Sequence[int] | None) -> tuple[int, int] | None:
+    """The patch grid of an image size (height, width), None if there is none."""
+    if size is None:
+        return None
     prefix = backbone_prefix(conversion.weights)
-    key, patch = f'{prefix}pos_embed', conversion.settings.get('patch_size')
-    if key not in conversion.weights or patch is None:
-        raise ValueError('img_size needs the weights pos_embed and patch_embed.projection.weight')
-    grid = tuple(size // patch for size in img_size)
+    kernel = conversion.weights.get(f'{prefix}patch_embed.projection.weight')
+    if f'{prefix}pos_embed' not in conversion.weights or kernel is None:
+        raise ValueError(f'{name} needs the weights pos_embed and patch_embed.projection.weight')
+    patch = kernel.shape[-1]
+    grid = tuple(pixels // patch for pixels in size)
     if len(grid) != 2 or min(grid) < 1:
         raise ValueError(
-            f'img_size must be (height, width), at least one patch of {patch} pixels each, '
-            f'got {tuple(img_size)}'
+            f'{name} must be (height, width), at least one patch of {patch} pixels each, '
+            f'got {tuple(size)}'
         )
-    before = conversion.weights[key]
-    conversion.weights[key] = fit_position_embedding(before, grid)
-    if conversion.weights[key] is not before:
-        conversion.notes.append(
-            f'The position embedding is resized from {before.shape[1] - 1} patches to '
-            f'{grid[0]}x{grid[1]} (bicubic).'
-        )
-    conversion.settings['img_size'] = tuple(img_size)
+    return grid
+
+
+def _settle_grid(
+    conversion: Conversion,
+    new_grid: tuple[int, int] | None,
+    pretrained: tuple[int, int] | None,
+) -> None:
+    """Resize the position embedding if `new_grid` is given; let the weights say its grid."""
+    prefix = backbone_prefix(conversion.weights)
+    key, said = f'{prefix}pos_embed', said_grid(conversion.weights, prefix)
+    before = conversion.weights.get(key)
+    wanted = new_grid or pretrained or said
+    if before is None or wanted is None:
+        return
+    grid, guessed = find_grid(before, wanted, said, pretrained)
+    if guessed:
+        conversion.notes.append(f'{guess_message(grid)}.')
+    if new_grid is not None:
+        conversion.weights[key] = resize_position_embedding(before, grid, new_grid)
+        if grid != new_grid:
+            conversion.notes.append(
+                f'The position embedding is resized from {before.shape[1] - 1} patches to '
+                f'{new_grid[0]}x{new_grid[1]} (bicubic).'
+            )
+        grid = new_grid
+    conversion.weights = say_grid(conversion.weights, grid, prefix)
+    patch = conversion.settings.get('patch_size')
+    if patch is not None:
+        conversion.settings['img_size'] = tuple(size * patch for size in grid)

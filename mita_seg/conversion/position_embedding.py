@@ -1,11 +1,19 @@
-"""Resizing a learned position embedding to another patch grid."""
+"""A learned position embedding: which patch grid it is for, and resizing it to another.
 
-from collections.abc import Sequence
+Its shape tells how many patches there are, not how many rows. State dicts of our backbone say it in
+their metadata, as ``_metadata[prefix]['pos_embed_grid'] = (h, w)``, which is no weight: strict
+loaders of any implementation pass over it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from math import isqrt
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+GRID_KEY = 'pos_embed_grid'
 
 
 def resize_position_embedding(
@@ -20,40 +28,112 @@ def resize_position_embedding(
         mode: Interpolation mode of ``torch.nn.functional.interpolate``.
 
     Returns:
-        [1, 1 + h' * w', C].
+        [1, 1 + h' * w', C]; the embedding itself if both grids are the same.
     """
+    if tuple(grid) == tuple(new_grid):
+        return embedding
     class_token, patches = embedding[:, :1], embedding[:, 1:]
     patch_map = patches.mT.unflatten(-1, tuple(grid))  # [1, C, h, w]
     patch_map = interpolate(patch_map, size=tuple(new_grid), mode=mode, align_corners=False)
     return torch.cat((class_token, patch_map.flatten(2).mT), dim=1)
 
 
-def fit_position_embedding(
-    embedding: Tensor, new_grid: Sequence[int], mode: str = 'bicubic'
-) -> Tensor:
-    """Resize a checkpoint's position embedding, of a square grid, to a model's patch grid.
+def find_grid(
+    embedding: Tensor,
+    new_grid: Sequence[int],
+    said: Sequence[int] | None = None,
+    pretrained: Sequence[int] | None = None,
+) -> tuple[tuple[int, int], bool]:
+    """Settle the patch grid of a checkpoint's position embedding.
+
+    It is, in this order: what the checkpoint says, what the user says, the model's own if it has as
+    many patches, a square.
 
     Args:
-        embedding: The checkpoint's, [1, 1 + side * side, C].
+        embedding: The checkpoint's, [1, 1 + patches, C].
         new_grid: The model's patch grid (h, w).
-        mode: Interpolation mode.
+        said: The grid that the checkpoint says; none of another number of patches counts.
+        pretrained: The grid that the user says.
 
     Returns:
-        [1, 1 + h * w, C]; one that has as many entries already is returned as it is.
+        The grid (h, w), and whether it is a guess that may well be wrong: the model's own is, if it
+        is no square.
 
     Raises:
-        ValueError: It is for another number of patches, and not for a square grid.
+        ValueError: There are as many patches neither in `pretrained` nor in the model, or nothing
+            was said and they make no square.
     """
+    count = embedding.shape[1] - 1
+    for grid in (said, pretrained):
+        if grid is not None and grid[0] * grid[1] == count:
+            return (grid[0], grid[1]), False
     height, width = new_grid
-    if embedding.shape[1] == 1 + height * width:
-        return embedding
-    side = square_side(embedding.shape[1] - 1)
+    if height * width == count:
+        return (height, width), pretrained is None and height != width
+    if pretrained is not None:
+        raise ValueError(
+            f'pos_embed has {count} patches, but pretrained_size makes a grid of '
+            f'{pretrained[0]}x{pretrained[1]}'
+        )
+    side = square_side(count)
     if not side:
         raise ValueError(
             f'pos_embed of shape {list(embedding.shape)} is not for a square grid of patches and '
-            f'one class token, so it cannot be resized to {height}x{width} patches'
+            f'one class token, so it cannot be resized to {height}x{width} patches without '
+            'pretrained_size, the image size that it was trained with'
         )
-    return resize_position_embedding(embedding, (side, side), new_grid, mode)
+    return (side, side), False
+
+
+def guess_message(grid: Sequence[int]) -> str:
+    """What to tell the user about a grid that is a guess."""
+    height, width = grid
+    return (
+        f'The position embedding of {height * width} patches does not say its grid and is taken '
+        f'for {height}x{width}, that of the model; if it was another, set pretrained_size, the '
+        'image size that it was trained with'
+    )
+
+
+def said_grid(weights: Mapping[str, Tensor], prefix: str = '') -> tuple[int, int] | None:
+    """The patch grid that the metadata of weights say; None if they say none.
+
+    Args:
+        weights: A state dict.
+        prefix: What the names of the backbone begin with in it, with the dot.
+    """
+    metadata = getattr(weights, '_metadata', {})
+    return grid_of_metadata(metadata.get(prefix.removesuffix('.'), {}))
+
+
+def grid_of_metadata(metadata: Mapping) -> tuple[int, int] | None:
+    """The patch grid in one module's metadata; None if there is none."""
+    grid = metadata.get(GRID_KEY)
+    # The file may be anybody's.
+    if isinstance(grid, tuple | list) and [type(size) for size in grid] == [int, int]:
+        return grid[0], grid[1]
+    return None
+
+
+def say_grid(
+    weights: Mapping[str, Tensor], grid: Sequence[int], prefix: str = ''
+) -> OrderedDict[str, Tensor]:
+    """Give weights the patch grid of their position embedding.
+
+    Args:
+        weights: A state dict; not changed.
+        grid: (h, w).
+        prefix: What the names of the backbone begin with in it, with the dot.
+
+    Returns:
+        A new dict, which says it in its metadata.
+    """
+    metadata = OrderedDict(getattr(weights, '_metadata', {}))
+    name = prefix.removesuffix('.')
+    metadata[name] = {**metadata.get(name, {}), GRID_KEY: (grid[0], grid[1])}
+    told = OrderedDict(weights)
+    told._metadata = metadata
+    return told
 
 
 def square_side(count: int) -> int | None:

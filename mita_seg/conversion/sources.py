@@ -1,6 +1,7 @@
 """Where the weights of a checkpoint are, and whose layout they have."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 
 from torch import Tensor
@@ -31,12 +32,16 @@ def find_weights(checkpoint: Mapping) -> dict[str, Tensor]:
         checkpoint: Weights by name, alone or as ``state_dict``, ``model`` or ``teacher``.
 
     Returns:
-        The tensors by name, as the file names them.
+        The tensors by name, as the file names them, with the metadata of a state dict.
     """
     for key in _CONTAINERS:
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
-    return {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
+    weights = OrderedDict(
+        (n, value) for n, value in checkpoint.items() if isinstance(value, Tensor)
+    )
+    weights._metadata = getattr(checkpoint, '_metadata', OrderedDict())
+    return weights
 
 
 def find_other_entries(checkpoint: Mapping) -> list[str]:

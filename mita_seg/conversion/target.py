@@ -12,6 +12,7 @@ _LACKING = {
     r'\.attn\.gate\.': 'gate',
     r'\.attn\.dwc\.': 'depthwise convolution (DWC)',
     r'\.attn\.[qk]_norm\.': 'normalisation of queries and keys',
+    r'\.mask_norm\.scale$': "learned scale of the masks (mask_norm='scale')",
 }
 
 

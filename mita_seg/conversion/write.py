@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,9 +46,12 @@ def write_weights(
         OSError: The disk is full, for example.
     """
     # Slices of a larger tensor would be written with all of it.
-    own = {
-        name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()
-    }
+    own = OrderedDict(
+        (name, value.clone(memory_format=torch.contiguous_format))
+        for name, value in weights.items()
+    )
+    if hasattr(weights, '_metadata'):
+        own._metadata = weights._metadata
     with replacing(path, 'wb') as file:
         if Path(path).suffix == '.safetensors':
             from safetensors.torch import save

@@ -7,7 +7,8 @@ from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
-IGNORE = 255
+# The ignored label by the bits of a label map: the largest that they hold.
+IGNORE, IGNORE_16_BITS = 255, 65535
 
 
 @TRANSFORMS.register_module()
@@ -43,7 +44,10 @@ class LoadCheckedLabels(LoadAnnotations):
     Args:
         num_classes (int): Number of classes in the label files, the ignored one not counted.
             Accepted are ``0 .. num_classes - 1`` (``0 .. num_classes`` with ``reduce_zero_label``)
-            and 255.
+            and `ignore_index`.
+        ignore_index (int): The ignored label, 255, or 65535 for label maps of 16 bits, which may
+            have more than 254 classes. Then the decode head, the data preprocessor and the metrics
+            must be told it too.
         backend_args (dict, optional): As in ``LoadAnnotations``.
         imdecode_backend (str): As in ``LoadAnnotations``.
 
@@ -53,13 +57,28 @@ class LoadCheckedLabels(LoadAnnotations):
             are not accepted; they are listed.
     """
 
-    def __init__(self, num_classes, backend_args=None, imdecode_backend='pillow'):
+    def __init__(
+        self,
+        num_classes,
+        backend_args=None,
+        imdecode_backend='pillow',
+        ignore_index=IGNORE,
+    ):
         super().__init__(backend_args=backend_args, imdecode_backend=imdecode_backend)
         if isinstance(num_classes, bool) or not isinstance(num_classes, int):
             raise TypeError(f'num_classes must be an integer, got {num_classes!r}')
-        if not 1 <= num_classes < IGNORE:
-            raise ValueError(f'num_classes must be in 1..{IGNORE - 1}, got {num_classes}')
+        if ignore_index not in (IGNORE, IGNORE_16_BITS):
+            raise ValueError(
+                f'ignore_index must be {IGNORE} or {IGNORE_16_BITS}, got {ignore_index!r}'
+            )
+        if not 1 <= num_classes < ignore_index:
+            wider = ignore_index == IGNORE
+            raise ValueError(
+                f'num_classes must be in 1..{ignore_index - 1}, got {num_classes}'
+                + (f'; ignore_index={IGNORE_16_BITS} takes more' if wider else '')
+            )
         self.num_classes = num_classes
+        self.ignore_index = ignore_index
 
     def transform(self, results):
         return super().transform(results) if 'seg_map_path' in results else results
@@ -98,22 +117,22 @@ class LoadCheckedLabels(LoadAnnotations):
             )
         return labels
 
-    @staticmethod
-    def _check_range(labels, path, highest):
-        outside = (labels < 0) | ((labels > highest) & (labels != IGNORE))
+    def _check_range(self, labels, path, highest):
+        ignored = self.ignore_index
+        outside = (labels < 0) | ((labels > highest) & (labels != ignored))
         if outside.any():
             values = np.unique(labels[outside])
             shown = ', '.join(map(str, values[:8])) + (', ...' if len(values) > 8 else '')
             raise ValueError(
-                f'label map {path!r} holds {shown}; accepted: 0..{highest} and {IGNORE} (ignored)'
+                f'label map {path!r} holds {shown}; accepted: 0..{highest} and {ignored} (ignored)'
             )
 
-    @staticmethod
-    def _lookup(reduce_zero, label_map):
-        """File value -> training label, `[256]` uint8."""
-        table = np.arange(256)
+    def _lookup(self, reduce_zero, label_map):
+        """File value -> training label, `[256]` uint8 or `[65536]` uint16."""
+        ignored = self.ignore_index
+        table = np.arange(ignored + 1)
         if reduce_zero:
-            table = np.where((table == 0) | (table == IGNORE), IGNORE, table - 1)
+            table = np.where((table == 0) | (table == ignored), ignored, table - 1)
         if label_map:
             table = np.array([label_map.get(value, value) for value in table.tolist()])
-        return table.astype(np.uint8)
+        return table.astype(np.uint8 if ignored == IGNORE else np.uint16)

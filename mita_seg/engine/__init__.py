@@ -2,6 +2,7 @@
 
 from .deferred_runtime_info import DeferredRuntimeInfoHook
 from .exact_resume import ExactResumeHook
+from .layer_decay import ViTLayerDecayOptimWrapperConstructor
 from .optim_wrapper import BFloat16OptimWrapper
 from .resumable_runner import ResumableRunner
 from .save_predictions import SavePredictionsHook
@@ -13,5 +14,6 @@ __all__ = [
     'ExactResumeHook',
     'ResumableRunner',
     'SavePredictionsHook',
+    'ViTLayerDecayOptimWrapperConstructor',
     'WholeCheckpointHook',
 ]

@@ -1,16 +1,21 @@
 """Starting a backbone from the weights in a file."""
 
 import logging
+from collections import OrderedDict
+from collections.abc import Sequence
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.conversion import convert, detect_source
+from mita_seg.conversion.position_embedding import said_grid, say_grid
 from mita_seg.conversion.sources import find_weights
 
 
-def read_weights(source: str, prefix: str = '') -> dict[str, Tensor]:
+def read_weights(
+    source: str, prefix: str = '', pretrained_size: Sequence[int] | None = None
+) -> OrderedDict[str, Tensor]:
     """Read weights from a checkpoint, without running any code that it may hold, and convert them.
 
     Args:
@@ -18,30 +23,36 @@ def read_weights(source: str, prefix: str = '') -> dict[str, Tensor]:
             knows; weights of another layout are returned as they are.
         prefix: Keep only the weights whose names begin so, without it. A segmentor's checkpoint
             needs none: ``backbone.`` is recognised.
+        pretrained_size: Image size (height, width), pixels, that the position embedding is for, if
+            it is no square and the file does not say it.
 
     Returns:
-        Weights by our names.
+        Weights by our names, with the patch grid of the position embedding in their metadata if the
+        file or `pretrained_size` say it.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file cannot be read, holds no such weights or cannot be converted.
     """
     checkpoint = load_checkpoint_safely(source)
-    weights = find_weights(checkpoint)
-    if not prefix and any(name.startswith('backbone.') for name in weights):
+    found = find_weights(checkpoint)
+    if not prefix and any(name.startswith('backbone.') for name in found):
         prefix = 'backbone.'
-    weights = {
-        name.removeprefix(prefix): value
-        for name, value in weights.items()
+    weights = OrderedDict(
+        (name.removeprefix(prefix), value)
+        for name, value in found.items()
         if name.startswith(prefix)
-    }
+    )
     if not weights:
         where = f' whose names begin with {prefix!r}' if prefix else ''
         raise ValueError(f'checkpoint {source!r} holds no weights{where}')
+    grid = said_grid(found, prefix)
+    if grid is not None:
+        weights = say_grid(weights, grid)
     if detect_source(weights) is None:
         return weights
     try:
-        conversion = convert(weights)
+        conversion = convert(weights, pretrained_size=pretrained_size)
     except ValueError as error:
         raise ValueError(f'checkpoint {source!r}: {error}') from error
     for note in conversion.notes:

@@ -47,3 +47,18 @@ def test_values_stay_in_range():
     extremes = torch.tensor([0.0, 255.0]).view(1, 1, 1, 2).expand(64, 3, 1, 2)
     got = jitter_colours(extremes, prob=1)
     assert got.min() == 0 and got.max() == 255
+
+
+def test_grey_images_are_changed_as_grey_ones_in_colour():
+    grey = 80 + 60 * torch.rand(8, 1, 4, 5)
+    results = []
+    for images in (grey, grey.expand(-1, 3, -1, -1)):
+        torch.manual_seed(1)
+        results.append(jitter_colours(images))
+    assert results[0].shape == grey.shape
+    torch.testing.assert_close(results[0].expand(-1, 3, -1, -1), results[1])
+
+
+def test_images_of_other_channels_are_refused():
+    with pytest.raises(ValueError, match='of 1 or 3 channels, got 4'):
+        jitter_colours(torch.zeros(1, 4, 2, 2))

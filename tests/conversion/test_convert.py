@@ -154,6 +154,21 @@ def test_position_embedding_is_resized_to_the_image(make):
     assert convert(source, img_size=(32, 32)).notes == []
 
 
+def test_grid_of_as_many_patches_is_a_guess_that_is_told_and_an_argument_settles_it():
+    source = mmseg()  # 4x4 patches
+    guess = convert(source, img_size=(16, 64))
+    assert torch.equal(guess.weights['pos_embed'], source['pos_embed'])
+    (note,) = guess.notes
+    assert '16 patches does not say its grid and is taken for 2x8' in note
+    told = convert(source, img_size=(16, 64), pretrained_size=(32, 32))
+    expected = resize_position_embedding(source['pos_embed'], (GRID, GRID), (2, 8))
+    assert torch.equal(told.weights['pos_embed'], expected)
+    again = convert(told.weights, img_size=(32, 32))  # they say it themselves now
+    expected = resize_position_embedding(expected, (2, 8), (GRID, GRID))
+    assert torch.equal(again.weights['pos_embed'], expected)
+    assert again.settings['img_size'] == (32, 32)
+
+
 def test_what_is_missing_is_named_with_what_it_means():
     weights = cases.timm_vit()
     for name in (

@@ -31,6 +31,11 @@ def swiglu():
         (lambda: cases.dinov2(4), {'target': 'mmseg'}, 'register_tokens: .* no registers'),
         (cases.mita_deit, {'target': 'mmseg'}, r'attn\.dwc\.weight: .*DWC'),
         (
+            lambda: {**cases.ours(), 'decode_head.mask_norm.scale': torch.ones(2)},
+            {'target': 'mmseg'},
+            r"mask_norm\.scale: .* no learned scale of the masks \(mask_norm='scale'\)",
+        ),
+        (
             lambda: cases.mita_deit(dwc=False, gate=True),
             {'target': 'mmseg'},
             r'attn\.gate\.\w+: .* no gate',

@@ -1,10 +1,11 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip('mmseg')
 
-from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
 from mmseg.registry import TRANSFORMS
 
 from mita_seg.datasets import LoadCheckedImage, LoadCheckedLabels
@@ -106,3 +107,43 @@ def test_num_classes_range(value):
 def test_num_classes_type(value):
     with pytest.raises(TypeError, match='num_classes'):
         LoadCheckedLabels(num_classes=value)
+
+
+@pytest.mark.parametrize('reduce_zero_label', [False, True])
+def test_more_classes_than_bytes_hold(tmp_path, reduce_zero_label):
+    """Masks of 16 bits, in which 255 is a class like any other."""
+    values = np.array([1, 254, 255, 256, 300, 399, 65535], np.uint16)
+    path = write(tmp_path / 'wide.png', np.tile(values, (4, 1)))
+    load = LoadCheckedLabels(num_classes=400, ignore_index=65535)
+    got = load(sample(path, reduce_zero_label, {300: 7}))['gt_seg_map']
+    shift = int(reduce_zero_label)
+    expected = [1, 254, 255, 256, 300, 399]
+    expected = [value - shift for value in expected] + [65535]
+    if not reduce_zero_label:
+        expected[4] = 7
+    assert got[0].tolist() == expected and got.dtype == np.uint16
+    with pytest.raises(ValueError, match=r'holds 399; accepted: 0\.\.38. and 65535'):
+        LoadCheckedLabels(num_classes=389 - shift, ignore_index=65535)(
+            sample(path, reduce_zero_label)
+        )
+
+
+def test_labels_of_16_bits_reach_the_model_as_they_are(tmp_path):
+    path = write(tmp_path / 'wide.png', np.full((8, 8), 300, np.uint16))
+    results = LoadCheckedLabels(num_classes=400, ignore_index=65535)(sample(path))
+    packed = PackSegInputs(meta_keys=())({**results, 'img': np.zeros((8, 8, 3), np.uint8)})
+    labels = packed['data_samples'].gt_sem_seg.data
+    assert labels.dtype == torch.int64 and (labels == 300).all()
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'num_classes': 300}, r'must be in 1\.\.254, got 300; ignore_index=65535 takes more'),
+        ({'num_classes': 65535, 'ignore_index': 65535}, r'must be in 1\.\.65534, got 65535$'),
+        ({'num_classes': 5, 'ignore_index': 0}, 'ignore_index must be 255 or 65535, got 0'),
+    ],
+)
+def test_numbers_of_classes_that_no_mask_holds(options, message):
+    with pytest.raises(ValueError, match=message):
+        LoadCheckedLabels(**options)

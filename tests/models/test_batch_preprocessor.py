@@ -78,3 +78,76 @@ def test_training_without_labels_names_the_image():
     del data['data_samples'][0].gt_sem_seg
     with pytest.raises(ValueError, match=r"needs labels, '0\.jpg' has none"):
         BatchSegDataPreProcessor((16, 16), **OPTIONS)(data, training=True)
+
+
+@pytest.mark.parametrize('removed', [('_channel_conversion', '_enable_normalize'), ()])
+def test_channels_are_turned_whatever_the_base_class_calls_it(removed):
+    """Upstream's base class has other private attributes than the maintained one."""
+    data = batch((32, 48))
+    ours = BatchSegDataPreProcessor((32, 48), **STILL, **OPTIONS)
+    stock = SegDataPreProcessor(size=(32, 48), **OPTIONS)(data, training=True)
+    for name in removed:
+        ours.__dict__.pop(name, None)
+    got = ours(data, training=True)
+    torch.testing.assert_close(got['inputs'], stock['inputs'], atol=1e-4, rtol=0)
+
+
+def test_labels_of_16_bits_stay_what_they_are():
+    data = batch((32, 48))
+    labels = data['data_samples'][0].gt_sem_seg.data
+    labels[0, 0, :5] = torch.tensor([255, 300, 32768, 65534, 65535])
+    got = BatchSegDataPreProcessor((32, 48), **STILL, **OPTIONS)(data, training=True)
+    assert torch.equal(got['data_samples'][0].gt_sem_seg.data, labels)
+    assert got['data_samples'][0].gt_sem_seg.data.dtype == torch.int64
+
+
+def test_other_maps_are_not_dropped_but_refused():
+    data = batch((32, 32))
+    data['data_samples'][0].gt_edge_map = PixelData(data=torch.zeros(1, 32, 32))
+    with pytest.raises(ValueError, match=r"'0\.jpg' also has gt_edge_map"):
+        BatchSegDataPreProcessor((16, 16), **OPTIONS)(data, training=True)
+
+
+def test_batch_augments_are_called_on_the_finished_batch():
+    seen = []
+
+    def augment(images, samples):
+        seen.append((tuple(images.shape), len(samples), images.max() <= 1))
+        return -images, samples[::-1]
+
+    data = batch((32, 48), (32, 48))
+    options = {**STILL, **OPTIONS}
+    plain = BatchSegDataPreProcessor((32, 48), **options)(data, training=True)
+    got = BatchSegDataPreProcessor((32, 48), **options, batch_augments=augment)(data, training=True)
+    assert seen == [((2, 3, 32, 48), 2, True)]
+    assert torch.equal(got['inputs'], -plain['inputs'])
+    assert [s.img_path for s in got['data_samples']] == ['1.jpg', '0.jpg']
+
+
+def test_batch_augments_that_cannot_be_called_are_refused():
+    with pytest.raises(TypeError, match=r"batch_augments must be callable.*'MixUp'"):
+        BatchSegDataPreProcessor((16, 16), **OPTIONS, batch_augments=[{'type': 'MixUp'}])
+
+
+def test_grey_images_change_in_brightness_and_contrast():
+    data = batch((32, 48))
+    data['inputs'] = [image[:1] for image in data['inputs']]
+    options = {**OPTIONS, 'mean': None, 'std': None}
+    still = BatchSegDataPreProcessor((32, 48), **STILL, **options)(data, training=True)
+    torch.testing.assert_close(still['inputs'][0], data['inputs'][0].float(), atol=1e-3, rtol=0)
+    colour = {**STILL, 'colour_prob': 1}
+    got = BatchSegDataPreProcessor((32, 48), **colour, **options)(data, training=True)
+    assert got['inputs'].shape == (1, 1, 32, 48)
+    assert not torch.equal(got['inputs'], still['inputs'])
+
+
+def test_images_of_four_channels_keep_their_order_and_their_colours():
+    data = batch((32, 48))
+    data['inputs'] = [torch.cat((image, image[:1])) for image in data['inputs']]
+    options = {**OPTIONS, 'mean': None, 'std': None}
+    got = BatchSegDataPreProcessor((32, 48), **STILL, **options)(data, training=True)
+    torch.testing.assert_close(got['inputs'][0], data['inputs'][0].float(), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match='images of 1 or 3 channels, got 4'):
+        BatchSegDataPreProcessor((32, 48), **{**STILL, 'colour_prob': 1}, **options)(
+            data, training=True
+        )

@@ -1,4 +1,5 @@
 import copy
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -78,6 +79,27 @@ def test_a_copy_trains_its_own_weights(batch):
     torch.nn.init.zeros_(other.decode_head.mask_norm.weight)
     assert other.loss(*batch)['decode.loss_ce'] != before
     assert model.loss(*batch)['decode.loss_ce'] == before
+
+
+def test_a_pickled_model_is_whole_and_trains(batch, tmp_path):
+    options = {'compile_cfg': {'backend': 'eager'}, **CONFIG}
+    model = MODELS.build({'type': 'CompiledEncoderDecoder', **options}).train()
+    model.decode_head.layers[0].drop_path.prob = 0  # nothing random
+    before = model.loss(*batch)['decode.loss_ce']
+    torch.save(model, tmp_path / 'model.pth')
+    others = (
+        pickle.loads(pickle.dumps(model)),
+        torch.load(tmp_path / 'model.pth', weights_only=False),
+    )
+    for other in others:
+        assert torch.equal(other.loss(*batch)['decode.loss_ce'], before)
+        assert other.compile_options == {'backend': 'eager'}
+
+
+def test_predicts_with_a_test_cfg_from_python(batch):
+    model = MODELS.build({'type': 'CompiledEncoderDecoder', **CONFIG}).eval()
+    (found,) = model.predict(batch[0])
+    assert found.pred_sem_seg.shape == (32, 32)
 
 
 def test_auxiliary_head_is_refused():

@@ -6,6 +6,7 @@ from mmengine.structures import PixelData
 from mmseg.models.decode_heads import SegmenterMaskTransformerHead
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from torch.nn.functional import interpolate
 
 from mita_seg.conversion.key_map import our_name
 from mita_seg.models import MiTAMaskTransformerHead
@@ -89,6 +90,45 @@ def test_number_of_heads_as_in_the_stock_configs(embed_dims, expected):
     assert head.layers[0].attn.num_heads == expected
 
 
+def test_maps_of_several_layers_are_resized_and_joined():
+    several = {'in_channels': [8, 16], 'in_index': [0, 2], 'input_transform': 'resize_concat'}
+    joined = MiTAMaskTransformerHead(**{**SMALL, **several}, attn_cfg=MITA).eval()
+    single = MiTAMaskTransformerHead(**SMALL, attn_cfg=MITA).eval()
+    single.load_state_dict(joined.state_dict())
+    maps = [torch.randn(1, 8, 4, 6), torch.randn(1, 3, 4, 6), torch.randn(1, 16, 2, 3)]
+    enlarged = interpolate(maps[2], (4, 6), mode='bilinear')
+    torch.testing.assert_close(joined(maps), single([torch.cat((maps[0], enlarged), 1)]))
+    narrow = {**SMALL, **several, 'embed_dims': None, 'num_heads': None}
+    assert MiTAMaskTransformerHead(**narrow).dec_proj.weight.shape == (24, 24)
+
+
+@pytest.mark.parametrize(
+    ('maps', 'message'),
+    [
+        ([torch.zeros(1, 32, 4, 6)], 'in_channels=24, but the map at in_index=-1 has 32 channels'),
+        ([], 'in_index=-1 needs more maps than the backbone returns, 0'),
+        ([[torch.zeros(1, 24, 4, 6), torch.zeros(1, 24)]], r'takes maps .*got list .*output_cls'),
+        ([torch.zeros(1, 24, 24)], r'takes maps .*got \[1, 24, 24\]'),
+    ],
+)
+def test_maps_that_do_not_fit_are_refused(maps, message):
+    with pytest.raises(ValueError, match=message):
+        MiTAMaskTransformerHead(**SMALL)(maps)
+
+
+def test_dropout_zeroes_whole_channels_in_training_only():
+    head = MiTAMaskTransformerHead(**{**SMALL, 'dropout_ratio': 0.5}, drop_path_rate=0)
+    passed = []
+    head.patch_proj.register_forward_pre_hook(lambda _, arguments: passed.append(*arguments))
+    features = [torch.randn(1, 24, 4, 6)]
+    torch.testing.assert_close(head.eval()(features), head.eval()(features))
+    head.train()(features)
+    plain, dropped = passed[0], passed[2]
+    zeroed = (dropped == 0).all(1)[0]
+    assert 0 < zeroed.sum() < 32
+    torch.testing.assert_close(dropped[..., ~zeroed], 2 * plain[..., ~zeroed])
+
+
 def test_trains_with_checkpointing_and_a_loss():
     head = MiTAMaskTransformerHead(**SMALL, attn_cfg=MITA, with_cp=True)
     head.init_weights()
@@ -104,6 +144,16 @@ def test_trains_with_checkpointing_and_a_loss():
         ({'attn_drop_rate': 0.2}, 'attn_drop_rate must be 0.*got 0.2'),
         ({'num_heads': 3}, 'embed_dims=32 and num_heads=3'),
         ({'attn_cfg': {'type': 'Nothing'}}, "known: FullAttention, MiTAAttention.*got 'Nothing'"),
+        ({'dropout_ratio': 1.5}, 'dropout_ratio must be from 0 to below 1, got 1.5'),
+        ({'conv_cfg': {'type': 'Conv2d'}}, 'conv_cfg must be None'),
+        ({'norm_cfg': {'type': 'SyncBN'}}, "norm_cfg must .*each token.*got 'SyncBN'"),
+        ({'in_channels': [24, 24]}, r'must be ints without input_transform.*\[24, 24\]'),
+        ({'in_index': [0, 1]}, r'must be ints without input_transform.*\[0, 1\]'),
+        (
+            {'in_channels': [24, 24], 'in_index': [0, 1], 'input_transform': 'multiple_select'},
+            "input_transform must be None or 'resize_concat'.*got 'multiple_select'",
+        ),
+        ({'input_transform': 'resize_concat'}, 'must be lists of one length .*in_channels=24'),
     ],
 )
 def test_bad_arguments_are_refused_by_name(options, message):

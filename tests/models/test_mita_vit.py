@@ -109,8 +109,24 @@ def test_position_embedding_is_resized_to_a_grid_of_as_many_patches():
         model.pos_embed[:, 1:].copy_(torch.randn(1, 16, 32))
     assert resized.shape == (1, 32, 2, 8) and not torch.allclose(model(images)[0], resized)
     flat = MiTAVisionTransformer(**{**SMALL, 'img_size': (32, 128)}, attn_cfg=FULL).eval()
-    flat.load_state_dict(model.state_dict())  # same shape: taken as it is, so row by row
+    # Without metadata nothing tells that it was another grid: taken as it is, so row by row.
+    flat.load_state_dict(dict(model.state_dict()))
     assert not torch.allclose(flat(images)[0], model(images)[0])
+
+
+@pytest.mark.parametrize(
+    ('patch_pad', 'grid'),
+    [('corner', (3, 5)), ('same', (3, 5)), (None, (2, 4)), (0, (2, 4)), ((8, 0), (3, 4))],
+)
+def test_padding_of_images_that_patches_do_not_divide(patch_pad, grid):
+    model = MiTAVisionTransformer(**SMALL, patch_pad=patch_pad, attn_cfg=MITA)
+    assert model(torch.randn(1, 3, 40, 75))[0].shape == (1, 32, *grid)
+
+
+def test_images_of_other_channels_are_refused():
+    model = MiTAVisionTransformer(**SMALL, in_channels=4)
+    with pytest.raises(ValueError, match='in_channels=4, but the images have 3 channels'):
+        model(torch.randn(1, 3, 64, 64))
 
 
 def test_an_option_that_the_users_attention_lacks_is_not_ignored():
@@ -171,6 +187,15 @@ def test_checkpointing_gives_the_same_gradients():
             'pretrained and init_cfg',
         ),
         ({'pretrained': 3}, TypeError, 'pretrained must be a str or None, got 3'),
+        ({'patch_pad': 'valid'}, ValueError, "patch_pad must be 'corner', 'same', None.*'valid'"),
+        ({'patch_pad': -1}, ValueError, 'patch_pad must be .*got -1'),
+        ({'img_size': (64, 8)}, ValueError, r'img_size must be at least patch_size=16.*\(64, 8\)'),
+        ({'pretrained_size': 0}, ValueError, 'pretrained_size must be one or two positive ints'),
+        ({'norm_cfg': {'type': 'BN'}}, ValueError, "norm_cfg must .*each token.*got 'BN'"),
+        ({'norm_cfg': {'type': 'SyncBN'}}, ValueError, "norm_cfg must .*got 'SyncBN'"),
+        ({'norm_cfg': {'type': 'GN', 'num_groups': 2}}, ValueError, "norm_cfg must .*got 'GN'"),
+        ({'norm_cfg': {'type': 'LM'}}, ValueError, "norm_cfg must have a registered type.*'LM'"),
+        ({'norm_cfg': 'LN'}, TypeError, "norm_cfg must be a dict with a type, or None, got 'LN'"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(options, error, message):

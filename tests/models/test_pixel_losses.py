@@ -1,5 +1,7 @@
 """The losses of MiTAMaskTransformerHead are those of MMSegmentation's heads."""
 
+import re
+
 import pytest
 import torch
 from mmengine.structures import PixelData
@@ -64,6 +66,58 @@ def test_losses_equal_those_of_the_stock_head(options):
     for name in stock:
         torch.testing.assert_close(ours[name], stock[name], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(our_gradient, stock_gradient)
+
+
+CE, BCE = {'type': 'CrossEntropyLoss'}, {'type': 'CrossEntropyLoss', 'use_sigmoid': True}
+FOCAL = {'type': 'FocalLoss', 'loss_name': 'loss_focal'}
+OHEM = {'type': 'OHEMPixelSampler', 'min_kept': 40}
+
+
+def losses_of(kind, **options):
+    """Losses and gradient of a head, on labels that are none of them 255."""
+    torch.manual_seed(0)
+    samples = [
+        SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 5, (1, 32, 48)))) for _ in range(2)
+    ]
+    logits = torch.randn(2, 5, 4, 6, requires_grad=True)
+    losses = kind(**HEAD, **options).loss_by_feat(logits, samples)
+    total = sum(value for name, value in losses.items() if 'loss' in name)
+    return {**losses, 'gradient': torch.autograd.grad(total, logits)[0]}
+
+
+def assert_same(got, expected):
+    assert got.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('loss', [BCE, {'type': 'DiceLoss'}, {'type': 'TverskyLoss'}])
+def test_losses_without_an_ignored_label_equal_those_of_the_stock_head(loss):
+    expected = losses_of(SegmenterMaskTransformerHead, loss_decode=loss, ignore_index=None)
+    assert_same(losses_of(MiTAMaskTransformerHead, loss_decode=loss, ignore_index=None), expected)
+
+
+@pytest.mark.parametrize('sampler', [None, OHEM, {**OHEM, 'thresh': 0.3}])
+def test_ignoring_no_label_is_the_same_as_ignoring_one_that_is_not_there(sampler):
+    """The stock head fails with CrossEntropyLoss, and with every sampler, if there is none."""
+    options = {'loss_decode': CE, 'sampler': sampler}
+    expected = losses_of(SegmenterMaskTransformerHead, ignore_index=255, **options)
+    for ignore_index in (255, None):
+        got = losses_of(MiTAMaskTransformerHead, ignore_index=ignore_index, **options)
+        assert_same(got, expected)
+
+
+@pytest.mark.parametrize('ignore_index', [255, None])
+def test_focal_loss_beside_cross_entropy_is_as_in_the_stock_head(ignore_index):
+    options = {'loss_decode': [CE, FOCAL]}
+    try:
+        expected = losses_of(SegmenterMaskTransformerHead, ignore_index=255, **options)
+    except RuntimeError as error:  # the maintained family's FocalLoss takes no label maps
+        with pytest.raises(RuntimeError, match=re.escape(str(error))):
+            losses_of(MiTAMaskTransformerHead, ignore_index=ignore_index, **options)
+    else:
+        got = losses_of(MiTAMaskTransformerHead, ignore_index=ignore_index, **options)
+        assert_same(got, expected)
 
 
 def test_accuracy_of_a_batch_without_labels_is_zero():

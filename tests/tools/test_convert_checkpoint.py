@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mita_seg.checkpoint import load_checkpoint_safely
+from mita_seg.conversion.position_embedding import resize_position_embedding
 
 
 class RunsCode:
@@ -191,6 +192,8 @@ def test_bad_arguments_are_refused_before_any_work(refused, tmp_path):
     assert 'is no writable folder' in refused(source, tmp_path / 'none/out.pth')
     assert "none.pth' does not exist" in refused(tmp_path / 'none.pth', tmp_path / 'out.pth')
     assert 'one or two numbers, got 3' in refused(source, 'out.pth', '--img-size', 1, 2, 3)
+    message = refused(source, 'out.pth', '--pretrained-size', 1, 2, 3)
+    assert '--pretrained-size takes one or two numbers, got 3' in message
     wrong = refused(source, tmp_path / 'out.pth', '--from', 'mmseg')
     assert "in.pth': the names are not those of mmseg but those of timm" in wrong
     assert not (tmp_path / 'out.pth').exists()
@@ -239,3 +242,19 @@ def test_meta_that_is_no_dict_is_left_aside(convert, tmp_path):
     printed = convert(tmp_path / 'in.pth', tmp_path / 'out.pth')
     assert 'beside the weights, left aside: 1\n    meta\n' in printed
     assert load_checkpoint_safely(tmp_path / 'out.pth')['meta'] == {}
+
+
+def test_position_embedding_of_an_image_that_is_no_square(convert, refused, tmp_path):
+    weights = cases.timm_vit()
+    weights['pos_embed'] = torch.randn(1, 1 + 3 * 5, cases.WIDTH)
+    source, made = tmp_path / 'wide.pth', tmp_path / 'made.pth'
+    torch.save(weights, source)
+    size = ('--pretrained-size', 24, 40)
+    out = convert(source, made, *size, '--img-size', 48, 32)
+    assert 'from 15 patches to 6x4' in out and 'img_size=(48, 32)' in out
+    embedding = load_checkpoint_safely(made)['state_dict']['pos_embed']
+    expected = resize_position_embedding(weights['pos_embed'], (3, 5), (6, 4))
+    assert torch.equal(embedding, expected)
+    assert 'not for 4x5 patches' in refused(
+        source, tmp_path / 'no.pth', '--pretrained-size', 32, 40
+    )

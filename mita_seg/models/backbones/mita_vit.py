@@ -1,5 +1,6 @@
 """Vision transformer with a choice of attention."""
 
+import logging
 import warnings
 from collections.abc import Sequence
 
@@ -12,10 +13,16 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mita_seg.conversion.input_channels import fit_input_channels
 from mita_seg.conversion.key_map import rename_on_load
 from mita_seg.conversion.position_embedding import (
-    fit_position_embedding,
+    GRID_KEY,
+    find_grid,
+    grid_of_metadata,
+    guess_message,
     resize_position_embedding,
+    said_grid,
+    say_grid,
 )
 from mita_seg.models.builder import (
     build_norm,
@@ -24,6 +31,7 @@ from mita_seg.models.builder import (
 )
 from mita_seg.models.pretrained import load_weights, read_weights
 from mita_seg.models.sine_cosine import sine_cosine_embedding
+from mita_seg.models.token_norm import check_token_norm
 
 
 @MODELS.register_module()
@@ -39,14 +47,21 @@ class MiTAVisionTransformer(BaseModule):
     resized whenever the patch grid differs, also if it has as many patches. There may be registers.
     ``train()`` returns the model.
 
+    Checkpoints say in the metadata of their state dict which patch grid the position embedding is
+    for, so that it is resized from whatever that was. One that says nothing is taken for that of
+    `pretrained_size`, else for the model's own if it has as many patches, with a warning if that is
+    no square, else for a square.
+
     Source: Dosovitskiy et al., arXiv 2010.11929; registers, Darcet et al., arXiv 2309.16588.
 
     Args:
-        img_size: Image size in training, pixels: a side or (height, width).
+        img_size: Image size in training, pixels: a side or (height, width), at least a patch.
         patch_size: Side of a patch, pixels.
-        patch_pad: Padding of images that patches do not divide: ``'corner'``, ``'same'``, an int
-            (pixels) or None.
-        in_channels: Channels of the image.
+        patch_pad: Padding of images that patches do not divide: ``'corner'``, ``'same'``, pixels at
+            every border as an int or (vertically, horizontally), or None: what is left over at the
+            right and at the bottom is not seen.
+        in_channels: Channels of the image. Weights of `init_cfg` that are for three channels are
+            adapted to others, as timm does for its ``in_chans``.
         embed_dims: Channels C of the tokens.
         num_layers: Number of transformer blocks.
         num_heads: Heads per attention; must divide `embed_dims`.
@@ -60,7 +75,8 @@ class MiTAVisionTransformer(BaseModule):
         drop_path_rate: Drop path probability of the last block; grows linearly from 0.
         with_cls_token: Let the blocks see the class token.
         output_cls_token: Return ``[map, class token]`` pairs; needs `with_cls_token`.
-        norm_cfg: Config of the normalisation; ``dict(type='LN')`` by default.
+        norm_cfg: Config of the normalisation, over the channels of a token; ``dict(type='LN')`` by
+            default.
         act_cfg: Config of the activation; ``dict(type='GELU')`` by default.
         patch_norm: Normalise the embedded patches.
         patch_bias: Give the patch embedding a bias.
@@ -82,6 +98,8 @@ class MiTAVisionTransformer(BaseModule):
             ``'trunc_normal'``, small random numbers as in the stock class, or ``'sine_cosine'``,
             with which a model from scratch knows from the start which patches are neighbours. It
             is learned either way.
+        pretrained_size: Image size, as `img_size`, that a checkpoint's position embedding was
+            trained with, for checkpoints that do not say it.
 
     Raises:
         TypeError: An argument of the wrong type.
@@ -92,7 +110,7 @@ class MiTAVisionTransformer(BaseModule):
         self,
         img_size: int | Sequence[int] = 224,
         patch_size: int = 16,
-        patch_pad: str | int | None = 'corner',
+        patch_pad: str | int | Sequence[int] | None = 'corner',
         in_channels: int = 3,
         embed_dims: int = 768,
         num_layers: int = 12,
@@ -122,9 +140,11 @@ class MiTAVisionTransformer(BaseModule):
         attn_cfg: dict | Sequence[dict] | None = None,
         num_registers: int = 0,
         pos_embed_init: str = 'trunc_normal',
+        pretrained_size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(init_cfg=_merge_pretrained(pretrained, init_cfg))
         check_no_attention_dropout(attn_drop_rate)
+        check_token_norm(norm_cfg)
         if output_cls_token and not with_cls_token:
             raise ValueError('output_cls_token=True needs with_cls_token=True, got False')
         if type(num_registers) is not int or num_registers < 0:
@@ -138,7 +158,11 @@ class MiTAVisionTransformer(BaseModule):
                 f"pos_embed_init='sine_cosine' needs embed_dims divisible by 4, got {embed_dims}"
             )
 
-        self.img_size = _pair_of_sizes(img_size)
+        self.img_size = _pair_of_sizes('img_size', img_size, patch_size)
+        self.pretrained_size = None
+        if pretrained_size is not None:
+            self.pretrained_size = _pair_of_sizes('pretrained_size', pretrained_size, patch_size)
+        self.in_channels = in_channels
         self.patch_size = patch_size
         self.grid = tuple(size // patch_size for size in self.img_size)
         self.out_origin = out_origin
@@ -155,7 +179,7 @@ class MiTAVisionTransformer(BaseModule):
             embed_dims=embed_dims,
             kernel_size=patch_size,
             stride=patch_size,
-            padding=patch_pad,
+            padding=_check_patch_pad(patch_pad),
             bias=patch_bias,
             norm_cfg=(norm_cfg or {'type': 'LN'}) if patch_norm else None,
         )
@@ -208,14 +232,17 @@ class MiTAVisionTransformer(BaseModule):
         if kind is not None:
             prefix = 'image_encoder.' if kind == 'Pretrained_Part' else ''
             source = self.init_cfg['checkpoint']
-            weights = read_weights(source, self.init_cfg.get('prefix', prefix))
+            weights = read_weights(
+                source, self.init_cfg.get('prefix', prefix), self.pretrained_size
+            )
+            self._adapt_input_channels(weights)
             try:
-                self._adapt(weights, '')
+                self._adapt(weights, '', said_grid(weights))
             except ValueError as error:
                 raise ValueError(
                     f'checkpoint {source!r} does not fit the model: {error}'
                 ) from error
-            load_weights(self, weights, source)
+            load_weights(self, say_grid(weights, self.grid), source)
 
     def _init_from_scratch(self) -> None:
         trunc_normal_(self.pos_embed, std=0.02)
@@ -235,7 +262,22 @@ class MiTAVisionTransformer(BaseModule):
             elif isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm):
                 constant_init(module, val=1.0, bias=0.0)
 
-    def _adapt(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+    def _adapt_input_channels(self, weights: dict[str, Tensor]) -> None:
+        """Give weights for three channels ours, in place."""
+        key = 'patch_embed.projection.weight'
+        weight = weights.get(key, weights.get('patch_embed.proj.weight'))
+        if weight is None or weight.ndim != 4 or weight.shape[1] != 3 or self.in_channels == 3:
+            return
+        weights[key] = fit_input_channels(weight, self.in_channels)
+        print_log(
+            f'Adapt the patch embedding from 3 to {self.in_channels} channels: '
+            + ('their sum' if self.in_channels == 1 else 'repeated in turn and scaled'),
+            logger='current',
+        )
+
+    def _adapt(
+        self, state_dict: dict[str, Tensor], prefix: str, said: tuple[int, int] | None
+    ) -> None:
         """Give weights our names and our size of position embedding, in place."""
         rename_on_load(self, state_dict, prefix)
         key = f'{prefix}pos_embed'
@@ -243,17 +285,52 @@ class MiTAVisionTransformer(BaseModule):
         # One of another width is left to the loader, which names both shapes.
         if loaded is None or loaded.ndim != 3 or loaded.shape[2] != self.pos_embed.shape[2]:
             return
-        state_dict[key] = fit_position_embedding(loaded, self.grid, self.interpolate_mode)
-        if state_dict[key] is not loaded:
+        pretrained = None
+        if self.pretrained_size is not None:
+            pretrained = tuple(size // self.patch_size for size in self.pretrained_size)
+        grid, guessed = find_grid(loaded, self.grid, said, pretrained)
+        if guessed:
+            print_log(guess_message(grid), logger='current', level=logging.WARNING)
+        if grid != self.grid:
+            state_dict[key] = self.resize_pos_embed(loaded, self.grid, grid, self.interpolate_mode)
             print_log(
-                f'Resize the position embedding from {loaded.shape[1] - 1} patches to '
+                f'Resize the position embedding from {grid[0]}x{grid[1]} patches to '
                 f'{self.grid[0]}x{self.grid[1]}',
                 logger='current',
             )
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        self._adapt(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
+        self._adapt(state_dict, prefix, grid_of_metadata(local_metadata))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # A caller's own dict need not have any.
+        metadata = getattr(destination, '_metadata', {}).get(prefix[:-1])
+        if metadata is not None:
+            metadata[GRID_KEY] = self.grid
+
+    @staticmethod
+    def resize_pos_embed(
+        pos_embed: Tensor,
+        input_shape: Sequence[int],
+        pos_shape: Sequence[int],
+        mode: str = 'bicubic',
+    ) -> Tensor:
+        """Resize a position embedding, as the stock class's method of this name does.
+
+        Args:
+            pos_embed: [1, n + h * w, C]: the class token's entry first, the patches' last.
+            input_shape: The patch grid (h', w') wanted.
+            pos_shape: The patch grid (h, w) that it is for.
+            mode: Interpolation mode of ``torch.nn.functional.interpolate``.
+
+        Returns:
+            [1, 1 + h' * w', C].
+        """
+        patches = pos_embed[:, -pos_shape[0] * pos_shape[1] :]
+        embedding = torch.cat((pos_embed[:, :1], patches), dim=1)
+        return resize_position_embedding(embedding, pos_shape, input_shape, mode)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor | list[Tensor], ...]:
         """Compute feature maps.
@@ -263,8 +340,16 @@ class MiTAVisionTransformer(BaseModule):
 
         Returns:
             Maps [B, C, h, w] of the blocks in `out_indices`, h and w being H and W over the patch
-            size, rounded up. With `output_cls_token` each is a list ``[map, class token [B, C]]``.
+            size, rounded up (down with ``patch_pad=None``). With `output_cls_token` each is a list
+            ``[map, class token [B, C]]``.
+
+        Raises:
+            ValueError: The images have another number of channels.
         """
+        if inputs.shape[1] != self.in_channels:
+            raise ValueError(
+                f'in_channels={self.in_channels}, but the images have {inputs.shape[1]} channels'
+            )
         x, grid = self.patch_embed(inputs)
         x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         x = self.drop_after_pos(x + self._position_embedding(grid))
@@ -323,11 +408,32 @@ def _merge_pretrained(pretrained, init_cfg):
     return {'type': 'Pretrained', 'checkpoint': pretrained}
 
 
-def _pair_of_sizes(img_size: int | Sequence[int]) -> tuple[int, int]:
-    sizes = (img_size,) if isinstance(img_size, int) else tuple(img_size)
-    if len(sizes) not in (1, 2) or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f'img_size must be one or two positive ints, got {img_size!r}')
+def _pair_of_sizes(name: str, size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    if len(sizes) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in sizes):
+        raise ValueError(f'{name} must be one or two positive ints, got {size!r}')
+    if min(sizes) < patch_size:
+        raise ValueError(f'{name} must be at least patch_size={patch_size}, got {size!r}')
     return sizes[0], sizes[-1]
+
+
+def _check_patch_pad(patch_pad: str | int | Sequence[int] | None) -> str | int | tuple[int, int]:
+    """Padding as PatchEmbed takes it, which knows no None."""
+    if patch_pad is None:
+        return 0
+    if patch_pad in ('corner', 'same'):
+        return patch_pad
+    pixels = (patch_pad,) if isinstance(patch_pad, int) else patch_pad
+    if (
+        not isinstance(pixels, list | tuple)
+        or len(pixels) not in (1, 2)
+        or not all(isinstance(size, int) and size >= 0 for size in pixels)
+    ):
+        raise ValueError(
+            "patch_pad must be 'corner', 'same', None, or one or two ints of at least 0, got "
+            f'{patch_pad!r}'
+        )
+    return pixels[0], pixels[-1]
 
 
 def _check_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:

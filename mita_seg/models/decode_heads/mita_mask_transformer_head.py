@@ -1,7 +1,10 @@
 """Segmenter's mask transformer with a choice of attention."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from mmengine.model import ModuleList
 from mmengine.model.weight_init import constant_init, trunc_normal_, trunc_normal_init
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -15,6 +18,13 @@ from mita_seg.models.builder import (
     build_transformer_block,
     check_no_attention_dropout,
 )
+from mita_seg.models.decode_heads.inputs import check_inputs, check_maps
+from mita_seg.models.decode_heads.mask_scale import MaskScale
+from mita_seg.models.decode_heads.one_channel import check_loss_of_one_channel
+from mita_seg.models.token_norm import check_token_norm
+
+# A label that no pixel has, where none is to be ignored. Losses expect an int.
+_NO_LABEL = -100
 
 
 @MODELS.register_module()
@@ -27,15 +37,21 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
 
     With ``attn_cfg=dict(type='FullAttention')`` it computes what the stock class computes and loads
     its weights; ``with_ffn=False`` and three layers make the decoder of arXiv 2602.01219. Drop path
-    acts on both branches of a block.
+    acts on both branches of a block, and `dropout_ratio` is not ignored.
+
+    The stock head ends in a norm over the scores of a patch. Over two scores that leaves nothing
+    but which is larger, and next to no gradient, over one a constant. With one or two classes a
+    learned scale takes its place therefore. A head of one channel (``num_classes=1``, or
+    ``num_classes=2`` and ``out_channels=1``) has one embedding, the foreground's.
 
     Source: Strudel et al., arXiv 2105.05633.
 
     Args:
-        in_channels: Channels of the backbone's map.
+        in_channels: Channels of the backbone's map; with ``input_transform='resize_concat'`` a list
+            of those of the maps in `in_index`, which are joined.
         num_layers: Number of transformer blocks.
         num_heads: Heads per attention; embed_dims // 64, at least 1, by default.
-        embed_dims: Channels C of the tokens; `in_channels` by default.
+        embed_dims: Channels C of the tokens; as many as come in by default.
         mlp_ratio: Width of the feed-forward networks, in multiples of `embed_dims`.
         drop_path_rate: Drop path probability of the last block; grows linearly from 0.
         drop_rate: Dropout probability of projections and feed-forward networks.
@@ -49,6 +65,12 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
         attn_cfg: Config of the attention; ``dict(type='MiTAAttention')`` by default.
         with_ffn: Give the blocks a feed-forward network.
         with_cp: Recompute the blocks in the backward pass to save memory.
+        dropout_ratio: Probability of zeroing a channel of the decoded patches in training.
+        ignore_index: The label that does not count; None if all do.
+        mask_norm: What the scores of a patch go through: ``'norm'``, `norm_cfg` over all of them,
+            as in the stock head; ``'scale'``, a learned scale and offset of each; or ``'auto'``,
+            ``'scale'`` for one or two classes and ``'norm'`` for more. Two-class weights of
+            MMSegmentation need ``'norm'``.
         **kwargs: `num_classes` and the other arguments of BaseDecodeHead; `channels`, which nothing
             here depends on, is `embed_dims` by default.
 
@@ -58,7 +80,7 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: int | Sequence[int],
         num_layers: int,
         num_heads: int | None = None,
         embed_dims: int | None = None,
@@ -75,14 +97,34 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
         attn_cfg: dict | None = None,
         with_ffn: bool = True,
         with_cp: bool = False,
+        dropout_ratio: float = 0.0,
+        ignore_index: int | None = 255,
+        mask_norm: str = 'auto',
         **kwargs,
     ) -> None:
         check_no_attention_dropout(attn_drop_rate)
-        embed_dims = in_channels if embed_dims is None else embed_dims
+        check_token_norm(norm_cfg)
+        check_inputs(in_channels, kwargs)
+        if kwargs.get('conv_cfg') is not None:
+            raise ValueError(
+                f'conv_cfg must be None: the head has no convolution, got {kwargs["conv_cfg"]!r}'
+            )
+        if not 0 <= dropout_ratio < 1:
+            raise ValueError(f'dropout_ratio must be from 0 to below 1, got {dropout_ratio!r}')
+        if embed_dims is None:
+            embed_dims = in_channels if isinstance(in_channels, int) else sum(in_channels)
         num_heads = max(embed_dims // 64, 1) if num_heads is None else num_heads
         kwargs.setdefault('channels', embed_dims)
-        super().__init__(in_channels=in_channels, init_cfg=init_cfg, **kwargs)
+        super().__init__(
+            in_channels=in_channels,
+            dropout_ratio=dropout_ratio,
+            ignore_index=_NO_LABEL if ignore_index is None else ignore_index,
+            init_cfg=init_cfg,
+            **kwargs,
+        )
         del self.conv_seg
+        self._check_one_channel()
+        mask_norm = self._settle_mask_norm(mask_norm)
 
         self.layers = ModuleList(
             build_transformer_block(
@@ -101,13 +143,57 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
             )
             for i in range(num_layers)
         )
-        self.dec_proj = nn.Linear(in_channels, embed_dims)
-        self.cls_emb = nn.Parameter(torch.randn(1, self.num_classes, embed_dims))
+        self.dec_proj = nn.Linear(self.in_channels, embed_dims)
+        self.cls_emb = nn.Parameter(torch.randn(1, self.out_channels, embed_dims))
         self.patch_proj = nn.Linear(embed_dims, embed_dims, bias=False)
         self.classes_proj = nn.Linear(embed_dims, embed_dims, bias=False)
         self.decoder_norm = build_norm(norm_cfg, embed_dims)
-        self.mask_norm = build_norm(norm_cfg, self.num_classes)
+        self.mask_norm = (
+            MaskScale(self.out_channels, embed_dims)
+            if mask_norm == 'scale'
+            else build_norm(norm_cfg, self.num_classes)
+        )
         self.init_std = init_std
+
+    def _check_one_channel(self) -> None:
+        if self.out_channels != 1:
+            return
+        if self.num_classes > 2:
+            raise ValueError(
+                f'out_channels=1 needs num_classes of 1 or 2, got num_classes={self.num_classes}'
+            )
+        if getattr(self.sampler, 'thresh', None) is not None:
+            raise ValueError(
+                f'sampler {type(self.sampler).__name__} with a thresh needs a channel for each '
+                'class, got a head of one channel: set num_classes=2 without out_channels=1, or no '
+                'thresh'
+            )
+        for criterion in self._criteria():
+            check_loss_of_one_channel(criterion, self.ignore_index)
+
+    def _settle_mask_norm(self, wanted: str) -> str:
+        if wanted not in ('auto', 'norm', 'scale'):
+            raise ValueError(f"mask_norm must be 'auto', 'norm' or 'scale', got {wanted!r}")
+        if wanted == 'norm' and self.out_channels == 1:
+            raise ValueError(
+                "mask_norm='norm' needs a channel for each of at least two classes, got "
+                f'num_classes={self.num_classes} and out_channels=1: a norm over one score is a '
+                'constant'
+            )
+        if wanted != 'auto':
+            return wanted
+        if self.num_classes > 2:
+            return 'norm'
+        print_log(
+            f"{type(self).__name__} has num_classes={self.num_classes}: mask_norm is 'scale', as a "
+            "norm over so few scores has next to no gradient; mask_norm='norm' is the stock head",
+            logger='current',
+        )
+        return 'scale'
+
+    def _criteria(self) -> list[nn.Module]:
+        losses = self.loss_decode
+        return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
 
     def init_weights(self) -> None:
         """Initialise as `init_cfg` says, by default as Segmenter does."""
@@ -120,10 +206,33 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
                 trunc_normal_init(module, std=self.init_std, bias=0)
             elif isinstance(module, nn.LayerNorm):
                 constant_init(module, val=1.0, bias=0.0)
+            elif isinstance(module, MaskScale):
+                module.reset_parameters()
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         rename_on_load(self, state_dict, prefix)
+        scales = isinstance(self.mask_norm, MaskScale)
+        loaded = state_dict.get(f'{prefix}mask_norm.{"weight" if scales else "scale"}')
+        # Loaders that are not strict would pass over it, and the classes be none of theirs.
+        # A stock head of one channel has learned nothing that could be kept.
+        if loaded is not None and loaded.shape == (self.out_channels,) and self.out_channels > 1:
+            here, there = ('scale', 'norm') if scales else ('norm', 'scale')
+            raise ValueError(
+                f'the weights {prefix}* are of a head with mask_norm={there!r}, got '
+                f'mask_norm={here!r}: set mask_norm={there!r} in the decode head to load them'
+            )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _input_map(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The chosen map, or the chosen ones joined, [B, in_channels, h, w]."""
+        check_maps(inputs, self.in_index)
+        feature_map = self._transform_inputs(inputs)
+        if feature_map.shape[1] != self.in_channels:
+            raise ValueError(
+                f'in_channels={self.in_channels}, but the map at in_index={self.in_index} has '
+                f'{feature_map.shape[1]} channels'
+            )
+        return feature_map
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Compute the masks.
@@ -132,9 +241,12 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
             inputs: Maps of the backbone, the chosen one [B, in_channels, h, w].
 
         Returns:
-            Class logits [B, num_classes, h, w].
+            Logits [B, out_channels, h, w]: of the classes, or of the foreground alone.
+
+        Raises:
+            ValueError: There is no such map, or it has another number of channels.
         """
-        feature_map = self._transform_inputs(inputs)
+        feature_map = self._input_map(inputs)
         grid = feature_map.shape[-2:]
         patches = self.dec_proj(feature_map.flatten(2).mT)  # [B, h * w, C]
         num_patches = patches.shape[1]
@@ -144,19 +256,23 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
             x = layer(x, grid, 0)
         x = self.decoder_norm(x)
 
-        patches = F.normalize(self.patch_proj(x[:, :num_patches]), dim=2)
-        classes = F.normalize(self.classes_proj(x[:, num_patches:]), dim=2)
-        masks = self.mask_norm(patches @ classes.mT)  # [B, h * w, num_classes]
+        patches, classes = x[:, :num_patches], x[:, num_patches:]
+        if self.dropout is not None:
+            patches = self.dropout(patches.mT.unflatten(-1, tuple(grid))).flatten(2).mT
+        patches = F.normalize(self.patch_proj(patches), dim=2)
+        classes = F.normalize(self.classes_proj(classes), dim=2)
+        masks = self.mask_norm(patches @ classes.mT)  # [B, h * w, out_channels]
         return masks.mT.unflatten(-1, tuple(grid)).contiguous()
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
         """Losses at the resolution of the labels, and the share of right pixels.
 
         The figures of the base class, without its waits for the device (which counts the labelled
-        pixels there) and with a repeatable backward pass.
+        pixels there) and with a repeatable backward pass. One channel is right where it is on the
+        right side of `threshold`.
 
         Args:
-            seg_logits: Class logits [B, num_classes, h, w].
+            seg_logits: Logits [B, out_channels, h, w].
             batch_data_samples: SegDataSamples with label maps [1, H, W].
 
         Returns:
@@ -166,13 +282,16 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
         logits = enlarge(seg_logits, labels.shape[2:], self.align_corners)
         weight = None if self.sampler is None else self.sampler.sample(logits, labels)
         labels = labels.squeeze(1)
-        criteria = self.loss_decode
         losses = {}
-        for criterion in criteria if isinstance(criteria, nn.ModuleList) else [criteria]:
+        for criterion in self._criteria():
             loss = criterion(logits, labels, weight=weight, ignore_index=self.ignore_index)
             losses[criterion.loss_name] = losses.get(criterion.loss_name, 0) + loss
         with torch.no_grad():
             labelled = labels != self.ignore_index
-            right = (logits.argmax(1) == labels) & labelled
+            if self.out_channels == 1:
+                predicted = logits.squeeze(1).sigmoid() > self.threshold
+            else:
+                predicted = logits.argmax(1)
+            right = (predicted == labels) & labelled
             losses['acc_seg'] = 100 * right.sum().view(1) / labelled.sum().clamp(min=1)
         return losses

@@ -1,6 +1,7 @@
 """EncoderDecoder whose training pass is compiled."""
 
 import torch
+from mmengine.config import ConfigDict
 from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import add_prefix
@@ -13,7 +14,7 @@ class CompiledEncoderDecoder(EncoderDecoder):
 
     Weights, evaluation and inference are those of EncoderDecoder. Small models on a large GPU spend
     their time on launching kernels, which CUDA graphs save. The first iterations take a minute or
-    so.
+    so. A copy, or a model that was pickled, compiles anew.
 
     Args:
         *args: As for EncoderDecoder.
@@ -30,10 +31,23 @@ class CompiledEncoderDecoder(EncoderDecoder):
         super().__init__(*args, **kwargs)
         if self.with_auxiliary_head:
             raise ValueError('CompiledEncoderDecoder takes no auxiliary_head')
+        if type(self.test_cfg) is dict:  # a model that is not built from a file
+            self.test_cfg = ConfigDict(self.test_cfg)
         self.compiles_anywhere = compile_cfg is not None
-        options = {'mode': 'reduce-overhead'} if compile_cfg is None else compile_cfg
+        self.compile_options = dict(compile_cfg or {'mode': 'reduce-overhead'})
+        self._compile()
+
+    def _compile(self):
         # Of the class, with self as an argument: a copy of the model must not run this one.
-        self._compiled_forward = torch.compile(EncoderDecoder._forward, **options)
+        self._compiled_forward = torch.compile(EncoderDecoder._forward, **self.compile_options)
+
+    def __getstate__(self):
+        """Everything but the compiled function, which cannot be pickled."""
+        return {name: v for name, v in self.__dict__.items() if name != '_compiled_forward'}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._compile()
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """Losses of a batch.

@@ -285,14 +285,16 @@ def _narrow(options: Options, table: Table, row_bytes: int, itemsize: int) -> Op
     """Options for other rows than the table's.
 
     Of rows longer than 128 bytes nothing is prefetched: a few blocks of them fill shared memory.
-    Registers hold more of them, and the products of float32, which has no tensor cores.
+    Registers hold more of them, and the products of float32, which has no tensor cores: limits
+    below 168 had them spill.
     """
     wide = row_bytes > WIDE_ROW
     if itemsize == 2 and not wide:
         return options
     rows = min(table.wide_rows if wide else options.rows, _rows(itemsize))
-    maxnreg = max(options.maxnreg, 168) if itemsize == 4 and options.maxnreg else None
-    return Options(rows, 1 if wide else options.stages, maxnreg)
+    limited = itemsize == 4 and options.maxnreg and options.maxnreg >= 168
+    stages = 1 if wide else options.stages
+    return Options(rows, stages, options.maxnreg if limited else None)
 
 
 def tile_height(tokens: int, landmarks: int, routed: int, itemsize: int) -> int:
