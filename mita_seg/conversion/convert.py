@@ -78,14 +78,19 @@ def convert(
     conversion = Conversion(check_source(checkpoint, source), weights)
     conversion.left_aside = find_other_entries(checkpoint)
     try:
-        _convert(conversion, target, img_size)
+        _convert(conversion, target, img_size, pretrained_size)
     # Torch's, of shapes that do not go together.
     except (RuntimeError, IndexError, ZeroDivisionError) as error:
         raise ValueError(f'the weights contradict each other: {error}') from error
     return conversion
 
 
-def _convert(conversion: Conversion, target: str, img_size: Sequence[int] | None) -> None:
+def _convert(
+    conversion: Conversion,
+    target: str,
+    img_size: Sequence[int] | None,
+    pretrained_size: Sequence[int] | None,
+) -> None:
     for name in list(conversion.weights):
         conversion.rename(name, bare_name(name, conversion.source))
 
