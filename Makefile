@@ -3,6 +3,8 @@
 # make lint    style and format
 # make test-families   swapping and conversion with timm, torchvision and transformers, in an
 #                      environment of their own inside .venv
+# make check-kernels   compile every Triton kernel for every GPU that is known; needs no GPU, and
+#                      about 20 minutes on two cores
 # make clean   remove everything the above made
 #
 # PYTHON selects the interpreter of the virtual environment: make demo PYTHON=python3.12
@@ -14,7 +16,7 @@ SHAPES := configs/mita_segmenter_shapes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-families lint clean
+.PHONY: demo test test-families check-kernels lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python tools/make_shapes_dataset.py data/shapes
@@ -40,6 +42,9 @@ $(FAMILIES)/.installed: $(VENV)/.test
 	$(FAMILIES)/bin/python -m pip install --quiet --constraint constraints.txt 'transformers>=4.57'
 	$(FAMILIES)/bin/python -m pip install --quiet --no-deps 'timm>=0.9.16' torchvision
 	@touch $@
+
+check-kernels: $(VENV)/.test
+	$(BIN)/python tools/check_kernels.py --json work_dirs/kernels.json
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
