@@ -15,7 +15,7 @@ class Mixer(nn.Module):
 
     Args:
         attention: Attention without projections, see :func:`build_bare_attention`.
-        grid: Tells the patch grid from the number of tokens; None where the caller tells it.
+        grid: Tells the patch grid of the tokens; None where the caller tells it.
         undo: What the module's family needs to undo the swap.
     """
 
@@ -31,7 +31,7 @@ class Mixer(nn.Module):
         Raises:
             ValueError: The grid is not known, or does not fit N.
         """
-        grid, start = self.grid.locate(q.shape[2])
+        grid, start = self.grid.locate(q.shape[2], q)
         return self.attention.attend(q, k, v, grid, start)
 
 

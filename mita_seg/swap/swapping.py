@@ -8,7 +8,8 @@ from .families import loaded_families
 from .grids import GivenGrid, SquareGrid
 from .hooks import remove_hooks
 from .mixer import build_bare_attention
-from .patch_grid import PatchGrid, PatchMap
+from .patch_grid import PatchGrid
+from .patch_map import PatchMap
 from .selection import Found, find_attention, select_attention
 
 
@@ -91,7 +92,7 @@ def _resolve_grid(
     modules = dict(model.named_modules())
     if grid not in modules:
         raise ValueError(f'grid must be ints or name a module of the model, got {grid!r}')
-    return PatchMap(grid).attach(modules[grid])
+    return PatchMap(grid).attach(modules[grid], host=modules[grid.rpartition('.')[0]])
 
 
 def _find_grid(

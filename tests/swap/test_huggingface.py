@@ -24,6 +24,11 @@ def build(name, implementation='sdpa', **options):
 
 
 class HuggingFace(SwapContract):
+    alike = ((64, 64), (32, 128))
+
+    def checkpoint(self, model):
+        model.gradient_checkpointing_enable()
+
     def run(self, model, images):
         return model(images).last_hidden_state
 
@@ -69,7 +74,7 @@ class TestDinov2WithRegisters(HuggingFace):
 
 class TestDINOv3(HuggingFace):
     def build(self):
-        return build('DINOv3ViTModel', num_register_tokens=4)
+        return build('DINOv3ViTModel', num_register_tokens=4, pos_embed_rescale=None)
 
 
 class TestDPT(HuggingFace):

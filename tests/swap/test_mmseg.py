@@ -30,9 +30,14 @@ def segmentor(backbone, head, auxiliary=None, **options):
 
 class TestVisionTransformer(SwapContract):
     sizes = ((64, 64), (32, 96), (50, 70))
+    alike = ((64, 64), (32, 128))
 
     def build(self):
         return VisionTransformer(**VIT)
+
+    def checkpoint(self, model):
+        for layer in model.layers:
+            layer.with_cp = True
 
     def run(self, model, images):
         return model(images)[0]
@@ -44,6 +49,12 @@ class TestVisionTransformerWithoutClassToken(TestVisionTransformer):
 
 
 class TestSegmenter(SwapContract):
+    alike = ((64, 64), (32, 128))
+
+    def checkpoint(self, model):
+        for layer in (*model.backbone.layers, *model.decode_head.layers):
+            layer.with_cp = True
+
     def build(self):
         head = {'type': 'SegmenterMaskTransformerHead', **SEGMENTER}
         return segmentor('VisionTransformer', head)

@@ -1,7 +1,7 @@
 """How one kind of attention module is swapped and restored."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -80,11 +80,14 @@ class ClassAdapter(Adapter):
         module.__class__ = undo
 
 
-def refuse(condition: bool, what: str, instead: str) -> None:
+def refuse(what: str, instead: str) -> NoReturn:
     """Refuse a call that swapped attention can't serve.
 
+    Args:
+        what: Which one; goes on after "swapped attention".
+        instead: What the caller can do.
+
     Raises:
-        ValueError: `condition` holds.
+        ValueError: Always.
     """
-    if condition:
-        raise ValueError(f'swapped attention {what}: {instead}, or restore_attention the model')
+    raise ValueError(f'swapped attention {what}: {instead}, or restore_attention the model')

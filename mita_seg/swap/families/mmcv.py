@@ -28,16 +28,10 @@ class SwappedMultiheadAttention(MultiheadAttention):
             ValueError: Any of these, or attention dropout in training.
         """
         refuse_masks(attn_mask, key_padding_mask)
-        refuse(
-            any(other is not None and other is not query for other in (key, value)),
-            'is no cross-attention',
-            'pass the query alone',
-        )
-        refuse(
-            query_pos is not None or key_pos is not None,
-            'takes no position encodings, got query_pos or key_pos',
-            'add them to the query',
-        )
+        if any(other is not None and other is not query for other in (key, value)):
+            refuse('is no cross-attention', 'pass the query alone')
+        if query_pos is not None or key_pos is not None:
+            refuse('takes no position encodings, got query_pos or key_pos', 'add them to the query')
         tokens = query if self.batch_first else query.transpose(0, 1)
         out = attend(self.attn, self.mita, tokens, tokens)
         out = out if self.batch_first else out.transpose(0, 1)
