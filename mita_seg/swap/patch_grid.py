@@ -128,5 +128,5 @@ class PatchGrid:
         special = '' if self.before is None else f' and {self.before + self.after} special tokens'
         return (
             f'the attention got {num_tokens} tokens, but {source} made {height} x {width} '
-            f'patches{special}: patches can not be dropped or merged'
+            f'patches{special}: patches cannot be dropped or merged'
         )

@@ -50,9 +50,10 @@ def swap_attention(
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: No such layers; attention with a table of relative position biases (Swin, BEiT,
-            MMSegmentation's MAE); cross-attention; or an option that is not accepted. The model is
-            then unchanged. Calls with masks, causal ones included, with attention dropout in
-            training, or for attention weights are refused when they are made.
+            MMSegmentation's MAE); cross-attention (SegFormer's reduced keys too) and attention
+            pooling; all layers asked for, but those of the encoder not known; or an option that is
+            not accepted. The model is then unchanged. Calls with masks, causal ones included, with
+            attention dropout in training, or for attention weights are refused when they are made.
     """
     chosen = select_attention(model, layers)
     attentions = [build_bare_attention(attn_cfg, *one.adapter.heads(one.module)) for one in chosen]

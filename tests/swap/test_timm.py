@@ -65,6 +65,13 @@ class TestNormalisedGated(TestViT):
         return model
 
 
+class TestAttentionPooling(TestViT):
+    """SigLIP's: the head's queries are its own, and it stays as it is."""
+
+    def build(self):
+        return vision_transformer.VisionTransformer(**SMALL, class_token=False, global_pool='map')
+
+
 class TestFeatures(SwapContract):
     """The wrapper that timm makes of a backbone."""
 

@@ -22,8 +22,14 @@ class Adapter:
         """Whether a module, swapped or not, is of this kind."""
         raise NotImplementedError(f'{type(self).__name__} must implement owns()')
 
-    def refusal(self, module: nn.Module, name: str, parent: nn.Module | None) -> str | None:
-        """Why a module can't be swapped, given its name in its parent; None if it can."""
+    def refusal(self, module: nn.Module, name: str, ancestors: Sequence[nn.Module]) -> str | None:
+        """Why a module can't be swapped; None if it can.
+
+        Args:
+            module: An attention module of the family.
+            name: Its name in its parent.
+            ancestors: The modules around it, from the model down to its parent.
+        """
         return None
 
     def heads(self, module: nn.Module) -> tuple[int, int]:
@@ -90,4 +96,4 @@ def refuse(what: str, instead: str) -> NoReturn:
     Raises:
         ValueError: Always.
     """
-    raise ValueError(f'swapped attention {what}: {instead}, or restore_attention the model')
+    raise ValueError(f'swapped attention {what}: {instead}, or undo the swap by restore_attention')

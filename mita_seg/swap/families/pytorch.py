@@ -1,5 +1,7 @@
 """torch.nn.MultiheadAttention used as self-attention, also in nn.TransformerEncoderLayer."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -94,6 +96,24 @@ def refuse_masks(attn_mask, key_padding_mask=None, is_causal: bool | None = Fals
         refuse('is not causal, got is_causal=True', 'pass is_causal=False')
 
 
+def why_other_queries(name: str, parent: nn.Module | None) -> str | None:
+    """Why a module's queries are not the tokens that it attends to, going by names; None if so.
+
+    Args:
+        name: Its name in its parent.
+        parent: The module that calls it.
+    """
+    name, kind = name.lower(), type(parent).__name__
+    if 'self' in name:
+        return None
+    where = f' in a {kind}' if parent is not None else ''
+    if 'cross' in name or 'crossattention' in kind.lower():
+        return f'is cross-attention{where}, going by its name'
+    if 'pool' in name or 'pool' in kind.lower():
+        return f'pools tokens under a query of its own{where}, going by its name'
+    return None
+
+
 def why_not_self_attention(attention: nn.MultiheadAttention) -> str | None:
     """Why a module can't be self-attention without a bias; None if it can."""
     if attention.in_proj_weight is None:
@@ -107,10 +127,11 @@ def why_not_self_attention(attention: nn.MultiheadAttention) -> str | None:
 
 
 class _MultiheadAdapter(ClassAdapter):
-    def refusal(self, module: nn.Module, name: str, parent: nn.Module | None) -> str | None:
+    def refusal(self, module: nn.Module, name: str, ancestors: Sequence[nn.Module]) -> str | None:
+        parent = ancestors[-1] if ancestors else None
         if isinstance(parent, nn.TransformerDecoderLayer) and name == 'multihead_attn':
             return 'is the cross-attention of a TransformerDecoderLayer'
-        return why_not_self_attention(module)
+        return why_other_queries(name, parent) or why_not_self_attention(module)
 
 
 ADAPTER = _MultiheadAdapter(nn.MultiheadAttention, SwappedMultiheadAttention)
