@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mita_seg.layers import Attention, FullAttention, MiTAAttention
+from mita_seg.layers.options import check_options
 
 _KINDS = {kind.__name__: kind for kind in (FullAttention, MiTAAttention)}
 _PROJECTIONS = ('qkv', 'proj', 'proj_drop')
@@ -62,6 +63,7 @@ def build_bare_attention(attn_cfg: dict, num_heads: int, head_dim: int) -> Atten
             f'attn_cfg must leave {", ".join(settled)} to the model, whose projections stay, '
             f'got {attn_cfg!r}'
         )
+    check_options(attention_class, options, where='attn_cfg', settled=_OWN_OPTIONS)
     with torch.device('meta'):  # the projections are dropped: no memory, no random numbers
         attention = attention_class(num_heads * head_dim, num_heads, **options)
     for name in _PROJECTIONS:
