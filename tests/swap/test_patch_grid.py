@@ -250,6 +250,7 @@ def test_copies_have_grids_of_their_own(alone):
 
 
 MEANS = {'type': RowMeans}
+OLD = torch.__version__ < (2, 9)
 
 
 @pytest.mark.parametrize('reentrant', [None, False, True])
@@ -282,6 +283,8 @@ def test_blocks_compiled_alone_have_the_grid_of_their_call(reentrant):
 
 @pytest.mark.parametrize('reentrant', [None, False, True])
 def test_blocks_compiled_alone_are_one_graph_if_tokens_tell_the_grid(reentrant):
+    if reentrant is False and OLD:
+        pytest.skip('torch 2.7 cannot compile the hooks of checkpointing themselves')
     model = build(reentrant, attn_cfg=MEANS)
     torch._dynamo.reset()
     for block in model.blocks:
@@ -293,6 +296,8 @@ def test_blocks_compiled_alone_are_one_graph_if_tokens_tell_the_grid(reentrant):
 
 @pytest.mark.parametrize('strict', [False, True])
 def test_an_exported_model_follows_its_images(strict):
+    if strict and OLD:
+        pytest.skip("torch 2.7 does not look into PyTorch's own layers in its strict mode")
     model, expected = build(attn_cfg=MEANS).eval(), separate_outputs(MEANS)
     model(WIDE), model(SQUARE)
     sizes = {0: Dim('b', max=8), 2: 4 * Dim('h', min=2, max=32), 3: 4 * Dim('w', min=2, max=32)}
