@@ -27,7 +27,8 @@ def swap_attention(
     DeiT, DINOv2, DINOv3 and DPT, wherever they are in the model: the patch grid is read off each
     batch of images, whatever its size. In other models it knows nn.MultiheadAttention, also inside
     nn.TransformerEncoderLayer. The swapped model trains, copies and pickles, and its state dict
-    loads into the original.
+    loads into the original. Each of its calls has its own grid: calls may run in several threads,
+    under gradient checkpointing of any kind, compiled and exported.
 
     Args:
         model: The model.
