@@ -54,7 +54,7 @@ def load_config(path, options=None):
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is no valid config.
+        TypeError, ValueError: The file is no valid config, or no attention can be built from it.
     """
     from mmengine.config import Config
 
@@ -67,6 +67,10 @@ def load_config(path, options=None):
     # A config is Python: anything can go wrong in it.
     except Exception as error:
         raise ValueError(f'config {path!r}: {type(error).__name__}: {error}') from error
+
+    from mita_seg.models.config_check import check_attention_configs
+
+    check_attention_configs(cfg.get('model'))
     return cfg
 
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from mita_seg.ops.validation import check_grid
 
+from .options import describe_unknown
+
 
 class Attention(nn.Module):
     """Multi-head self-attention whose inner product is left to a subclass.
@@ -26,8 +28,10 @@ class Attention(nn.Module):
         gate: Add the gate.
         proj_drop: Dropout probability after the output projection.
         attn_drop: Must be 0: dropout of attention weights is not offered.
+        **unknown: Refused; they are here for the sake of the message.
 
     Raises:
+        TypeError: There is an option of another name.
         ValueError: `num_heads` does not divide `embed_dims`, or `attn_drop` is not 0.
     """
 
@@ -42,8 +46,11 @@ class Attention(nn.Module):
         gate: bool = False,
         proj_drop: float = 0.0,
         attn_drop: float = 0.0,
+        **unknown,
     ) -> None:
         super().__init__()
+        if unknown:
+            raise TypeError(describe_unknown(type(self), unknown))
         if num_heads < 1 or embed_dims < 1 or embed_dims % num_heads:
             raise ValueError(
                 f'embed_dims must be a positive multiple of num_heads, '
@@ -109,6 +116,8 @@ class Attention(nn.Module):
         """DWC of the patches' values [B, N, C], zero for special tokens. [B, N, C]"""
         height, width = grid
         stop = start + height * width
-        value_map = values[:, start:stop].mT.unflatten(-1, (height, width))  # [B, C, h, w]
-        local = self.dwc(value_map).flatten(2).mT  # [B, h * w, C]
+        value_map = (
+            values[:, start:stop].transpose(-2, -1).unflatten(-1, (height, width))
+        )  # [B, C, h, w]
+        local = self.dwc(value_map).flatten(2).transpose(-2, -1)  # [B, h * w, C]
         return F.pad(local, (0, 0, start, values.shape[1] - stop))

@@ -1,6 +1,7 @@
 """Attentions and transformer blocks from configs, through MMSegmentation's registry."""
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 
 from mmcv.cnn import build_activation_layer, build_norm_layer
@@ -8,6 +9,7 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from mita_seg.layers import Attention, FullAttention, MiTAAttention, TransformerBlock
+from mita_seg.layers.options import check_options
 
 MODELS.register_module(module=FullAttention)
 MODELS.register_module(module=MiTAAttention)
@@ -40,18 +42,10 @@ def build_attention(
         The attention module.
 
     Raises:
-        TypeError: `attn_cfg` is not a dict.
+        TypeError: `attn_cfg` is not a dict, or has an option that the attention lacks.
         ValueError: It has no type, or one that is not registered.
     """
-    if not isinstance(attn_cfg, dict):
-        raise TypeError(f'attn_cfg must be a dict with a type, got {attn_cfg!r}')
-    kind = attn_cfg.get('type')
-    attention = MODELS.get(kind) if isinstance(kind, str) else kind
-    if attention is None:
-        raise ValueError(
-            f'attn_cfg must have the type of an attention registered in mmseg.registry.MODELS '
-            f'(known: {", ".join(_known_attentions())}), got {kind!r}'
-        )
+    attention = find_attention(attn_cfg)
     accepted = inspect.signature(attention).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted)
     names = {parameter.name for parameter in accepted}
@@ -66,6 +60,30 @@ def build_attention(
         if takes_any or name in names or value != default
     }
     return MODELS.build({**passed, 'embed_dims': embed_dims, 'num_heads': num_heads, **attn_cfg})
+
+
+def find_attention(attn_cfg: dict, where: str = 'attn_cfg') -> Callable:
+    """The class or function that the config of an attention names, its options checked.
+
+    Args:
+        attn_cfg: As for :func:`build_attention`.
+        where: What messages call it.
+
+    Raises:
+        TypeError, ValueError: As :func:`build_attention` does.
+    """
+    if not isinstance(attn_cfg, dict):
+        raise TypeError(f'{where} must be a dict with a type, got {attn_cfg!r}')
+    kind = attn_cfg.get('type')
+    attention = MODELS.get(kind) if isinstance(kind, str) else kind
+    if attention is None:
+        raise ValueError(
+            f'{where} must have the type of an attention registered in mmseg.registry.MODELS '
+            f'(known: {", ".join(_known_attentions())}), got {kind!r}'
+        )
+    names = [name for name in attn_cfg if name not in ('type', '_scope_')]
+    check_options(attention, names, where=where)
+    return attention
 
 
 def _known_attentions() -> list[str]:

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from mita_seg.ops.validation import check_pair
 
 
 class SquareGrid:
     """The tokens are the patches of a square image."""
 
-    def locate(self, num_tokens: int) -> tuple[tuple[int, int], int]:
+    def locate(self, num_tokens: int, tokens: Tensor | None = None) -> tuple[tuple[int, int], int]:
         """Grid (h, w) and index of the first patch for N tokens.
 
         Raises:
@@ -45,7 +47,7 @@ class GivenGrid:
         if not isinstance(self.start, int) or self.start < 0:
             raise ValueError(f'grid must end in a number of special tokens, got {grid!r}')
 
-    def locate(self, num_tokens: int) -> tuple[tuple[int, int], int]:
+    def locate(self, num_tokens: int, tokens: Tensor | None = None) -> tuple[tuple[int, int], int]:
         """Grid (h, w) and index of the first patch.
 
         Raises:

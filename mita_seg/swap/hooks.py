@@ -15,12 +15,16 @@ class Hook:
     handle = None
 
     def attach(self, module: nn.Module) -> 'Hook':
-        """Register with a module; returns the hook of this class that it has already, if any."""
-        existing = next((hook for hook in hooks_of(module) if type(hook) is type(self)), None)
+        """Register with a module; returns the hook like this one that it has already, if any."""
+        existing = next((hook for hook in hooks_of(module) if self.is_like(hook)), None)
         if existing is not None:
             return existing
         self.handle = self._register(module)
         return self
+
+    def is_like(self, other: 'Hook') -> bool:
+        """Whether one of the two is enough for a module."""
+        return type(other) is type(self)
 
     def _register(self, module: nn.Module):
         return module.register_forward_hook(self)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mita_seg.layers import Attention, FullAttention, MiTAAttention
+from mita_seg.layers.options import check_options
 
 _KINDS = {kind.__name__: kind for kind in (FullAttention, MiTAAttention)}
 _PROJECTIONS = ('qkv', 'proj', 'proj_drop')
@@ -15,7 +16,7 @@ class Mixer(nn.Module):
 
     Args:
         attention: Attention without projections, see :func:`build_bare_attention`.
-        grid: Tells the patch grid from the number of tokens; None where the caller tells it.
+        grid: Tells the patch grid of the tokens; None where the caller tells it.
         undo: What the module's family needs to undo the swap.
     """
 
@@ -31,7 +32,7 @@ class Mixer(nn.Module):
         Raises:
             ValueError: The grid is not known, or does not fit N.
         """
-        grid, start = self.grid.locate(q.shape[2])
+        grid, start = self.grid.locate(q.shape[2], q)
         return self.attention.attend(q, k, v, grid, start)
 
 
@@ -62,6 +63,7 @@ def build_bare_attention(attn_cfg: dict, num_heads: int, head_dim: int) -> Atten
             f'attn_cfg must leave {", ".join(settled)} to the model, whose projections stay, '
             f'got {attn_cfg!r}'
         )
+    check_options(attention_class, options, where='attn_cfg', settled=_OWN_OPTIONS)
     with torch.device('meta'):  # the projections are dropped: no memory, no random numbers
         attention = attention_class(num_heads * head_dim, num_heads, **options)
     for name in _PROJECTIONS:

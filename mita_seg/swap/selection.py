@@ -7,6 +7,7 @@ from torch import nn
 
 from .families import loaded_families
 from .families.adapter import Adapter
+from .unknown import find_unknown
 
 _BIAS_TABLE = 'relative_position_bias_table'
 
@@ -29,8 +30,7 @@ class Found:
 
     def refusal(self) -> str | None:
         """Why it can't be swapped; None if it can."""
-        parent = self.ancestors[-1] if self.ancestors else None
-        return self.adapter.refusal(self.module, self.name.rpartition('.')[2], parent)
+        return self.adapter.refusal(self.module, self.name.rpartition('.')[2], self.ancestors)
 
 
 def find_attention(model: nn.Module) -> list[Found]:
@@ -70,27 +70,46 @@ def select_attention(
     """
     found = find_attention(model)
     if layers is None:
-        if biased := _biased(model):
-            kinds = [f'{name} ({type(module).__name__})' for name, module in biased.items()]
-            raise ValueError(
-                f'{_a_few(kinds)} adds a table of relative position biases, which landmarks can '
-                f'not carry (choose others by layers=)'
-            )
-        if not found:
-            raise ValueError(f'{type(model).__name__} has no self-attention that can be swapped')
+        _check_that_all_may_go(model, found)
         chosen = found
     else:
         wanted = [layers] if isinstance(layers, int | str) else list(layers)
         names = {one.name for layer in wanted for one in _matching(model, found, layer)}
         chosen = [one for one in found if one.name in names]
-    refused = [
-        f'{one.name or type(one.module).__name__} {reason}'
-        for one in chosen
-        if (reason := one.refusal())
-    ]
-    if refused:
-        raise ValueError(f'{_a_few(refused)} (choose others by layers=)')
+    if refusal := _first_refusal(chosen):
+        raise ValueError(f'{refusal} (choose others by layers=)')
     return chosen
+
+
+def _check_that_all_may_go(model: nn.Module, found: list[Found]) -> None:
+    """Refuse to swap a part of a model's self-attention where all of it is meant.
+
+    Raises:
+        ValueError: There is none, some has a bias table, or some is not known here and comes before
+            some that is: what follows the encoder may stay as it is, the encoder may not.
+    """
+    if biased := _biased(model):
+        table = 'a table of relative position biases'
+        raise ValueError(
+            f'{_named(biased)} {f"adds {table}" if len(biased) == 1 else f"add {table} each"}, '
+            f'which landmarks cannot carry (choose others by layers=)'
+        )
+    unknown = find_unknown(model, (one.module for one in found))
+    if not any(one.refusal() is None for one in found):
+        reasons = [f'not known here: {_named(unknown)}'] if unknown else []
+        reasons += [_first_refusal(found)] if found else []
+        reasons = f' ({"; ".join(reasons)})' if reasons else ''
+        raise ValueError(
+            f'{type(model).__name__} has no self-attention that can be swapped{reasons}'
+        )
+    place = {module: index for index, module in enumerate(model.modules())}
+    last = place[found[-1].module]
+    if passed_over := {name: one for name, one in unknown.items() if place[one] < last}:
+        raise ValueError(
+            f'swap_attention would leave out what it does not know, {_named(passed_over)}, and '
+            f'swap {_a_few([one.name for one in found])} alone (if that is meant, choose it by '
+            f'layers=)'
+        )
 
 
 def _matching(model: nn.Module, found: list[Found], layer: int | str) -> list[Found]:
@@ -122,5 +141,19 @@ def _biased(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def _first_refusal(chosen: list[Found]) -> str | None:
+    refused = [one for one in chosen if one.refusal()]
+    if not refused:
+        return None
+    first = refused[0]
+    more = f', and {len(refused) - 1} more cannot be swapped' if len(refused) > 1 else ''
+    return f'{first.name or type(first.module).__name__} {first.refusal()}{more}'
+
+
+def _named(modules: dict[str, nn.Module]) -> str:
+    return _a_few([f'{name} ({type(module).__name__})' for name, module in modules.items()])
+
+
 def _a_few(names: list[str]) -> str:
-    return ', '.join(names[:3]) + (f' and {len(names) - 3} others' if len(names) > 3 else '')
+    more = len(names) - 3
+    return ', '.join(names[:3]) + (f' and {more} more' if more > 0 else '')

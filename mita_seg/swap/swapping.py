@@ -8,7 +8,8 @@ from .families import loaded_families
 from .grids import GivenGrid, SquareGrid
 from .hooks import remove_hooks
 from .mixer import build_bare_attention
-from .patch_grid import PatchGrid, PatchMap
+from .patch_grid import PatchGrid
+from .patch_map import PatchMap
 from .selection import Found, find_attention, select_attention
 
 
@@ -26,7 +27,8 @@ def swap_attention(
     DeiT, DINOv2, DINOv3 and DPT, wherever they are in the model: the patch grid is read off each
     batch of images, whatever its size. In other models it knows nn.MultiheadAttention, also inside
     nn.TransformerEncoderLayer. The swapped model trains, copies and pickles, and its state dict
-    loads into the original.
+    loads into the original. Each of its calls has its own grid: calls may run in several threads,
+    under gradient checkpointing of any kind, compiled and exported.
 
     Args:
         model: The model.
@@ -49,9 +51,10 @@ def swap_attention(
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: No such layers; attention with a table of relative position biases (Swin, BEiT,
-            MMSegmentation's MAE); cross-attention; or an option that is not accepted. The model is
-            then unchanged. Calls with masks, causal ones included, with attention dropout in
-            training, or for attention weights are refused when they are made.
+            MMSegmentation's MAE); cross-attention (SegFormer's reduced keys too) and attention
+            pooling; all layers asked for, but those of the encoder not known; or an option that is
+            not accepted. The model is then unchanged. Calls with masks, causal ones included, with
+            attention dropout in training, or for attention weights are refused when they are made.
     """
     chosen = select_attention(model, layers)
     attentions = [build_bare_attention(attn_cfg, *one.adapter.heads(one.module)) for one in chosen]
@@ -91,7 +94,7 @@ def _resolve_grid(
     modules = dict(model.named_modules())
     if grid not in modules:
         raise ValueError(f'grid must be ints or name a module of the model, got {grid!r}')
-    return PatchMap(grid).attach(modules[grid])
+    return PatchMap(grid).attach(modules[grid], host=modules[grid.rpartition('.')[0]])
 
 
 def _find_grid(

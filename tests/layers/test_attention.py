@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from torch.export import Dim, export
 from torch.nn.functional import conv2d, silu
 
 from mita_seg.layers import FullAttention, MiTAAttention
@@ -138,6 +139,37 @@ def test_compiles_into_one_graph():
     compiled = torch.compile(layer, fullgraph=True, backend='aot_eager')
     x = tokens(dtype=torch.float32)
     torch.testing.assert_close(compiled(x, GRID, 1), layer(x, GRID, 1))
+
+
+class Patches(torch.nn.Module):
+    """A patch embedding and an attention with all that may come with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 32, 4, 4)
+        self.attn = FullAttention(32, 2, dwc=True, gate=True, qk_norm=True)
+
+    def forward(self, images):
+        patch_map = self.patches(images)
+        return self.attn(patch_map.flatten(2).transpose(1, 2), tuple(patch_map.shape[-2:]))
+
+
+def test_exports_for_every_size():
+    model = Patches().eval()
+    sizes = {0: Dim('b', max=8), 2: 4 * Dim('h', max=32), 3: 4 * Dim('w', max=32)}
+    exported = export(model, (torch.randn(2, 3, 16, 36),), dynamic_shapes=(sizes,)).module()
+    for size in ((2, 3, 16, 36), (3, 3, 24, 24), (1, 3, 12, 40)):
+        images = torch.randn(size)
+        torch.testing.assert_close(exported(images), model(images))
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::DeprecationWarning')
+def test_a_trace_follows_the_size_and_holds_what_the_onnx_exporter_knows():
+    model = Patches().eval()
+    traced = torch.jit.trace(model, torch.randn(2, 3, 16, 36))
+    images = torch.randn(3, 3, 24, 28)
+    torch.testing.assert_close(traced(images), model(images))
+    assert 'aten::mT' not in str(traced.inlined_graph)
 
 
 def test_one_checkpoint_serves_both_attentions():

@@ -20,9 +20,11 @@ class SwapContract:
 
     Attributes:
         sizes: Image sizes to run, a square one first, then what the family can take besides.
+        alike: Two sizes that make as many patches, if the family takes such.
     """
 
     sizes = ((64, 64), (32, 96))
+    alike = ()
 
     def build(self):
         """A small model with random weights."""
@@ -31,6 +33,10 @@ class SwapContract:
     def run(self, model, images):
         """Its output, one tensor."""
         return model(images)
+
+    def checkpoint(self, model):
+        """Switch gradient checkpointing on."""
+        raise NotImplementedError
 
     def images(self, size):
         return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
@@ -95,6 +101,23 @@ class SwapContract:
         fresh.load_state_dict(torch.load(tmp_path / 'weights.pth', weights_only=True))
         fresh.eval()
         assert all(map(torch.equal, self.outputs(swap_attention(fresh, USUAL)), expected))
+
+    def test_two_shapes_of_as_many_patches_train_in_one_backward_pass(self, model):
+        if not self.alike:
+            pytest.skip('the family takes no such images')
+        swap_attention(model, USUAL)
+        model.train()  # MMSegmentation's returns None
+
+        def gradients(*sizes):
+            model.zero_grad()
+            sum(self.run(model, self.images(size)).square().sum() for size in sizes).backward()
+            return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+        first, second = (gradients(size) for size in self.alike)
+        self.checkpoint(model)
+        for name, got in gradients(*self.alike).items():
+            want = first[name] + second[name]
+            torch.testing.assert_close(got, want, atol=1e-4 * want.abs().max().item(), rtol=0)
 
     def test_saves_copies_and_pickles(self, model):
         try:

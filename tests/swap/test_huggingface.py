@@ -24,6 +24,11 @@ def build(name, implementation='sdpa', **options):
 
 
 class HuggingFace(SwapContract):
+    alike = ((64, 64), (32, 128))
+
+    def checkpoint(self, model):
+        model.gradient_checkpointing_enable()
+
     def run(self, model, images):
         return model(images).last_hidden_state
 
@@ -69,7 +74,7 @@ class TestDinov2WithRegisters(HuggingFace):
 
 class TestDINOv3(HuggingFace):
     def build(self):
-        return build('DINOv3ViTModel', num_register_tokens=4)
+        return build('DINOv3ViTModel', num_register_tokens=4, pos_embed_rescale=None)
 
 
 class TestDPT(HuggingFace):
@@ -164,3 +169,14 @@ def test_bias_tables_are_refused(name, options):
     options = {**(SMALL if name == 'BeitModel' else {'image_size': 64}), **options}
     with pytest.raises(ValueError, match='table of relative position biases'):
         swap_attention(getattr(transformers, name)(config(**options)), USUAL)
+
+
+@pytest.mark.parametrize('layers', [None, 'head'])
+def test_attention_pooling_without_its_encoder_is_refused(layers):
+    model = build('SiglipVisionModel')
+    message = (
+        'not known here: .*SiglipAttention.*pools tokens' if layers is None else 'pools tokens'
+    )
+    with pytest.raises(ValueError, match=message):
+        swap_attention(model, USUAL, layers=layers)
+    assert not any(hasattr(module, 'mita') for module in model.modules())

@@ -2,8 +2,14 @@
 
 import pytest
 import torch
-from mmcv.cnn.bricks.transformer import MultiheadAttention
-from mmseg.models.backbones import MAE, BEiT, SwinTransformer, VisionTransformer
+from mmcv.cnn.bricks.transformer import BaseTransformerLayer, MultiheadAttention
+from mmseg.models.backbones import (
+    MAE,
+    BEiT,
+    MixVisionTransformer,
+    SwinTransformer,
+    VisionTransformer,
+)
 from mmseg.registry import MODELS
 from swap.contract import EVERYTHING, USUAL, SwapContract
 
@@ -30,9 +36,14 @@ def segmentor(backbone, head, auxiliary=None, **options):
 
 class TestVisionTransformer(SwapContract):
     sizes = ((64, 64), (32, 96), (50, 70))
+    alike = ((64, 64), (32, 128))
 
     def build(self):
         return VisionTransformer(**VIT)
+
+    def checkpoint(self, model):
+        for layer in model.layers:
+            layer.with_cp = True
 
     def run(self, model, images):
         return model(images)[0]
@@ -44,6 +55,12 @@ class TestVisionTransformerWithoutClassToken(TestVisionTransformer):
 
 
 class TestSegmenter(SwapContract):
+    alike = ((64, 64), (32, 128))
+
+    def checkpoint(self, model):
+        for layer in (*model.backbone.layers, *model.decode_head.layers):
+            layer.with_cp = True
+
     def build(self):
         head = {'type': 'SegmenterMaskTransformerHead', **SEGMENTER}
         return segmentor('VisionTransformer', head)
@@ -122,6 +139,28 @@ def test_tokens_may_come_before_the_batch():
 def test_bias_tables_are_refused(build, name):
     with pytest.raises(ValueError, match=rf'{name}\).* table of relative position biases'):
         swap_attention(build(), USUAL)
+
+
+def test_attention_over_reduced_keys_is_refused():
+    """SegFormer's; its modules wrap an nn.MultiheadAttention."""
+    backbone = MixVisionTransformer(embed_dims=8, num_layers=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+    message = r'^MixVision.* \(layers.0.1.0.attn is cross.*reduces keys .*sr_ratio=8, and 3 more'
+    with pytest.raises(ValueError, match=message):
+        swap_attention(backbone, USUAL)
+    with pytest.raises(ValueError, match='not known here, EfficientMultiheadAttention'):
+        swap_attention(backbone, USUAL, layers='layers.3')
+    assert not any(hasattr(module, 'mita') for module in backbone.modules())
+
+
+def test_cross_attention_of_a_transformer_layer_is_refused():
+    layer = BaseTransformerLayer(
+        {'type': 'MultiheadAttention', 'embed_dims': 32, 'num_heads': 2},
+        {'type': 'FFN', 'embed_dims': 32, 'feedforward_channels': 64},
+        operation_order=('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'),
+    )
+    with pytest.raises(ValueError, match='attentions.1 is the cross-attention of a BaseTransf'):
+        swap_attention(layer, USUAL)
+    swap_attention(layer, USUAL, layers='attentions.0')
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,63 @@ def test_a_model_without_attention_is_refused():
         swap_attention(nn.Linear(3, 3), USUAL)
 
 
+class OwnAttention(nn.Module):
+    """Attention that no family knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 2
+        self.qkv = nn.Linear(32, 96)
+
+
+class Pooling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(1, 1, 32))
+        self.attention = nn.MultiheadAttention(32, 2, batch_first=True)
+
+
+def encoder(attention):
+    block = nn.ModuleDict({'attn': attention(), 'mlp': nn.Linear(32, 32)})
+    return nn.ModuleDict({'patches': nn.Conv2d(3, 32, 16, 16), 'blocks': nn.ModuleList([block])})
+
+
+def test_a_swap_that_would_leave_the_encoder_as_it_is_is_refused(model):
+    whole = nn.ModuleDict({'encoder': encoder(OwnAttention), 'decoder': model})
+    message = (
+        r'leave out .*encoder.blocks.0.attn \(OwnAttention\), and swap decoder.blocks.0.self_att'
+    )
+    with pytest.raises(ValueError, match=message):
+        swap_attention(whole, USUAL)
+    assert not swapped_layers(whole)
+    swap_attention(whole, USUAL, layers='decoder')
+    assert len(swapped_layers(whole)) == 3
+
+
+def test_unknown_attention_after_the_encoder_may_stay(model):
+    model['after'] = OwnAttention()
+    assert len(swapped_layers(swap_attention(model, USUAL))) == 3
+
+
+def test_a_swap_of_attention_pooling_alone_is_refused():
+    whole = encoder(OwnAttention)
+    whole['head'] = Pooling()
+    message = r'no self-attention .*OwnAttention.*; head.attention pools tokens .* in a Pooling'
+    with pytest.raises(ValueError, match=message):
+        swap_attention(whole, USUAL)
+    with pytest.raises(ValueError, match=r'^head.attention pools tokens'):
+        swap_attention(whole, USUAL, layers='head')
+    assert not swapped_layers(whole)
+
+
+@pytest.mark.parametrize('name', ['cross_attn', 'attn_pool'])
+def test_attention_with_queries_of_its_own_is_refused_by_its_name(model, name):
+    model[name] = nn.MultiheadAttention(32, 2)
+    with pytest.raises(ValueError, match=f'^{name} .* going by its name'):
+        swap_attention(model, USUAL)
+    assert not swapped_layers(model)
+
+
 def test_a_bias_table_is_refused_unless_other_layers_are_chosen(model):
     window = nn.Module()
     window.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
@@ -127,6 +184,10 @@ def test_a_bias_table_is_refused_unless_other_layers_are_chosen(model):
         swap_attention(model, USUAL, layers='window')
     swap_attention(model, USUAL, layers='head')
     assert swapped_layers(model) == ['head']
+    model['another'] = window
+    model['third'] = copy.deepcopy(window)
+    with pytest.raises(ValueError, match='add a table of relative position biases each, which'):
+        swap_attention(model, USUAL)
 
 
 def test_swapping_again_replaces_and_restoring_once_undoes_it_all(model):

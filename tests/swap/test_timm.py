@@ -19,12 +19,18 @@ SMALL |= {'dynamic_img_size': True}
 class TestViT(SwapContract):
     """ViT and AugReg."""
 
+    alike = ((64, 64), (32, 128))
+
+    def checkpoint(self, model):
+        model.set_grad_checkpointing()
+
     def build(self):
         return vision_transformer.VisionTransformer(**SMALL)
 
 
 class TestPadded(TestViT):
     sizes = ((64, 64), (50, 90))
+    alike = ((50, 60), (20, 120))
 
     def build(self):
         return vision_transformer.VisionTransformer(**SMALL, dynamic_img_pad=True)
@@ -39,6 +45,7 @@ class TestDistilledDeiT(TestViT):
 
 class TestDINOv2WithRegisters(TestViT):
     sizes = ((56, 56), (28, 84))
+    alike = ((56, 56), (28, 112))
 
     def build(self):
         options = {**SMALL, 'img_size': 56}
@@ -56,6 +63,13 @@ class TestNormalisedGated(TestViT):
         for block in model.blocks:
             block.attn = vision_transformer.Attention(32, 2, **options)
         return model
+
+
+class TestAttentionPooling(TestViT):
+    """SigLIP's: the head's queries are its own, and it stays as it is."""
+
+    def build(self):
+        return vision_transformer.VisionTransformer(**SMALL, class_token=False, global_pool='map')
 
 
 class TestFeatures(SwapContract):

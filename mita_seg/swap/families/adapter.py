@@ -1,7 +1,7 @@
 """How one kind of attention module is swapped and restored."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -22,8 +22,14 @@ class Adapter:
         """Whether a module, swapped or not, is of this kind."""
         raise NotImplementedError(f'{type(self).__name__} must implement owns()')
 
-    def refusal(self, module: nn.Module, name: str, parent: nn.Module | None) -> str | None:
-        """Why a module can't be swapped, given its name in its parent; None if it can."""
+    def refusal(self, module: nn.Module, name: str, ancestors: Sequence[nn.Module]) -> str | None:
+        """Why a module can't be swapped; None if it can.
+
+        Args:
+            module: An attention module of the family.
+            name: Its name in its parent.
+            ancestors: The modules around it, from the model down to its parent.
+        """
         return None
 
     def heads(self, module: nn.Module) -> tuple[int, int]:
@@ -80,11 +86,14 @@ class ClassAdapter(Adapter):
         module.__class__ = undo
 
 
-def refuse(condition: bool, what: str, instead: str) -> None:
+def refuse(what: str, instead: str) -> NoReturn:
     """Refuse a call that swapped attention can't serve.
 
+    Args:
+        what: Which one; goes on after "swapped attention".
+        instead: What the caller can do.
+
     Raises:
-        ValueError: `condition` holds.
+        ValueError: Always.
     """
-    if condition:
-        raise ValueError(f'swapped attention {what}: {instead}, or restore_attention the model')
+    raise ValueError(f'swapped attention {what}: {instead}, or undo the swap by restore_attention')

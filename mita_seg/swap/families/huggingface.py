@@ -13,7 +13,8 @@ from transformers import PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from mita_seg.swap.hooks import Hook
-from mita_seg.swap.patch_grid import PatchGrid, PatchMap
+from mita_seg.swap.patch_grid import PatchGrid
+from mita_seg.swap.patch_map import PatchMap
 
 from .adapter import Adapter, refuse
 
@@ -36,12 +37,13 @@ def mix(
     Raises:
         ValueError: There is a mask, or attention dropout in training.
     """
-    refuse(attention_mask is not None, 'takes no mask', 'pass no attention_mask or head_mask')
-    refuse(
-        dropout > 0,
-        f'offers no attention dropout, got {dropout}',
-        "set the config's attention_probs_dropout_prob to 0",
-    )
+    if attention_mask is not None:
+        refuse('takes no mask', 'pass no attention_mask or head_mask')
+    if dropout > 0:
+        refuse(
+            f'offers no attention dropout, got {dropout}',
+            "set the config's attention_probs_dropout_prob to 0",
+        )
     return module.mita(query, key, value).transpose(1, 2).contiguous(), None
 
 
@@ -57,11 +59,8 @@ class AttentionOutputGuard(Hook):
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         """As a forward pre-hook with keyword arguments."""
         asked = kwargs.get('output_attentions')
-        refuse(
-            model.config.output_attentions if asked is None else asked,
-            'has no attention weights to return',
-            'pass output_attentions=False',
-        )
+        if model.config.output_attentions if asked is None else asked:
+            refuse('has no attention weights to return', 'pass output_attentions=False')
 
 
 class _HuggingFaceAdapter(Adapter):
@@ -106,5 +105,5 @@ def find_grid(host: nn.Module) -> PatchGrid | None:
         return None
     tokens = (getattr(embeddings, name, None) for name in _SPECIAL_TOKENS)
     before = sum(token.shape[1] for token in tokens if token is not None)
-    patch_map = PatchMap(f"{type(host).__name__}'s patch embeddings").attach(projection)
+    patch_map = PatchMap(f"{type(host).__name__}'s patch embeddings").attach(projection, host)
     return PatchGrid(patch_map, before)

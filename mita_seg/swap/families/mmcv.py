@@ -1,10 +1,12 @@
 """MMCV's MultiheadAttention, which wraps nn.MultiheadAttention and adds the identity."""
 
-from mmcv.cnn.bricks.transformer import MultiheadAttention
+from collections.abc import Sequence
+
+from mmcv.cnn.bricks.transformer import BaseTransformerLayer, MultiheadAttention
 from torch import Tensor, nn
 
 from .adapter import ClassAdapter, refuse
-from .pytorch import attend, refuse_masks, why_not_self_attention
+from .pytorch import attend, refuse_masks, why_not_self_attention, why_other_queries
 
 
 class SwappedMultiheadAttention(MultiheadAttention):
@@ -28,16 +30,10 @@ class SwappedMultiheadAttention(MultiheadAttention):
             ValueError: Any of these, or attention dropout in training.
         """
         refuse_masks(attn_mask, key_padding_mask)
-        refuse(
-            any(other is not None and other is not query for other in (key, value)),
-            'is no cross-attention',
-            'pass the query alone',
-        )
-        refuse(
-            query_pos is not None or key_pos is not None,
-            'takes no position encodings, got query_pos or key_pos',
-            'add them to the query',
-        )
+        if any(other is not None and other is not query for other in (key, value)):
+            refuse('is no cross-attention', 'pass the query alone')
+        if query_pos is not None or key_pos is not None:
+            refuse('takes no position encodings, got query_pos or key_pos', 'add them to the query')
         tokens = query if self.batch_first else query.transpose(0, 1)
         out = attend(self.attn, self.mita, tokens, tokens)
         out = out if self.batch_first else out.transpose(0, 1)
@@ -45,11 +41,35 @@ class SwappedMultiheadAttention(MultiheadAttention):
 
 
 class _MMCVAdapter(ClassAdapter):
-    def refusal(self, module: nn.Module, name: str, parent: nn.Module | None) -> str | None:
-        return why_not_self_attention(module.attn)
+    def owns(self, module: nn.Module) -> bool:
+        # Subclasses too, to be refused: the nn.MultiheadAttention in them is theirs to call.
+        return isinstance(module, MultiheadAttention)
+
+    def refusal(self, module: nn.Module, name: str, ancestors: Sequence[nn.Module]) -> str | None:
+        kind = type(module)
+        if getattr(module, 'sr_ratio', 1) > 1:
+            return (
+                f'is cross-attention: {kind.__name__} reduces keys and values, '
+                f'got sr_ratio={module.sr_ratio}'
+            )
+        if kind not in (self.original, self.swapped):
+            return f'is of a kind that is not known here, {kind.__name__}'
+        if _is_cross_attention(name, ancestors):
+            return f'is the cross-attention of a {type(ancestors[-2]).__name__}'
+        parent = ancestors[-1] if ancestors else None
+        return why_other_queries(name, parent) or why_not_self_attention(module.attn)
 
     def heads(self, module: nn.Module) -> tuple[int, int]:
         return module.num_heads, module.embed_dims // module.num_heads
+
+
+def _is_cross_attention(name: str, ancestors: Sequence[nn.Module]) -> bool:
+    """Whether a module is listed as such in one of MMCV's transformer layers."""
+    layer = ancestors[-2] if len(ancestors) > 1 else None
+    if not isinstance(layer, BaseTransformerLayer) or ancestors[-1] is not layer.attentions:
+        return False
+    kinds = [step for step in layer.operation_order if step.endswith('_attn')]
+    return kinds[int(name)] == 'cross_attn'
 
 
 ADAPTER = _MMCVAdapter(MultiheadAttention, SwappedMultiheadAttention)

@@ -4,7 +4,8 @@ from mmseg.models.backbones import VisionTransformer
 from mmseg.models.decode_heads import SegmenterMaskTransformerHead
 from torch import Tensor, nn
 
-from mita_seg.swap.patch_grid import PatchGrid, PatchMap
+from mita_seg.swap.patch_grid import PatchGrid
+from mita_seg.swap.patch_map import PatchMap
 
 
 class HeadInputMap(PatchMap):
@@ -21,7 +22,8 @@ class HeadInputMap(PatchMap):
     def __call__(self, inputs) -> Tensor:
         """The map [B, C, h, w] that the head chooses from its inputs."""
         chosen = type(self.head)._transform_inputs(self.head, inputs)
-        self.record(chosen.shape)
+        self.start_call()
+        self.record(chosen)
         return chosen
 
     def remove(self) -> None:
@@ -32,7 +34,9 @@ class HeadInputMap(PatchMap):
 def find_grid(host: nn.Module) -> PatchGrid | None:
     """The grid of a backbone or head, None if `host` is neither."""
     if isinstance(host, VisionTransformer):
-        patch_map = PatchMap("VisionTransformer's patch_embed").attach(host.patch_embed.projection)
+        patch_map = PatchMap("VisionTransformer's patch_embed").attach(
+            host.patch_embed.projection, host
+        )
         return PatchGrid(patch_map, before=int(host.with_cls_token))
     if isinstance(host, SegmenterMaskTransformerHead):
         patch_map = HeadInputMap("SegmenterMaskTransformerHead's input").attach(host)

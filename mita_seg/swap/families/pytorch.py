@@ -1,5 +1,7 @@
 """torch.nn.MultiheadAttention used as self-attention, also in nn.TransformerEncoderLayer."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,14 +35,16 @@ class SwappedMultiheadAttention(nn.MultiheadAttention):
             ValueError: Cross-attention, a mask, attention dropout in training, or attention weights
                 are asked for.
         """
-        refuse(need_weights, 'has no attention weights to return', 'pass need_weights=False')
+        if need_weights:
+            refuse('has no attention weights to return', 'pass need_weights=False')
         refuse_masks(attn_mask, key_padding_mask, is_causal)
-        refuse(query.is_nested, 'takes no nested tensors', 'pass images of one size, unmasked')
-        refuse(
-            key is not query or value.shape != query.shape,
-            'is no cross-attention',
-            'pass the same tensor as query and key (value may be another of its shape)',
-        )
+        if query.is_nested:
+            refuse('takes no nested tensors', 'pass images of one size, unmasked')
+        if key is not query or value.shape != query.shape:
+            refuse(
+                'is no cross-attention',
+                'pass the same tensor as query and key (value may be another of its shape)',
+            )
         x = self._batch_first(query)
         out = attend(self, self.mita, x, x if value is query else self._batch_first(value))
         return (out.squeeze(0) if query.ndim == 2 else self._batch_first(out)), None
@@ -64,11 +68,11 @@ def attend(attention: nn.MultiheadAttention, mixer: Mixer, x: Tensor, value: Ten
     Returns:
         Tokens [B, N, C].
     """
-    refuse(
-        attention.training and attention.dropout > 0,
-        f'offers no attention dropout, got dropout={attention.dropout}',
-        "set the nn.MultiheadAttention's dropout to 0",
-    )
+    if attention.training and attention.dropout > 0:
+        refuse(
+            f'offers no attention dropout, got dropout={attention.dropout}',
+            "set the nn.MultiheadAttention's dropout to 0",
+        )
     projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)  # [B, N, 3C]
     q, k, v = projected.chunk(3, -1)
     if value is not x:
@@ -86,8 +90,28 @@ def refuse_masks(attn_mask, key_padding_mask=None, is_causal: bool | None = Fals
         ValueError: There is one.
     """
     for name, mask in (('attn_mask', attn_mask), ('key_padding_mask', key_padding_mask)):
-        refuse(mask is not None, f'takes no mask, got {name}', f'pass {name}=None')
-    refuse(bool(is_causal), 'is not causal, got is_causal=True', 'pass is_causal=False')
+        if mask is not None:
+            refuse(f'takes no mask, got {name}', f'pass {name}=None')
+    if is_causal:
+        refuse('is not causal, got is_causal=True', 'pass is_causal=False')
+
+
+def why_other_queries(name: str, parent: nn.Module | None) -> str | None:
+    """Why a module's queries are not the tokens that it attends to, going by names; None if so.
+
+    Args:
+        name: Its name in its parent.
+        parent: The module that calls it.
+    """
+    name, kind = name.lower(), type(parent).__name__
+    if 'self' in name:
+        return None
+    where = f' in a {kind}' if parent is not None else ''
+    if 'cross' in name or 'crossattention' in kind.lower():
+        return f'is cross-attention{where}, going by its name'
+    if 'pool' in name or 'pool' in kind.lower():
+        return f'pools tokens under a query of its own{where}, going by its name'
+    return None
 
 
 def why_not_self_attention(attention: nn.MultiheadAttention) -> str | None:
@@ -103,10 +127,11 @@ def why_not_self_attention(attention: nn.MultiheadAttention) -> str | None:
 
 
 class _MultiheadAdapter(ClassAdapter):
-    def refusal(self, module: nn.Module, name: str, parent: nn.Module | None) -> str | None:
+    def refusal(self, module: nn.Module, name: str, ancestors: Sequence[nn.Module]) -> str | None:
+        parent = ancestors[-1] if ancestors else None
         if isinstance(parent, nn.TransformerDecoderLayer) and name == 'multihead_attn':
             return 'is the cross-attention of a TransformerDecoderLayer'
-        return why_not_self_attention(module)
+        return why_other_queries(name, parent) or why_not_self_attention(module)
 
 
 ADAPTER = _MultiheadAdapter(nn.MultiheadAttention, SwappedMultiheadAttention)
