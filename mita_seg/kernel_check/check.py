@@ -133,7 +133,7 @@ def _compile(index: int) -> tuple[int, Resources | str]:
         return index, compile_launch(job.launch, job.architecture)
     except Exception as error:  # of the compiler or the assembler, of any kind
         lines = str(error).strip().splitlines() or ['']
-        return index, f'{type(error).__name__}: {lines[0]}'
+        return index, f'{type(error).__name__}: {lines[-1].strip()}'  # the cause comes last
 
 
 def _note(check: Check, job: _Job, outcome: Resources | str) -> None:

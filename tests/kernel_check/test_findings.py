@@ -52,7 +52,7 @@ def test_too_much_shared_memory_is_a_failure_where_the_gpu_has_less(compiler):
 
 
 def test_what_does_not_compile_is_a_failure(compiler):
-    compiler['_fold_kernel'] = RuntimeError('ptxas died\nof something')
+    compiler['_fold_kernel'] = RuntimeError('in a kernel:\n  ptxas died')
     check = checks.check_kernels([90], [Case()])
     assert check.failures[0].endswith('does not compile: RuntimeError: ptxas died')
     assert '_fold_kernel' not in check.findings[90]

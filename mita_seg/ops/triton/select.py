@@ -117,7 +117,7 @@ def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_b
     `p_maxima`: the scores themselves, if blocks are of one key.
     """
     p_indices += row * topk
-    ROW: tl.constexpr = min(4, BLOCK_B)  # of one load
+    ROW: tl.constexpr = 4 if BLOCK_B > 4 else BLOCK_B  # of one load
     o_first = tl.arange(0, BLOCK_B // ROW) * ROW
     o_b = o_first[:, None] + tl.arange(0, ROW)[None, :]
     b_maxima = tl.load(
@@ -136,7 +136,7 @@ def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_b
             b_keys, lowest, topk, BLOCK_K, p_blocks, o_first, BLOCK_B // ROW, ROW
         )
         tl.debug_barrier()
-        WIDTH: tl.constexpr = min(4, KEY_BLOCK)
+        WIDTH: tl.constexpr = 4 if KEY_BLOCK > 4 else KEY_BLOCK
         PARTS: tl.constexpr = KEY_BLOCK // WIDTH  # of a block, of one load each
         o_part = tl.arange(0, BLOCK_K * PARTS)
         o_k = o_part // PARTS

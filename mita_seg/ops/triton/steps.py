@@ -59,7 +59,10 @@ def _dot(b_left, b_right, b_sum, PRECISION: tl.constexpr):
     folds need none: most of what they sum is zero.)
     """
     if PRECISION != 'ieee':
-        b_product = tl.dot(b_left, b_right, acc=b_sum, input_precision=PRECISION)
+        if b_sum is None:
+            b_product = tl.dot(b_left, b_right, input_precision=PRECISION)
+        else:
+            b_product = tl.dot(b_left, b_right, acc=b_sum, input_precision=PRECISION)
     else:
         PIECES: tl.constexpr = b_left.shape[1] // 16
         if PIECES == 1:
