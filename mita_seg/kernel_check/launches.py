@@ -26,9 +26,10 @@ class Launch(NamedTuple):
 
     def key(self) -> tuple:
         """Equal for launches that are compiled alike."""
+        given = zip(self.kernel.params, self.args, strict=False)
         return (
             self.name,
-            tuple(map(_specialization, self.args)),
+            tuple(_specialization(arg, parameter.do_not_specialize) for parameter, arg in given),
             tuple(sorted(self.options.items(), key=lambda item: item[0])),
         )
 
@@ -84,10 +85,10 @@ def list_launches(case: Case, gpu: Gpu) -> list[Launch]:
     return plan.launches
 
 
-def _specialization(arg) -> Any:
+def _specialization(arg, is_left_out: bool) -> Any:
     """What Triton looks at: dtypes, and which numbers are 1, divisible by 16, or long."""
     if isinstance(arg, torch.Tensor):
         return arg.dtype
-    if isinstance(arg, int):
+    if isinstance(arg, int) and not is_left_out:
         return arg == 1, arg % 16 == 0, arg.bit_length() > 31
     return type(arg)
