@@ -104,7 +104,7 @@ def _hint(dataset):
         return 'tools/prepare_ade20k.py checks an ADE20K folder and says where to get one'
     if tuple(dataset.metainfo.get('classes') or ()) == SHAPES:
         return 'tools/make_shapes_dataset.py draws this data set'
-    return f'data_root must name the folder of the {type(dataset).__name__} of this config'
+    return f"the config's data set is of type {type(dataset).__name__}"
 
 
 def _skipped_files(dataset):

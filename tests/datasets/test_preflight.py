@@ -123,9 +123,9 @@ def warnings_of(cfg, *arguments):
     ('dataset', 'words'),
     [
         ({}, 'prepare_ade20k.py checks an ADE20K folder'),
-        ({'type': 'CityscapesDataset'}, 'name the folder of the CityscapesDataset of this config'),
+        ({'type': 'CityscapesDataset'}, "the config's data set is of type CityscapesDataset"),
         ({'type': 'BaseSegDataset', 'metainfo': {'classes': SHAPES}}, 'make_shapes_dataset.py'),
-        ({'type': 'BaseSegDataset'}, 'name the folder of the BaseSegDataset'),
+        ({'type': 'BaseSegDataset'}, 'is of type BaseSegDataset'),
     ],
 )
 def test_hint_is_about_the_data_set_of_the_config(root, dataset, words):
