@@ -13,15 +13,18 @@ def exif_orientation(path):
     label map have the same stored size, which the loading requires, turning one of them alone would
     part them without a trace (orientations 2 to 4, and all of them in square images). A label map
     that was drawn on the turned image must be turned back, or the image saved as it is shown.
+    In a TIFF the orientation is part of the format: decoders apply it, whoever asks.
 
     Args:
         path (str | os.PathLike): The image.
 
     Returns:
-        int: 1 (as stored) to 8; 1 also where the file says nothing.
+        int: 1 (as stored) to 8; 1 also where the file says nothing, and for TIFF.
 
     Raises:
         OSError: The file cannot be opened as an image.
     """
     with Image.open(path) as image:
+        if image.format == 'TIFF':
+            return 1
         return image.getexif().get(ExifTags.Base.Orientation, 1)

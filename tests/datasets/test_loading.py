@@ -10,6 +10,7 @@ from mmseg.registry import TRANSFORMS
 from PIL import ExifTags, Image
 
 from mita_seg.datasets import LoadCheckedImage, LoadCheckedLabels
+from mita_seg.datasets.orientation import exif_orientation
 
 
 def write(path, pixels):
@@ -176,6 +177,15 @@ def test_images_and_labels_are_read_as_stored(tmp_path, suffix, orientation, bac
     if suffix == 'png':
         load = LoadCheckedLabels(num_classes=48, imdecode_backend=backend)
         assert np.array_equal(load({**sample(path), **color})['gt_seg_map'], ROWS)
+
+
+@pytest.mark.parametrize('suffix, told', [('jpg', 3), ('png', 3), ('tif', 1)])
+def test_orientation_that_loading_leaves_out(tmp_path, suffix, told):
+    path = write_oriented(tmp_path / f'a.{suffix}', ROWS, 3)
+    assert exif_orientation(path) == told
+    # In a TIFF it is part of the format: every decoder turns the image, with labels or without.
+    turned = cv2.imread(path, cv2.IMREAD_COLOR)
+    assert np.array_equal(LoadCheckedImage()({'img_path': path})['img'], turned) == (told == 1)
 
 
 def test_label_drawn_on_the_turned_image_is_refused_with_the_reason(tmp_path):
