@@ -31,8 +31,11 @@ def save_samples(runner, path):
     for position, index in enumerate(indices):
         with torch.no_grad():
             sample = runner.model.test_step(pseudo_collate([dataset[index]]))[0]
-        # As LoadCheckedImage reads it; with OpenCV, whose channels run blue, green, red.
+        # With OpenCV, whose channels run blue, green, red; as LoadCheckedImage reads it, or else
+        # turned by its EXIF orientation as LoadImageFromFile does.
         image = imread(sample.img_path, 'color_ignore_orientation')
+        if image.shape[:2] != sample.pred_sem_seg.shape:
+            image = imread(sample.img_path)
         arrays[f'image{position}'] = image[..., ::-1]
         arrays[f'label{position}'] = _pixels(sample.gt_sem_seg)
         arrays[f'prediction{position}'] = _pixels(sample.pred_sem_seg)
