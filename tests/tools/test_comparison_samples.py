@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mita_seg.comparison.samples import save_samples
 class OneImage(list):
     """A test set of one image."""
 
-    metainfo = {'classes': ('a', 'b'), 'palette': [[0, 0, 0], [1, 1, 1]]}
+    metainfo: ClassVar = {'classes': ('a', 'b'), 'palette': [[0, 0, 0], [1, 1, 1]]}
 
     def get_data_info(self, index):
         return {'img_path': self[index]}
