@@ -31,8 +31,12 @@ def save_samples(runner, path):
     for position, index in enumerate(indices):
         with torch.no_grad():
             sample = runner.model.test_step(pseudo_collate([dataset[index]]))[0]
-        # mmcv reads with OpenCV, whose channels run blue, green, red.
-        arrays[f'image{position}'] = imread(sample.img_path)[..., ::-1]
+        # With OpenCV, whose channels run blue, green, red; as LoadCheckedImage reads it, or else
+        # turned by its EXIF orientation as LoadImageFromFile does.
+        image = imread(sample.img_path, 'color_ignore_orientation')
+        if image.shape[:2] != sample.pred_sem_seg.shape:
+            image = imread(sample.img_path)
+        arrays[f'image{position}'] = image[..., ::-1]
         arrays[f'label{position}'] = _pixels(sample.gt_sem_seg)
         arrays[f'prediction{position}'] = _pixels(sample.pred_sem_seg)
     with replacing(path, 'wb') as file:

@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .orientation import exif_orientation
+from .suffix import spelt_otherwise
+
 PAIRS = {'training': 20210, 'validation': 2000}
 HIGHEST_LABEL = 150
+# Found, and told, but no fault: loading leaves the orientation out.
+ORIENTED = 'images with an EXIF orientation, read as stored (LoadImageFromFile would turn them)'
 
 
 def check_ade20k(root, quick=False, workers=None, progress=lambda pairs, total: pairs):
@@ -22,13 +27,18 @@ def check_ade20k(root, quick=False, workers=None, progress=lambda pairs, total: 
 
     Returns:
         dict[str, list[str]]: What is wrong -> the files, relative to ``root``; empty if nothing.
+        ``ORIENTED`` is among it, which is no fault as long as the images are read as stored.
     """
     root = Path(root)
     problems = {}
     pairs = []
     for split, expected in PAIRS.items():
-        images = _stems(root / 'images' / split, '.jpg')
-        labels = _stems(root / 'annotations' / split, '.png')
+        images, skipped_images = _stems(root, f'images/{split}', '.jpg')
+        labels, skipped_labels = _stems(root, f'annotations/{split}', '.png')
+        for suffix, skipped in (('.jpg', skipped_images), ('.png', skipped_labels)):
+            if skipped:
+                what = f'files that training skips, as their names do not end in {suffix}'
+                problems.setdefault(what, []).extend(skipped)
         shared = sorted(images & labels)
         if len(shared) != expected:
             problems[f'{split}: {len(shared)} pairs instead of {expected}'] = []
@@ -56,7 +66,7 @@ def check_pair(root, pair):
     Returns:
         list[tuple[str, str]]: What is wrong, and with which file.
     """
-    label = pair[1]
+    image, label = pair
     problems = []
     sizes = []
     values = None
@@ -71,6 +81,8 @@ def check_pair(root, pair):
             problems.append(('unreadable or truncated files', file))
     if len(sizes) < 2:
         return problems
+    if exif_orientation(root / image) != 1:
+        problems.append((ORIENTED, image))
     if sizes[0] != sizes[1]:
         problems.append(('label maps of another size than their image', label))
     if values.ndim != 2:
@@ -80,8 +92,13 @@ def check_pair(root, pair):
     return problems
 
 
-def _stems(folder, suffix):
-    return {path.stem for path in folder.iterdir() if path.suffix == suffix}
+def _stems(root, folder, suffix):
+    """Names without the suffix, and the images of this kind whose suffix is spelt otherwise."""
+    names = [path.name for path in (root / folder).iterdir()]
+    return (
+        {name.removesuffix(suffix) for name in names if name.endswith(suffix)},
+        [f'{folder}/{name}' for name in names if spelt_otherwise(name, suffix)],
+    )
 
 
 def _add(problems, what, stems, folder, suffix):

@@ -56,7 +56,7 @@ def write_camvid(source, out, on_image=None):
                 raise ValueError(f'{part}annot/{path.name}: expected one channel of 0..11')
             labels[labels == _UNLABELLED] = IGNORE
             _write(out / 'annotations' / part / path.name, labels)
-            image = _read(path, cv2.IMREAD_COLOR)
+            image = _read(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             _write(out / 'images' / part / f'{path.stem}.jpg', image, cv2.IMWRITE_JPEG_QUALITY, 92)
             if on_image is not None:
                 on_image()

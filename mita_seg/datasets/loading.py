@@ -7,18 +7,33 @@ from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
+from .orientation import exif_orientation
+
 # The ignored label by the bits of a label map: the largest that they hold.
 IGNORE, IGNORE_16_BITS = 255, 65535
 
 
 @TRANSFORMS.register_module()
 class LoadCheckedImage(LoadImageFromFile):
-    """``LoadImageFromFile`` whose errors name the image.
+    """``LoadImageFromFile`` whose errors name the image, and which reads the pixels as stored.
+
+    An EXIF orientation is left out, since label maps have none: see
+    :func:`mita_seg.datasets.orientation.exif_orientation`.
+
+    Args:
+        *args: As in ``LoadImageFromFile``.
+        **kwargs: As in ``LoadImageFromFile``.
 
     Raises:
         FileNotFoundError: There is no such image.
         ValueError: The file cannot be decoded.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # The other back ends never turn an image, and do not all know these names.
+        if self.imdecode_backend in ('cv2', 'pillow') and self.color_type in ('color', 'grayscale'):
+            self.color_type += '_ignore_orientation'
 
     def transform(self, results):
         path = results['img_path']
@@ -53,8 +68,8 @@ class LoadCheckedLabels(LoadAnnotations):
 
     Raises:
         FileNotFoundError: There is no such label map.
-        ValueError: The label map cannot be decoded, is not of the image's size or holds values that
-            are not accepted; they are listed.
+        ValueError: The label map cannot be decoded, is not of the image's size, does not hold
+            integers or holds values that are not accepted; they are listed.
     """
 
     def __init__(
@@ -91,29 +106,51 @@ class LoadCheckedLabels(LoadAnnotations):
         if size is not None and labels.shape != tuple(size):
             raise ValueError(
                 f'label map {path!r} is {labels.shape[1]}x{labels.shape[0]} pixels, '
-                f'its image {size[1]}x{size[0]}'
+                f'its image {size[1]}x{size[0]}' + self._why_turned(results, labels.shape)
             )
         self._check_range(labels, path, self.num_classes - 1 + reduce_zero)
         lookup = self._lookup(reduce_zero, results.get('label_map'))
         results['gt_seg_map'] = lookup[labels]
         results['seg_fields'].append('gt_seg_map')
 
+    def _why_turned(self, results, shape):
+        """What to add where an orientation may be why the sizes differ."""
+        if shape != tuple(results['ori_shape'])[::-1]:
+            return ''
+        try:
+            orientation = exif_orientation(results['img_path'])
+        except (KeyError, OSError):  # behind a storage back end, or no file at all
+            return ''
+        if orientation == 1:
+            return ''
+        return (
+            f'; the image has EXIF orientation {orientation}, which LoadCheckedImage leaves out '
+            'and LoadImageFromFile applies: label maps must show the pixels as they are stored'
+        )
+
     def _read(self, path):
         try:
             data = fileio.get(path, backend_args=self.backend_args)
             labels = mmcv.imfrombytes(data, flag='unchanged', backend=self.imdecode_backend)
-            labels = np.asarray(labels).squeeze()
-            # One-bit files decode to booleans, which would index as a mask.
-            labels = labels.astype(np.uint8) if labels.dtype == bool else labels
+            if labels is None:  # OpenCV's answer
+                raise ValueError('not an image')
         except FileNotFoundError as error:
             raise FileNotFoundError(f'label map {path!r} does not exist') from error
         except Exception as error:
             raise ValueError(
                 f'label map {path!r} cannot be decoded: truncated, or not an image'
             ) from error
+        if labels.ndim == 3 and labels.shape[2] == 1:
+            labels = labels[..., 0]
         if labels.ndim != 2:
             raise ValueError(
                 f'label map {path!r} has shape {labels.shape}; expected one channel of classes'
+            )
+        # One-bit files decode to booleans, which would index as a mask.
+        labels = labels.astype(np.uint8) if labels.dtype == bool else labels
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f'label map {path!r} holds {labels.dtype} numbers; expected integers, the classes'
             )
         return labels
 

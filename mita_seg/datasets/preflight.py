@@ -1,18 +1,27 @@
-"""A look at the folders of a config's data sets, before anything expensive is built."""
+"""A look at the data sets of a config, before anything expensive is built."""
 
 import os
+import warnings
 
-from mmseg.datasets import BaseSegDataset
+from mmseg.datasets import ADE20KDataset, BaseSegDataset
 from mmseg.registry import DATASETS
 
-_HINT = 'tools/prepare_ade20k.py checks an ADE20K folder and says where to get one'
+from .class_count import compare_class_counts
+from .label_need import require_labels
+from .label_sample import SeenLabels, spread, warn_of_orientations
+from .shapes import CLASSES as SHAPES
+from .suffix import spelt_otherwise
 
 
 def check_data(cfg, loaders=('train_dataloader', 'val_dataloader', 'test_dataloader')):
-    """Check that the data of a config are in place: folders, images, one label map an image.
+    """Check that the data of a config are in place, and that model and metrics can work with them.
 
-    Only directories are listed, no file is opened. Data sets that are no ``BaseSegDataset``, and
-    data behind a remote storage back end, are left to their own checks.
+    Folders are listed, a few dozen images and training labels are opened. Data sets that are no
+    ``BaseSegDataset``, and data behind a remote storage back end, are left to their own checks.
+
+    What would let a run go on, but to no good end, is a warning: a head with more classes than the
+    data, training labels of one class alone, images with an EXIF orientation, images that are
+    skipped for the spelling of their suffix.
 
     Args:
         cfg (Config): The config.
@@ -20,14 +29,30 @@ def check_data(cfg, loaders=('train_dataloader', 'val_dataloader', 'test_dataloa
 
     Raises:
         FileNotFoundError: A folder, a split file, images or label maps are missing.
+        ValueError: A head has fewer classes than the data, label maps are needed but the data set
+            has none, or one of those looked at is refused by :class:`LoadCheckedLabels`.
     """
+    found = []
     for loader in loaders:
-        for dataset in _datasets((cfg.get(loader) or {}).get('dataset')):
-            _check_dataset(dataset, loader)
+        seen = SeenLabels()
+        for dataset, pipeline in _datasets((cfg.get(loader) or {}).get('dataset')):
+            samples = _check_dataset(dataset, loader)
+            found += compare_class_counts(cfg.get('model'), dataset, loader)
+            require_labels(cfg, loader, samples, pipeline)
+            some = spread(samples)
+            found += [_skipped_files(dataset), warn_of_orientations(some)]
+            if loader == 'train_dataloader':
+                seen.look(dataset, some, pipeline)
+        if seen.warning():
+            found.append(f'{loader}: {seen.warning()}')
+    # One process of a run speaks for all.
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        for sentence in dict.fromkeys(filter(None, found)):
+            warnings.warn(sentence, stacklevel=2)
 
 
 def _datasets(dataset):
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    """The data sets inside wrappers such as RepeatDataset, and the configs of their pipelines."""
     if not dataset:
         return
     for inner in dataset.get('datasets') or [dataset.get('dataset')]:
@@ -36,11 +61,13 @@ def _datasets(dataset):
     known = isinstance(cls, type) and issubclass(cls, BaseSegDataset)
     if known and not dataset.get('backend_args'):
         arguments = {key: value for key, value in dataset.items() if key != 'type'}
-        yield cls(**{**arguments, 'pipeline': [], 'lazy_init': True})
+        built = cls(**{**arguments, 'pipeline': [], 'lazy_init': True})
+        yield built, dataset.get('pipeline', ())
 
 
 def _check_dataset(dataset, loader):
-    hint = getattr(dataset, 'hint', _HINT)
+    """List the samples, all of whose files exist."""
+    hint = _hint(dataset)
     root = dataset.data_root
     if root and not os.path.isdir(root):
         raise FileNotFoundError(f'{loader}: data_root {root!r} does not exist; {hint}')
@@ -53,7 +80,8 @@ def _check_dataset(dataset, loader):
     samples = dataset.load_data_list()
     if not samples:
         where = dataset.data_prefix.get('img_path')
-        raise FileNotFoundError(f'{loader}: no image ({dataset.img_suffix!r}) in {where!r}; {hint}')
+        why = _skipped_files(dataset) or hint
+        raise FileNotFoundError(f'{loader}: no image ({dataset.img_suffix!r}) in {where!r}; {why}')
     for key, what in (('img_path', 'images'), ('seg_map_path', 'label maps')):
         folder = dataset.data_prefix.get(key)
         if folder:
@@ -65,6 +93,34 @@ def _check_dataset(dataset, loader):
                     f'{loader}: {len(missing)} of {len(samples)} {what} are missing: {shown}; '
                     f'{hint}'
                 )
+    return samples
+
+
+def _hint(dataset):
+    """Where the files of a data set come from."""
+    if hasattr(dataset, 'hint'):
+        return dataset.hint
+    if isinstance(dataset, ADE20KDataset):
+        return 'tools/prepare_ade20k.py checks an ADE20K folder and says where to get one'
+    if tuple(dataset.metainfo.get('classes') or ()) == SHAPES:
+        return 'tools/make_shapes_dataset.py draws this data set'
+    return f"the config's data set is of type {type(dataset).__name__}"
+
+
+def _skipped_files(dataset):
+    """A sentence if images are left out for the spelling of their suffix."""
+    folder = dataset.data_prefix.get('img_path')
+    lists_folder = type(dataset).load_data_list is BaseSegDataset.load_data_list
+    if not folder or not lists_folder or os.path.isfile(dataset.ann_file):
+        return None
+    suffix = dataset.img_suffix
+    skipped = sorted(file for file in _files_below(folder) if spelt_otherwise(file, suffix))
+    if not skipped:
+        return None
+    return (
+        f'{folder!r} holds images that are skipped ({len(skipped)}), such as {skipped[0]!r}, since '
+        f'img_suffix is {suffix!r}: rename them'
+    )
 
 
 def _files_below(folder):

@@ -94,6 +94,34 @@ def test_cache_reads_a_file_once_and_hands_out_new_dicts(tmp_path):
     assert (cache({'img_path': str(path)})['img'] == 7).all()
 
 
+def test_cache_tells_samples_of_one_image_apart(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((4, 6, 3), np.uint8))
+    for label in (1, 2):
+        cv2.imwrite(str(tmp_path / f'{label}.png'), np.full((4, 6), label, np.uint8))
+    cache = CacheInMemory(transforms=LOAD)
+
+    def label(file, **options):
+        sample = {'reduce_zero_label': False, 'label_map': None, **options, 'seg_fields': []}
+        paths = {'img_path': str(tmp_path / 'a.png'), 'seg_map_path': str(tmp_path / file)}
+        return cache({**paths, **sample})['gt_seg_map'].max()
+
+    for _ in range(2):
+        assert [label('1.png'), label('2.png')] == [1, 2]
+        assert label('2.png', label_map={2: 5}) == 5
+        assert label('2.png', reduce_zero_label=True) == 1
+    assert len(cache.kept) == 4
+
+
+def test_cache_reads_a_sample_of_a_data_set_once(root):
+    for path in [*root.glob('images/val/*'), *root.glob('annotations/val/*')]:
+        cv2.imwrite(str(path), np.zeros((4, 6), np.uint8))
+    pipeline = [{'type': 'CacheInMemory', 'transforms': LOAD}]
+    inner = CamVidDataset(data_root=str(root), split='val', pipeline=pipeline)
+    for _ in range(3):
+        assert all(inner[index] is not None for index in range(2))
+    assert len(inner.pipeline.transforms[0].kept) == 2
+
+
 @pytest.fixture
 def segnet(tmp_path, monkeypatch):
     """One image a part in the layout of the SegNet tutorial."""

@@ -7,8 +7,10 @@ pytest.importorskip('mmseg')
 
 from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
 from mmseg.registry import TRANSFORMS
+from PIL import ExifTags, Image
 
 from mita_seg.datasets import LoadCheckedImage, LoadCheckedLabels
+from mita_seg.datasets.orientation import exif_orientation
 
 
 def write(path, pixels):
@@ -147,3 +149,73 @@ def test_labels_of_16_bits_reach_the_model_as_they_are(tmp_path):
 def test_numbers_of_classes_that_no_mask_holds(options, message):
     with pytest.raises(ValueError, match=message):
         LoadCheckedLabels(**options)
+
+
+ROWS = np.arange(48, dtype=np.uint8).reshape(6, 8)
+
+
+def write_oriented(path, pixels, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    return str(path)
+
+
+@pytest.mark.parametrize('suffix', ['png', 'jpg'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_images_and_labels_are_read_as_stored(tmp_path, suffix, orientation, backend):
+    path = write_oriented(tmp_path / f'a.{suffix}', ROWS, orientation)
+    color = LoadCheckedImage(imdecode_backend=backend)({'img_path': path})
+    gray = LoadCheckedImage(imdecode_backend=backend, color_type='grayscale')({'img_path': path})
+    with Image.open(path) as stored:
+        want = np.asarray(stored)
+    for results in (color, gray):
+        assert results['img'].shape[:2] == results['ori_shape'] == (6, 8)
+        channel = results['img'] if results['img'].ndim == 2 else results['img'][..., 0]
+        assert np.abs(channel.astype(int) - want).max() <= 1  # decoders of JPEG differ so much
+    if suffix == 'png':
+        load = LoadCheckedLabels(num_classes=48, imdecode_backend=backend)
+        assert np.array_equal(load({**sample(path), **color})['gt_seg_map'], ROWS)
+
+
+@pytest.mark.parametrize('suffix, told', [('jpg', 3), ('png', 3), ('tif', 1)])
+def test_orientation_that_loading_leaves_out(tmp_path, suffix, told):
+    path = write_oriented(tmp_path / f'a.{suffix}', ROWS, 3)
+    assert exif_orientation(path) == told
+    # In a TIFF it is part of the format: every decoder turns the image, with labels or without.
+    turned = cv2.imread(path, cv2.IMREAD_COLOR)
+    assert np.array_equal(LoadCheckedImage()({'img_path': path})['img'], turned) == (told == 1)
+
+
+def test_label_drawn_on_the_turned_image_is_refused_with_the_reason(tmp_path):
+    image = write_oriented(tmp_path / 'a.jpg', ROWS, 6)
+    path = write(tmp_path / 'a.png', np.zeros((8, 6), np.uint8))
+    load = LoadCheckedLabels(num_classes=5)
+    with pytest.raises(ValueError, match=r'is 6x8 pixels, its image 8x6; .*EXIF orientation 6'):
+        load({**sample(path), **LoadCheckedImage()({'img_path': image})})
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+@pytest.mark.parametrize('shape', [(1, 7), (7, 1), (1, 1)])
+def test_labels_of_one_row_or_column(tmp_path, shape, backend):
+    labels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    load = LoadCheckedLabels(num_classes=7, imdecode_backend=backend)
+    got = load({**sample(write(tmp_path / 'a.png', labels)), 'ori_shape': shape})
+    assert np.array_equal(got['gt_seg_map'], labels)
+    colours = write(tmp_path / 'colour.png', np.ones((*shape, 3), np.uint8))
+    with pytest.raises(ValueError, match=r'colour\.png.* one channel'):
+        load(sample(colours))
+
+
+def test_labels_that_are_no_integers_are_named(tmp_path):
+    path = write(tmp_path / 'a.tif', np.ones((8, 6), np.float32))
+    with pytest.raises(ValueError, match=r"a\.tif' holds float32 numbers; expected integers"):
+        LoadCheckedLabels(num_classes=5)(sample(path))
+
+
+def test_labels_that_opencv_cannot_decode_are_named(tmp_path):
+    (tmp_path / 'a.png').write_bytes(b'not an image')
+    load = LoadCheckedLabels(num_classes=5, imdecode_backend='cv2')
+    with pytest.raises(ValueError, match=r"a\.png' cannot be decoded"):
+        load(sample(tmp_path / 'a.png'))

@@ -4,6 +4,8 @@ import pytest
 
 pytest.importorskip('mmseg')
 
+from PIL import ExifTags, Image
+
 from mita_seg.datasets import ade20k_check
 
 
@@ -72,3 +74,27 @@ def test_every_fault_is_named(root, tool, capsys):
     status, out, _ = run(tool, capsys, root, '--quick')
     assert status == 1
     assert 'truncated' not in out and 'training: 2 pairs instead of 4' in out
+
+
+def test_images_with_an_orientation_are_named_but_no_fault(root, tool, capsys):
+    path = root / 'images/training/2.jpg'
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    with Image.open(path) as image:
+        image.load()
+        image.save(path, exif=exif)
+    status, out, _ = run(tool, capsys, root)
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].startswith('images with an EXIF orientation') and lines[0].endswith(': 1')
+    assert lines[1].strip() == 'images/training/2.jpg'
+
+
+@pytest.mark.parametrize('other', ['2.JPG', '2.jpeg', '2.JPEG'])
+def test_images_that_training_would_skip_are_named(root, tool, capsys, other):
+    (root / 'images/training/2.jpg').rename(root / 'images/training' / other)
+    (root / 'images/training/notes.txt').touch()
+    status, out, _ = run(tool, capsys, root, '--quick')
+    assert status == 1
+    assert f'do not end in .jpg: 1\n    images/training/{other}\n' in out
+    assert 'notes.txt' not in out

@@ -132,7 +132,7 @@ def test_wrong_input_is_one_sentence(tool, tiny, shapes_configs, tmp_path, capsy
         f'{loader}.dataset.data_root=gone' for loader in ('train_dataloader', 'test_dataloader')
     ]
     message = refusal(tool, name, capsys, config, *more, *work_dir, *options(tiny, *roots))
-    assert "data_root 'gone' does not exist" in message and 'prepare_ade20k.py' in message
+    assert "data_root 'gone' does not exist" in message and 'make_shapes_dataset.py' in message
 
 
 def test_bad_checkpoints(tool, tiny, shapes_configs, tmp_path, capsys):
