@@ -24,8 +24,11 @@ demo: $(VENV)/.runtime
 	    --work-dir work_dirs/demo --jobs 2
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m speed  # timings, with the cores to themselves
+	@failed=0; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS) || failed=1; \
+	echo 'timings, with the cores to themselves:'; \
+	$(BIN)/python -m pytest -m speed || failed=1; \
+	exit $$failed
 
 # What is missing there is looked up in the normal environment. torchvision would pull in another
 # build of torch.

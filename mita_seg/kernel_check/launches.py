@@ -26,10 +26,13 @@ class Launch(NamedTuple):
 
     def key(self) -> tuple:
         """Equal for launches that are compiled alike."""
-        given = zip(self.kernel.params, self.args, strict=False)
+        # Interpreted kernels have no parameters that tell.
+        parameters = getattr(self.kernel, 'params', ())
+        alike = {parameter.name for parameter in parameters if parameter.do_not_specialize}
+        given = zip(self.kernel.arg_names, self.args, strict=False)
         return (
             self.name,
-            tuple(_specialization(arg, parameter.do_not_specialize) for parameter, arg in given),
+            tuple(_specialization(arg, name in alike) for name, arg in given),
             tuple(sorted(self.options.items(), key=lambda item: item[0])),
         )
 
