@@ -1,9 +1,10 @@
 """Files that are either whole or absent, whenever the writer is killed."""
 
 import contextlib
-import fcntl
 import json
 import os
+
+from filelock import FileLock, Timeout
 
 
 @contextlib.contextmanager
@@ -61,9 +62,12 @@ def exclusive(folder):
     Raises:
         ValueError: Another process holds it.
     """
-    with open(os.path.join(folder, '.lock'), 'w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f'another process is writing in {str(folder)!r}') from error
+    lock = FileLock(os.path.join(folder, '.lock'))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f'another process is writing in {str(folder)!r}') from error
+    try:
         yield
+    finally:
+        lock.release()

@@ -1,6 +1,5 @@
 """How much memory a training run takes."""
 
-import resource
 import sys
 
 import torch
@@ -45,8 +44,15 @@ class PeakMemoryHook(Hook):
 
 
 def peak_memory():
-    """Bytes: the peak of the CUDA allocator, or of the resident set where there is no GPU."""
+    """Bytes: the peak of the CUDA allocator, or of the resident set where there is no GPU.
+
+    0 where the system does not count the latter, as Windows.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == 'darwin' else 2**10)

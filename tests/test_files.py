@@ -1,5 +1,8 @@
 """Files are whole or absent."""
 
+import subprocess
+import sys
+
 import pytest
 
 from mita_seg.files import replacing, save_figure
@@ -34,3 +37,14 @@ def test_figure_that_cannot_be_saved_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError):
         save_figure(Figure(), tmp_path / 'figure.png')
     assert not list(tmp_path.iterdir())
+
+
+def test_importing_the_package_needs_nothing_that_windows_lacks():
+    script = """
+import sys
+for name in ('fcntl', 'resource'):
+    sys.modules[name] = None  # importing it raises ImportError
+import mita_seg.files, mita_seg.peak_memory, mita_seg.models
+assert mita_seg.peak_memory.peak_memory() == 0
+"""
+    subprocess.run([sys.executable, '-c', script], check=True)
