@@ -72,15 +72,17 @@ _OF_ROWS_OF_64 = (
 CASES = (
     *_OF_EVERY_ROW,
     *_OF_ROWS_OF_64,
-    *(replace(case, dtype=torch.float16) for case in _OF_EVERY_ROW),
-    *(replace(case, dim=dim) for dim in (16, 24, 32) for case in (_USUAL, _SEVERAL)),
-    *(replace(case, dim=dim) for dim in (96, 128) for case in (*_OF_EVERY_ROW, _MOST)),
+    *(replace(case, dtype=torch.float16) for case in (_USUAL, _SEVERAL)),
+    *(replace(_USUAL, dim=dim) for dim in (16, 24, 32)),
+    *(replace(_SEVERAL, dim=dim) for dim in (32, 96)),
+    *(replace(case, dim=128) for case in (*_OF_EVERY_ROW, _MOST)),
     *(
         replace(case, dtype=torch.float32, dim=dim)
-        for dim in (16, 32, 64, 128)
+        for dim in (16, 64, 128)
         for case in (_USUAL, _SEVERAL)
     ),
-    *(replace(case, dtype=torch.float32) for case in (_TALL, _MOST, Case(num_routed=2))),
+    replace(_TALL, dtype=torch.float32),
+    Case(dtype=torch.float32, num_routed=2),
     replace(_MOST, dtype=torch.float32, dim=128),
 )
 # Of these the first launch of each kernel.
