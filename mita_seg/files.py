@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout  # which torch needs too
 
 
 @contextlib.contextmanager
