@@ -1,7 +1,6 @@
 """Time attention operators, their kernels, whole models and training loops."""
 
 import argparse
-import os
 import shlex
 import sys
 from functools import partial
@@ -121,14 +120,12 @@ def list_steps(plan, rate):
 
 
 def emulate(architecture):
-    """Have the kernels compiled as for another architecture, apart from those in Triton's cache."""
+    """Have the kernels compiled as for another architecture."""
     try:
         from mita_seg.kernel_check.emulation import compile_as
     except ImportError as error:
         raise ValueError(f'--compile-as needs Triton: {error}') from error
     compile_as(architecture)
-    cache = os.environ.get('TRITON_CACHE_DIR') or Path.home() / '.triton' / 'cache'
-    os.environ['TRITON_CACHE_DIR'] = str(Path(cache) / f'compiled_as_{architecture}')
 
 
 def measure(plan, out, command, compiled_as=None):

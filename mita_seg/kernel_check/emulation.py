@@ -5,6 +5,9 @@ same products and copies, exact in their results, and a fair lead for the speed 
 there. Instructions that this GPU lacks can't be run that way.
 """
 
+import os
+from pathlib import Path
+
 import torch
 from triton import knobs
 from triton.backends.nvidia import compiler
@@ -16,7 +19,7 @@ def compile_as(architecture: int) -> None:
     """From now on all kernels are compiled as for this architecture, with its sizes of blocks.
 
     To be called before the first kernel is compiled. The assembled code is not that of the GPU, so
-    TRITON_CACHE_DIR must name another folder than that of ordinary runs.
+    Triton keeps it in a folder of its own, inside that of ordinary runs.
 
     Args:
         architecture: Such as 80, of :data:`mita_seg.ops.triton.gpu.ARCHITECTURES`.
@@ -38,6 +41,8 @@ def compile_as(architecture: int) -> None:
     if architecture == 100 and own != 100:
         raise ValueError(f"code for sm_100 multiplies in ways of its own; sm_{own} can't run it")
     treat_gpus_as(ARCHITECTURES[architecture])
+    cache = os.environ.get('TRITON_CACHE_DIR') or Path.home() / '.triton' / 'cache'
+    os.environ['TRITON_CACHE_DIR'] = str(Path(cache) / f'compiled_as_{architecture}')
     knobs.runtime.override_arch = f'sm{architecture}'
     name_of = compiler.sm_arch_from_capability
     make_ptx = compiler.CUDABackend.make_ptx
