@@ -12,46 +12,106 @@ from .steps import _attend_step, _dot, _load_rows, _logits, _store_rows
 
 
 @triton.jit
-def _attend_once(
-    b_query, b_landmarks, b_landmark_values, b_key, b_value, shared_here,
-    scale_log2, landmark_scale_log2, num_landmarks: tl.constexpr, topk: tl.constexpr,
-    BLOCK_K: tl.constexpr, SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr,
+def _load_indices(p_indices, count: tl.constexpr, BLOCK_K: tl.constexpr):
+    """`count` keys of an expert, in pieces [K] of which the last one is filled up with key 0."""
+    pieces = ()
+    for first in tl.static_range(0, count, BLOCK_K):
+        o_k = tl.arange(0, BLOCK_K) + first
+        pieces += (tl.load(p_indices + o_k, mask=o_k < count, other=0),)
+    return pieces
+
+
+@triton.jit
+def _load_pieces(
+    p_base, rows, count: tl.constexpr, stride_n, stride_d, D: tl.constexpr, BLOCK_C: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """`count` rows, whose places come in pieces: of each piece its blocks [K, C] of columns."""
+    BLOCK_K: tl.constexpr = rows[0].shape[0]
+    pieces = ()
+    for i in tl.static_range(len(rows)):
+        mask = tl.arange(0, BLOCK_K) + i * BLOCK_K < count
+        columns = ()
+        for first in tl.static_range(0, D, BLOCK_C):
+            columns += (
+                _load_rows(
+                    p_base + first * stride_d, rows[i], stride_n, stride_d, mask, D - first,
+                    BLOCK_C, WIDE,
+                ),
+            )  # fmt: skip
+        pieces += (columns,)
+    return pieces
+
+
+@triton.jit
+def _score_pieces(
+    b_query, rows, count: tl.constexpr, here, MAY_LACK: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """Scores [Q, K] of each piece, and their largest; MAY_LACK: of queries `here` [Q] alone."""
+    BLOCK_K: tl.constexpr = rows[0][0].shape[0]
+    b_max = tl.full([b_query.shape[0]], float('-inf'), dtype=tl.float32)
+    scores = ()
+    for i in tl.static_range(len(rows)):
+        b_scores = _dot(b_query, tl.trans(rows[i][0]), None, PRECISION)
+        if MAY_LACK or (i + 1) * BLOCK_K > count:
+            present = (tl.arange(0, BLOCK_K) + i * BLOCK_K < count)[None, :]
+            present = present & here[:, None] if MAY_LACK else present
+            b_scores = tl.where(present, b_scores, float('-inf'))
+        b_max = tl.maximum(b_max, tl.max(b_scores, 1))
+        scores += (b_scores,)
+    return scores, b_max
+
+
+@triton.jit
+def _weigh_pieces(
+    scores, values, scale_log2, b_peak, b_total, outs, dtype: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Softmax over landmarks and keys that fit a block each: nothing is ever rescaled."""
-    o_k = tl.arange(0, BLOCK_K)
+    """Adds the weights to `b_total` [Q], and values by weight to `outs`; None: nothing yet.
+
+    Sums, like values, come in blocks [Q, C] of columns.
+    """
+    for i in tl.static_range(len(scores)):
+        b_logits = _logits(scores[i], scale_log2, PRECISION)
+        b_weights = tl.exp2((b_logits - b_peak[:, None]).to(tl.float32))
+        b_sum = tl.sum(b_weights, 1)
+        b_total = b_sum if b_total is None else b_total + b_sum
+        b_weights = b_weights.to(dtype)
+        sums = ()
+        for j in tl.static_range(len(values[i])):
+            b_out = None if outs is None else outs[j]
+            sums += (_dot(b_weights, values[i][j], b_out, PRECISION),)  # [Q, C]
+        outs = sums
+    return b_total, outs
+
+
+@triton.jit
+def _attend_once(
+    b_query, landmarks, landmark_values, keys, values, shared_here,
+    scale_log2, landmark_scale_log2, num_landmarks: tl.constexpr, topk: tl.constexpr,
+    SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Softmax over few landmarks and keys, whose scores are all there: nothing is rescaled."""
     if SHARED:
-        b_shared = _dot(b_query, tl.trans(b_landmarks), None, PRECISION)  # [Q, M]
+        shared, b_peak = _score_pieces(
+            b_query, landmarks, num_landmarks, shared_here, PARTIAL, PRECISION
+        )
+        b_peak *= landmark_scale_log2
     if ROUTED:
-        b_logits = _dot(b_query, tl.trans(b_key), None, PRECISION)  # [Q, K]
+        routed, b_max = _score_pieces(b_query, keys, topk, shared_here, False, PRECISION)
+        b_max *= scale_log2
+        b_peak = tl.maximum(b_peak, b_max) if SHARED else b_max
+    b_total, outs = None, None
     if SHARED:
-        if PARTIAL:
-            present = (o_k < num_landmarks)[None, :] & shared_here[:, None]
-            b_shared = tl.where(present, b_shared, float('-inf'))
-        elif num_landmarks < BLOCK_K:
-            b_shared = tl.where((o_k < num_landmarks)[None, :], b_shared, float('-inf'))
-        b_peak = tl.max(b_shared, 1) * landmark_scale_log2
+        b_total, outs = _weigh_pieces(
+            shared, landmark_values, landmark_scale_log2, b_peak, b_total, outs,
+            b_query.dtype, PRECISION,
+        )  # fmt: skip
     if ROUTED:
-        if topk < BLOCK_K:
-            b_logits = tl.where((o_k < topk)[None, :], b_logits, float('-inf'))
-        b_routed_peak = tl.max(b_logits, 1) * scale_log2
-        b_peak = tl.maximum(b_peak, b_routed_peak) if SHARED else b_routed_peak
-    if SHARED:
-        b_shared = _logits(b_shared, landmark_scale_log2, PRECISION)
-        b_shared = tl.exp2((b_shared - b_peak[:, None]).to(tl.float32))
-        b_total = tl.sum(b_shared, 1)
-        b_out = _dot(b_shared.to(b_query.dtype), b_landmark_values, None, PRECISION)  # [Q, D]
-    if ROUTED:
-        b_logits = _logits(b_logits, scale_log2, PRECISION)
-        b_logits = tl.exp2((b_logits - b_peak[:, None]).to(tl.float32))
-        b_routed_total = tl.sum(b_logits, 1)
-        b_total = b_total + b_routed_total if SHARED else b_routed_total
-        b_weights = b_logits.to(b_query.dtype)
-        if SHARED:
-            b_out = _dot(b_weights, b_value, b_out, PRECISION)
-        else:
-            b_out = _dot(b_weights, b_value, None, PRECISION)
-    return b_peak, b_total, b_out
+        b_total, outs = _weigh_pieces(
+            routed, values, scale_log2, b_peak, b_total, outs, b_query.dtype, PRECISION
+        )
+    return b_peak, b_total, outs
 
 
 @triton.jit
@@ -63,7 +123,7 @@ def _attend_kernel(
     heads, num_routed, num_tiles, num_rows, scale_log2, landmark_scale_log2,
     num_landmarks: tl.constexpr, topk: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-    HEIGHT: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
     SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, ONE_BLOCK: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -76,7 +136,7 @@ def _attend_kernel(
     p_landmarks += batch * sl_b + local * sl_h
     p_landmark_values += head * num_landmarks * D
     p_indices += head * num_landmarks * topk
-    p_row_of_slot += head * num_tiles * HEIGHT
+    p_row_of_slot += head * num_tiles * BLOCK_Q
     p_tiles += head * (num_tiles + 1)
     p_lse += head * num_rows
     if PARTIAL:  # [B H, N s, D], for `_merge_kernel`
@@ -88,9 +148,17 @@ def _attend_kernel(
     if ROUTED:
         used = tl.load(p_tiles + num_tiles)
     if ONE_BLOCK:
-        m_mask = o_k < num_landmarks if SHARED else o_k < 0
-        b_landmarks = _load_rows(p_landmarks, o_k, sl_m, sl_d, m_mask, D, BLOCK_D)  # [K, D]
-        b_landmark_values = _load_rows(p_landmark_values, o_k, D, 1, m_mask, D, BLOCK_D)
+        landmarks, landmark_values = (), ()
+        if SHARED:
+            rows = ()
+            for first in tl.static_range(0, num_landmarks, BLOCK_K):
+                rows += (o_k + first,)
+            landmarks = _load_pieces(
+                p_landmarks, rows, num_landmarks, sl_m, sl_d, D, BLOCK_D, False
+            )
+            landmark_values = _load_pieces(
+                p_landmark_values, rows, num_landmarks, D, 1, D, BLOCK_C, False
+            )
 
     first_tile, end = program * used // programs, (program + 1) * used // programs
     if first_tile == end:
@@ -102,26 +170,26 @@ def _attend_kernel(
         next_packed = tl.load(p_tiles + min(first_tile + 1, end - 1))
         next_expert = packed // 256
         next_row = tl.load(
-            p_row_of_slot + first_tile * HEIGHT + o_q, mask=o_q < packed % 256, other=-1
+            p_row_of_slot + first_tile * BLOCK_Q + o_q, mask=o_q < packed % 256, other=-1
         )  # [Q]
-        next_key = tl.load(p_indices + next_expert * topk + o_k, mask=o_k < topk, other=0)  # [K]
+        next_key_rows = _load_indices(p_indices + next_expert * topk, topk, BLOCK_K)
     for tile in tl.range(first_tile, end, num_stages=STAGES):
-        o_row = tile * HEIGHT + o_q
+        o_row = tile * BLOCK_Q + o_q
         o_key = o_k
         q_mask = o_row < num_rows
         if ROUTED and not ONE_BLOCK:
             packed = tl.load(p_tiles + tile)
             expert = packed // 256
             q_mask = o_q < packed % 256
-            o_row = tl.load(p_row_of_slot + tile * HEIGHT + o_q, mask=q_mask, other=0)
+            o_row = tl.load(p_row_of_slot + tile * BLOCK_Q + o_q, mask=q_mask, other=0)
             o_key = tl.load(p_indices + expert * topk + o_k, mask=o_k < topk, other=0)
         elif ROUTED:
-            o_row, o_key = next_row, next_key
+            o_row, key_rows = next_row, next_key_rows
             q_mask = o_row >= 0
             next_expert = next_packed // 256
-            o_slot = min(tile + 1, end - 1) * HEIGHT + o_q
+            o_slot = min(tile + 1, end - 1) * BLOCK_Q + o_q
             next_row = tl.load(p_row_of_slot + o_slot, mask=o_q < next_packed % 256, other=-1)
-            next_key = tl.load(p_indices + next_expert * topk + o_k, mask=o_k < topk, other=0)
+            next_key_rows = _load_indices(p_indices + next_expert * topk, topk, BLOCK_K)
             next_packed = tl.load(p_tiles + min(tile + 2, end - 1))
         o_n = o_row // num_routed
         b_query = _load_rows(p_query, o_n, sq_n, sq_d, q_mask, D, BLOCK_D, WIDE)  # [Q, D]
@@ -130,12 +198,14 @@ def _attend_kernel(
             shared_here = o_row % num_routed == 0
 
         if ONE_BLOCK:
-            b_key = _load_rows(p_key, o_key, sk_n, sk_d, o_k < topk, D, BLOCK_D, WIDE)  # [K, D]
-            b_value = _load_rows(p_value, o_key, sv_n, sv_d, o_k < topk, D, BLOCK_D, WIDE)  # [K, D]
-            b_peak, b_total, b_out = _attend_once(
-                b_query, b_landmarks, b_landmark_values, b_key, b_value, shared_here,
+            keys, values = (), ()
+            if ROUTED:
+                keys = _load_pieces(p_key, key_rows, topk, sk_n, sk_d, D, BLOCK_D, WIDE)
+                values = _load_pieces(p_value, key_rows, topk, sv_n, sv_d, D, BLOCK_C, WIDE)
+            b_peak, b_total, outs = _attend_once(
+                b_query, landmarks, landmark_values, keys, values, shared_here,
                 scale_log2, landmark_scale_log2, num_landmarks, topk,
-                BLOCK_K, SHARED, ROUTED, PARTIAL, PRECISION,
+                SHARED, ROUTED, PARTIAL, PRECISION,
             )  # fmt: skip
         else:
             b_peak = tl.full([BLOCK_Q], float('-inf'), dtype=tl.float32)
@@ -168,11 +238,19 @@ def _attend_kernel(
                     )  # fmt: skip
                     # The next block's, ahead of its loop step.
                     o_key = tl.load(p_indices + expert * topk + o_next, mask=o_next < topk, other=0)
+            outs = (b_out,)
 
-        b_out *= (1.0 / b_total)[:, None]
-        if PARTIAL:
-            _store_rows(p_out, b_out, o_row, D, 1, q_mask, D, BLOCK_D, WIDE=True)  # N s d
-        else:
-            _store_rows(p_out, b_out, o_n, so_n, so_d, q_mask, D, BLOCK_D, WIDE)
+        b_scale = (1.0 / b_total)[:, None]
+        for j in tl.static_range(len(outs)):
+            if PARTIAL:
+                _store_rows(
+                    p_out + j * BLOCK_C, outs[j] * b_scale, o_row, D, 1, q_mask,
+                    D - j * BLOCK_C, BLOCK_C, WIDE=True,
+                )  # fmt: skip
+            else:
+                _store_rows(
+                    p_out + j * BLOCK_C * so_d, outs[j] * b_scale, o_n, so_n, so_d, q_mask,
+                    D - j * BLOCK_C, BLOCK_C, WIDE,
+                )  # fmt: skip
         b_lse = b_peak.to(p_lse.dtype.element_ty) + tl.log2(b_total)
         tl.store(p_lse + o_row, b_lse, mask=q_mask)

@@ -180,8 +180,7 @@ def _grad_query(
     part_query = grad_query
     if partial:
         part_query = plan.scratch(rows, num_rows, dim, dtype=query.dtype)
-    height = blocks.height if routed else blocks.rows
-    num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, height)
+    num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, blocks.height)
     plan.launch(
         _query_backward_kernel, (num_tiles, rows),
         query, key, value, landmarks, state.values, state.indices, grad, lse, delta,
@@ -191,7 +190,7 @@ def _grad_query(
         heads, tokens, num_routed, num_tiles, num_rows,
         scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale, landmarks.shape[2], topk,
         D=dim, BLOCK_D=blocks.dim, WIDE=wide,
-        HEIGHT=height, BLOCK_K=min(blocks.query_backward.rows, blocks.keys),
+        HEIGHT=blocks.height, BLOCK_K=min(blocks.query_backward.rows, blocks.keys),
         SHARED=shared, ROUTED=routed, PARTIAL=partial,
         PRECISION=precision(query.dtype), **blocks.query_backward.launch,
     )  # fmt: skip

@@ -41,34 +41,34 @@ class Options(NamedTuple):
 class Table:
     """Options of a class of GPUs for rows of half precision and up to 128 bytes, d <= 64.
 
-    `several`: where landmarks or keys take several blocks, whose sums live in registers beside the
-    block at hand.
+    `low`: for tiles of up to 32 queries. `several`: where landmarks or keys take several blocks,
+    whose sums live in registers beside the block at hand.
     """
 
     shared_memory: int  # bytes that a program may use on the GPUs of the class
     probe: Options
     probe_several: Options
-    attend_low: Options  # tiles of up to 32 queries
+    attend_low: Options
     attend: Options
+    attend_several_low: Options
     attend_several: Options
     shared_backward: Options
     shared_backward_several: Options
     key_backward: Options
     key_backward_several: Options
     landmark_backward: Options
+    query_backward_low: Options
     query_backward: Options
-    expert_backward_low: Options  # tiles of up to 32 queries
+    expert_backward_low: Options
     expert_backward: Options
     expert_backward_several: Options
     fold: Options
     fold_sparse: Options
     # Programs a multiprocessor that share tokens or tiles, as many as run at once: of the forward
-    # pass, of `attend` with low tiles, and of the backward pass.
+    # pass, and of the backward pass.
     programs: int = 3
-    attend_low_programs: int = 3
     backward_programs: int = 2
     wide_rows: int = 64  # rows of a step where rows are longer than 128 bytes
-    pads_tiles: bool = False  # whether a product of 64 rows, half of them idle, beats one of 32
 
 
 # Products go through wgmma, which multiplies 64 rows of one warpgroup and reads them from shared
@@ -78,22 +78,23 @@ _HOPPER = Table(
     # Three programs a multiprocessor.
     probe=Options(32, 4, 168),
     probe_several=Options(64, 3, 168),
+    attend_low=Options(32, 2, 168, 2),  # mma.sync: wgmma would pad 32 rows to 64
     # A third stage, the rows of two tiles ahead, leaves room for a program fewer.
-    attend_low=Options(64, 2),
     attend=Options(64, 2),
+    attend_several_low=Options(32, 2, None, 1),  # half the time of four warps, which share rows
     attend_several=Options(64, 2, 128),  # four programs
     shared_backward=Options(64, 3),
     shared_backward_several=Options(64, 3),
     key_backward=Options(64, 3),
     key_backward_several=Options(64, 3),
     landmark_backward=Options(64, 3),
+    query_backward_low=Options(16, 3, None, 1),
     query_backward=Options(64, 2),
     expert_backward_low=Options(32, 2, 168),  # few registers, so that three programs run at once
     expert_backward=Options(64, 2),
     expert_backward_several=Options(32, 2, 168),
     fold=Options(64, 3, 168),
     fold_sparse=Options(64, 1, 128),  # its loads stay behind its stores
-    pads_tiles=True,
 )
 
 # mma.sync takes both operands from registers, beside the sums: steps of 32 rows, or ptxas spills.
@@ -103,21 +104,22 @@ _AMPERE = Table(
     shared_memory=163 * 1024,
     probe=Options(32, 3, 168),
     probe_several=Options(64, 3),
-    attend_low=Options(32, 2, 128),  # four programs of 40 KiB
+    attend_low=Options(32, 2, 168, 2),  # a tile of 32 queries: a warp to 16 rows
     attend=Options(64, 2, 168),  # three stages, 72 KiB, leave room for two programs
+    attend_several_low=Options(32, 2, None, 1),  # half the time of four warps, which share rows
     attend_several=Options(32, 3, 168),  # three programs; a limit for four spills
     shared_backward=Options(32, 3),  # half the time of steps of 64, which spill
     shared_backward_several=Options(32, 1),
     key_backward=Options(32, 3, 168),
-    key_backward_several=Options(32, 2, 168),
+    key_backward_several=Options(32, 2, None, 2),
     landmark_backward=Options(64, 3),
+    query_backward_low=Options(16, 3, None, 1),
     query_backward=Options(32, 3),
     expert_backward_low=Options(32, 2, 168),
     expert_backward=Options(32, 2, 168),  # half a tile: a whole one takes 255 registers
     expert_backward_several=Options(32, 2, 168),
     fold=Options(64, 3, 168),
     fold_sparse=Options(32, 1, 128),
-    attend_low_programs=4,
     wide_rows=32,
 )
 
@@ -128,7 +130,6 @@ _ADA = replace(
     key_backward=Options(32, 2, 168),
     fold=Options(64, 2, 168),
     programs=2,
-    attend_low_programs=2,
 )
 
 # As wgmma's, products read shared memory. The assembler of these GPUs spills under limits that
@@ -136,6 +137,7 @@ _ADA = replace(
 _BLACKWELL = replace(
     _HOPPER,
     probe=Options(32, 3, 168),
+    attend_low=Options(32, 2, None, 2),
     attend_several=Options(64, 2),
     expert_backward_low=Options(32, 2),
     expert_backward_several=Options(32, 2),
@@ -145,7 +147,7 @@ _BLACKWELL_CONSUMER = replace(
     _ADA,
     probe=Options(32, 3),
     probe_several=Options(32, 2),
-    attend_low=Options(32, 2),
+    attend_low=Options(32, 2, None, 2),
     attend=Options(64, 2),
     attend_several=Options(32, 2),
     key_backward=Options(32, 2),
@@ -184,7 +186,7 @@ class Blocks:
     backward_splits: int  # the same in the backward pass
     backward_tokens: int
     height: int  # queries in a tile
-    tile: int  # the same, padded to what a product takes at least
+    columns: int  # of a product with values that `attend` takes at a time
     chunk: int  # queries that one routing program counts
     programs: int  # of the forward pass that run at once
     attend_programs: int  # the same of `attend`
@@ -215,8 +217,7 @@ def choose_blocks(
 ) -> Blocks:
     """heads = B H, itemsize in bytes; the numbers between are a head's."""
     table = choose_table(gpu)
-    row_bytes = max(16, next_power_of_2(dim)) * itemsize
-    rows = _rows(itemsize)
+    rows, padded_dim = _rows(itemsize), max(16, next_power_of_2(dim))
     all_landmarks = max(16, next_power_of_2(landmarks))
     block_landmarks = min(rows, all_landmarks)
     keys = min(rows, max(16, next_power_of_2(max(landmarks, topk))))
@@ -224,12 +225,19 @@ def choose_blocks(
     several = '' if one_landmark_block else '_several'
 
     def options(kernel: str) -> Options:
-        return _narrow(getattr(table, kernel), table, row_bytes, itemsize)
+        return _narrow(getattr(table, kernel), table, dim, itemsize)
 
-    height = tile_height(tokens, landmarks, routed, itemsize)
+    height = tile_height(tokens, landmarks, routed, itemsize) if topk else rows
     probe = options('probe' + several)
     tiles = '_low' if height <= LOW else ''
-    attend_programs = table.attend_low_programs if tiles else table.programs
+    attend, columns, attend_programs = options('attend' + tiles), padded_dim, table.programs
+    if tiles and attend.num_warps < 4:
+        # Sums of a query lie in one warp where its blocks are no wider than high.
+        attend = attend._replace(num_warps=height // 16)
+        columns = min(LOW, columns)
+        pieces = cdiv(landmarks, attend.rows) + cdiv(topk, attend.rows)
+        held = (2 * pieces * attend.rows + height) * padded_dim * itemsize
+        attend_programs = _count_programs(table, attend, held)
     expert_backward = options('expert_backward' + (tiles if one_key_block else '_several'))
 
     all_programs = table.programs * gpu.multiprocessors
@@ -249,7 +257,7 @@ def choose_blocks(
     if key_block > 1:
         row = max(row // key_block, next_power_of_2(topk) * key_block)
     return Blocks(
-        dim=max(16, next_power_of_2(dim)),
+        dim=padded_dim,
         landmarks=block_landmarks,
         all_landmarks=all_landmarks,
         keys=keys,
@@ -261,7 +269,7 @@ def choose_blocks(
         backward_splits=cdiv(tokens, backward_tokens),
         backward_tokens=backward_tokens,
         height=height,
-        tile=rows if table.pads_tiles and height >= LOW else height,
+        columns=columns,
         chunk=chunk,
         programs=all_programs,
         attend_programs=attend_programs * gpu.multiprocessors,
@@ -269,28 +277,38 @@ def choose_blocks(
         one_landmark_block=one_landmark_block,
         one_key_block=one_key_block,
         probe=probe,
-        attend=options('attend' + tiles),
-        attend_several=options('attend_several'),
+        attend=attend,
+        attend_several=options('attend_several' + tiles),
         shared_backward=options('shared_backward' + several),
         key_backward=options('key_backward' + several),
         landmark_backward=options('landmark_backward'),
-        query_backward=options('query_backward'),
+        query_backward=options('query_backward' + tiles),
         expert_backward=expert_backward._replace(rows=min(expert_backward.rows, height)),
         fold=options('fold'),
         fold_sparse=options('fold_sparse'),
     )
 
 
-def _narrow(options: Options, table: Table, row_bytes: int, itemsize: int) -> Options:
+def _count_programs(table: Table, options: Options, held: int) -> int:
+    """How many programs run at once on a multiprocessor that hold so many bytes of rows."""
+    # A multiprocessor has 1 KiB more than a program may use, as much is reserved of each program,
+    # and 2 KiB are for changes of layout.
+    by_memory = (table.shared_memory + 1024) // (held + 3 * 1024)
+    by_registers = 65536 // (32 * options.num_warps * (options.maxnreg or 255))
+    return max(1, min(by_memory, by_registers, 16))
+
+
+def _narrow(options: Options, table: Table, dim: int, itemsize: int) -> Options:
     """Options for other rows than the table's.
 
     Of rows longer than 128 bytes nothing is prefetched: a few blocks of them fill shared memory.
     Registers hold more of them, and the products of float32, which has no tensor cores: limits
-    below 168 had them spill.
+    below 168 had them spill. So do the addresses of rows that are filled up to a power of two.
     """
-    wide = row_bytes > WIDE_ROW
+    padded = max(16, next_power_of_2(dim))
+    wide = padded * itemsize > WIDE_ROW
     if itemsize == 2 and not wide:
-        return options
+        return options if padded == dim else options._replace(maxnreg=None)
     rows = min(table.wide_rows if wide else options.rows, _rows(itemsize))
     limited = itemsize == 4 and options.maxnreg and options.maxnreg >= 168
     stages = 1 if wide else options.stages
@@ -360,6 +378,19 @@ def choose_reduce_blocks(blocks: Blocks, num_warps: int) -> dict:
         'BLOCK_S': min(16, next_power_of_2(blocks.backward_splits)),
         'BLOCK_M': max(1, num_warps * 128 // blocks.dim),
     }
+
+
+def share_tiles(programs: int, heads: int, tiles: int) -> int:
+    """Programs among which the tiles of a head are shared, where so many run at once.
+
+    What is left over after a full wave of programs takes as long as a wave; a program starts with
+    loads that take about as long as a tile does.
+    """
+    most = min(tiles, max(1, 4 * programs // heads))
+    return min(
+        range(1, most + 1),
+        key=lambda shares: cdiv(heads * shares, programs) * (cdiv(tiles, shares) + 1),
+    )
 
 
 def share_experts(

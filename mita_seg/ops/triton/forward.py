@@ -5,7 +5,14 @@ from torch import Tensor
 
 from .assign import _assign_kernel
 from .attend import _attend_kernel
-from .blocks import MERGE_TOKENS, PROBE_QUERIES, SELECT_SCORES, Blocks, choose_blocks
+from .blocks import (
+    MERGE_TOKENS,
+    PROBE_QUERIES,
+    SELECT_SCORES,
+    Blocks,
+    choose_blocks,
+    share_tiles,
+)
 from .launch import LOG2E, cdiv, empty_like_query, is_wide, next_power_of_2, precision
 from .merge import _merge_kernel
 from .plan import Plan
@@ -121,10 +128,13 @@ def _attend(
         part_out = plan.scratch(rows, num_rows, dim, dtype=query.dtype)
         part_lse = plan.scratch(rows, num_rows, dtype=lse.dtype)
     routed = topk > 0
-    height = blocks.height if routed else blocks.rows
-    num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, height)
+    num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, blocks.height)
     one_block = max(num_landmarks if shared else 0, topk) <= blocks.keys
-    programs = min(num_tiles, max(1, blocks.attend_programs // rows)) if one_block else num_tiles
+    programs = num_tiles
+    if one_block:
+        # On average the last tile of an expert is half full.
+        used = cdiv(num_rows, blocks.height) + (num_landmarks // 2 if routed else 0)
+        programs = share_tiles(blocks.attend_programs, rows, used)
     options = blocks.attend if one_block else blocks.attend_several
     plan.launch(
         _attend_kernel, (programs, rows),
@@ -133,8 +143,8 @@ def _attend(
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *out.stride(),
         heads, num_routed, num_tiles, num_rows, scale * LOG2E, landmark_scale * LOG2E,
         num_landmarks, topk,
-        D=dim, BLOCK_D=blocks.dim, HEIGHT=height, BLOCK_Q=blocks.tile if routed else height,
-        BLOCK_K=blocks.keys if one_block else min(options.rows, blocks.keys),
+        D=dim, BLOCK_D=blocks.dim, BLOCK_Q=blocks.height,
+        BLOCK_K=min(options.rows, blocks.keys), BLOCK_C=blocks.columns if one_block else blocks.dim,
         SHARED=shared, ROUTED=routed, PARTIAL=partial, ONE_BLOCK=one_block,
         PRECISION=precision(query.dtype), STAGES=options.stages, WIDE=wide, **options.launch,
     )  # fmt: skip

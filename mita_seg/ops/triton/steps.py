@@ -23,8 +23,8 @@ def _load_rows(
     p_rows = p_base + o_rows[:, None] * stride_n + o_d[None, :] * stride_d
     in_row = (o_d < D)[None, :]
     if mask is None:
-        b_rows = tl.load(p_rows) if D == BLOCK_D else tl.load(p_rows, mask=in_row, other=0.0)
-    elif D == BLOCK_D:
+        b_rows = tl.load(p_rows) if D >= BLOCK_D else tl.load(p_rows, mask=in_row, other=0.0)
+    elif D >= BLOCK_D:
         b_rows = tl.load(p_rows, mask=mask[:, None], other=0.0)
     else:
         b_rows = tl.load(p_rows, mask=mask[:, None] & in_row, other=0.0)
@@ -43,8 +43,8 @@ def _store_rows(
     b_rows = b_rows.to(p_base.dtype.element_ty)
     in_row = (o_d < D)[None, :]
     if mask is None:
-        tl.store(p_rows, b_rows, mask=None if D == BLOCK_D else in_row)
-    elif D == BLOCK_D:
+        tl.store(p_rows, b_rows, mask=None if D >= BLOCK_D else in_row)
+    elif D >= BLOCK_D:
         tl.store(p_rows, b_rows, mask=mask[:, None])
     else:
         tl.store(p_rows, b_rows, mask=mask[:, None] & in_row)

@@ -30,6 +30,16 @@ def test_several_blocks(tokens, landmarks, topk, num_routed, poisoned_memory):
     assert_kernels_agree(draw_inputs(tokens, landmarks), topk=topk, num_routed=num_routed)
 
 
+@pytest.mark.parametrize(
+    ('landmarks', 'options'),
+    [(9, {'topk': 40}), (9, {'topk': 40, 'shared': False}), (20, {'topk': 35, 'num_routed': 2})],
+)
+def test_low_tiles_in_pieces_of_keys_and_columns(landmarks, options, poisoned_memory):
+    """Tiles of 32 queries, two pieces of keys, and two blocks of columns, the second of 8."""
+    tensors = draw_inputs(200, landmarks, 40, dtype=torch.float16)
+    assert_kernels_agree(tensors, 2e-2, **options)
+
+
 @pytest.mark.skipif(DEVICE == 'cpu', reason='takes minutes under the interpreter')
 def test_the_most_landmarks_and_keys(poisoned_memory):
     assert_kernels_agree(draw_inputs(3000, 1024, 32, heads=2), topk=1024)

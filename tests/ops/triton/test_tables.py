@@ -8,7 +8,7 @@ from operator_cases import DEVICE, draw_inputs
 pytest.importorskip('triton')
 
 from mita_seg.ops.triton import plan
-from mita_seg.ops.triton.blocks import choose_blocks, choose_table
+from mita_seg.ops.triton.blocks import choose_blocks, choose_table, share_tiles
 from mita_seg.ops.triton.gpu import ARCHITECTURES, Gpu, treat_gpus_as
 
 
@@ -36,6 +36,12 @@ def test_unknown_gpus_are_treated_by_their_shared_memory(capability, kibibytes, 
     table = choose_table(Gpu(capability, kibibytes * 1024, 50))
     assert table is choose_table(ARCHITECTURES[like])
     assert table.shared_memory <= kibibytes * 1024
+
+
+@pytest.mark.parametrize(('heads', 'shares'), [(1, 11), (48, 10), (192, 8), (2000, 1)])
+def test_tiles_are_shared_so_that_waves_of_programs_end_together(heads, shares):
+    tiles = 11 if heads == 1 else 56
+    assert share_tiles(528, heads, tiles) == shares
 
 
 def test_programs_follow_the_number_of_multiprocessors():
