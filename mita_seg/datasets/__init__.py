@@ -4,11 +4,13 @@ from .cache import CacheInMemory
 from .camvid import CamVidDataset
 from .loading import LoadCheckedImage, LoadCheckedLabels
 from .preflight import check_data
+from .visualizer import StoredImageVisualizer
 
 __all__ = [
     'CacheInMemory',
     'CamVidDataset',
     'LoadCheckedImage',
     'LoadCheckedLabels',
+    'StoredImageVisualizer',
     'check_data',
 ]
