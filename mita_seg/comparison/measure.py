@@ -119,10 +119,10 @@ def count_flops(model, image):
 
 
 def _crop_size(cfg):
-    size = cfg.get('crop_size') or cfg.model.get('data_preprocessor', {}).get('size')
+    size = cfg.model.get('data_preprocessor', {}).get('size') or cfg.get('crop_size')
     if size is None:
         raise ValueError(
-            'the crop size is neither in crop_size nor in model.data_preprocessor.size'
+            'the crop size is neither in model.data_preprocessor.size nor in crop_size'
         )
     return size
 
