@@ -52,29 +52,14 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [load_image, load_labels, dict(type='PackSegInputs')]
-dataset = dict(
-    type='BaseSegDataset',
-    data_root='data/shapes',
-    reduce_zero_label=True,
-    metainfo=dict(
-        classes=('sky', 'ground', 'wall', 'disc', 'triangle', 'stripes', 'checker'),
-        palette=[
-            (135, 190, 235),
-            (120, 100, 60),
-            (180, 70, 50),
-            (250, 200, 40),
-            (60, 170, 90),
-            (150, 80, 190),
-            (40, 60, 130),
-        ],
-    ),
-)
+data_root = 'data/shapes'
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
-        **dataset,
+        type='ShapesDataset',
+        data_root=data_root,
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
         pipeline=train_pipeline,
     ),
@@ -84,7 +69,8 @@ val_dataloader = dict(
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        **dataset,
+        type='ShapesDataset',
+        data_root=data_root,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
         pipeline=test_pipeline,
     ),

@@ -4,6 +4,7 @@ from .cache import CacheInMemory
 from .camvid import CamVidDataset
 from .loading import LoadCheckedImage, LoadCheckedLabels
 from .preflight import check_data
+from .shapes_dataset import ShapesDataset
 from .visualizer import StoredImageVisualizer
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     'CamVidDataset',
     'LoadCheckedImage',
     'LoadCheckedLabels',
+    'ShapesDataset',
     'StoredImageVisualizer',
     'check_data',
 ]
