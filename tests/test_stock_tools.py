@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-mmseg = pytest.importorskip('mmseg')
+pytest.importorskip('mmseg')
 
+import mmseg
 import torch
 from mmseg.apis import MMSegInferencer, inference_model, init_model, show_result_pyplot
 from PIL import ExifTags, Image

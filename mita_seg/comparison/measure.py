@@ -15,6 +15,7 @@ from mita_seg.cli import leave_out_pretrained, register_parts
 from mita_seg.files import read_json, write_json
 
 from .environment import describe_environment
+from .lifeline import end_with_parent
 
 _WARM_UP = 3
 _REPEATS = 20
@@ -31,6 +32,7 @@ def main(argv=None):
     parser.add_argument('--no-training', action='store_true')
     parser.add_argument('folders', nargs='+', type=Path)
     args = parser.parse_args(argv)
+    end_with_parent()
     failures = []
     measure_once = functools.cache(measure)  # the same for every seed
     for folder in args.folders:
