@@ -32,7 +32,6 @@ def main(argv=None):
     parser.add_argument('--no-training', action='store_true')
     parser.add_argument('folders', nargs='+', type=Path)
     args = parser.parse_args(argv)
-    end_with_parent()
     failures = []
     measure_once = functools.cache(measure)  # the same for every seed
     for folder in args.folders:
@@ -191,4 +190,5 @@ def _median_ms(function):
 
 
 if __name__ == '__main__':
+    end_with_parent()
     main()

@@ -19,7 +19,6 @@ def main(argv=None):
     parser.add_argument('--seed', type=int, required=True)
     parser.add_argument('--checkpoint', type=Path)
     args = parser.parse_args(argv)
-    end_with_parent()
 
     import torch
     from mmengine.config import Config
@@ -92,4 +91,5 @@ def _is_trained(checkpoint, cfg):
 
 
 if __name__ == '__main__':
+    end_with_parent()
     main()
