@@ -43,4 +43,5 @@ def as_stored(image, path):
         return image
     if not np.array_equal(image, turned):
         return image
-    return mmcv.imread(path, 'color_ignore_orientation', channel_order='rgb')
+    # mmcv leaves the order of the channels alone with this flag: blue, green, red.
+    return np.ascontiguousarray(mmcv.imread(path, 'color_ignore_orientation')[..., ::-1])
