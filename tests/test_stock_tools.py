@@ -169,10 +169,12 @@ def test_inferencer(folder, turned, model, tmp_path):
     config, weights = str(folder / 'tiny.py'), str(folder / 'run/iter_2.pth')
     inferencer = MMSegInferencer(config, weights, device='cpu', show_progress=False)
     found = inferencer([path, pixels], return_vis=True, out_dir=str(tmp_path / 'out'))
-    expected = inference_model(model, pixels).pred_sem_seg.data[0].numpy()
+    expected = inference_model(model, pixels)
+    labels = expected.pred_sem_seg.data[0].numpy()
     # Predicted and drawn as stored, from the file and from its pixels.
-    assert all(np.array_equal(one, expected) for one in found['predictions'])
-    assert np.array_equal(*found['visualization'])
+    assert all(np.array_equal(one, labels) for one in found['predictions'])
+    (drawn,) = inferencer.visualize([pixels[..., ::-1]], [expected], return_vis=True)
+    assert np.array_equal(found['visualization'][0], drawn)
     assert len(list((tmp_path / 'out/pred').iterdir())) == 2
 
 
