@@ -99,8 +99,8 @@ def write_pairs(folder, labels, split='training', image='.jpg'):
 
 
 LOAD = [
-    {'type': 'LoadCheckedImage'},
-    {'type': 'LoadCheckedLabels', 'num_classes': 2},
+    {'type': 'LoadImageFromFile', '_scope_': 'mita_seg'},
+    {'type': 'LoadAnnotations', '_scope_': 'mita_seg', 'num_classes': 2},
     {'type': 'PackSegInputs'},
 ]
 STOCK = [{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}]
