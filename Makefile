@@ -1,8 +1,8 @@
 # make demo    train a full-attention and a MiTA segmentor side by side on generated images
 # make test    the whole test suite
 # make lint    style and format
-# make test-families   swapping and conversion with timm, torchvision and transformers, in an
-#                      environment of their own inside .venv
+# make test-families   swapping and conversion with timm, torchvision and transformers, and those of
+#                      MMSegmentation's tools that need more, in an environment inside .venv
 # make check-kernels   compile every Triton kernel for every GPU that is known; needs no GPU, and
 #                      about 20 minutes on two cores
 # make clean   remove everything the above made
@@ -35,15 +35,17 @@ test: $(VENV)/.test
 FAMILIES := $(VENV)/families
 
 test-families: $(FAMILIES)/.installed
-	PYTHONPATH=tests/swap $(FAMILIES)/bin/python -m pytest -p torchvision_operators \
-	    tests/swap tests/conversion/test_against_timm.py
+	PYTHONPATH=$(CURDIR)/tests/swap $(FAMILIES)/bin/python -m pytest -p torchvision_operators \
+	    tests/swap tests/conversion/test_against_timm.py tests/test_stock_tools.py
 
 $(FAMILIES)/.installed: $(VENV)/.test
 	$(PYTHON) -m venv --clear $(FAMILIES)
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 	    > $$($(FAMILIES)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/normal.pth
 	$(FAMILIES)/bin/python -m pip install --quiet --constraint constraints.txt 'transformers>=4.57'
-	$(FAMILIES)/bin/python -m pip install --quiet --no-deps 'timm>=0.9.16' torchvision
+	$(FAMILIES)/bin/python -m pip install --quiet --no-deps 'timm>=0.9.16' torchvision \
+	    'grad-cam<1.5' ttach
+	$(FAMILIES)/bin/python -m pip install --quiet --constraint constraints.txt scikit-learn seaborn
 	@touch $@
 
 check-kernels: $(VENV)/.test

@@ -84,6 +84,7 @@ def test_patches_differ_in_size_and_experts_only():
     for cfg, divisor in ((coarse, 16), (fine, 8)):
         test_cfg = cfg['model']['data_preprocessor'].pop('test_cfg')
         assert test_cfg == {'size_divisor': divisor}
+        cfg.pop('data_preprocessor')  # the model's
     assert coarse == fine
 
 
@@ -124,6 +125,7 @@ def test_stock_recipe_replaces_what_waits_and_nothing_else(kind):
     for cfg, (segmentor, preprocessor) in zip((ours, stock), types, strict=True):
         assert cfg['model'].pop('type') == segmentor
         assert cfg['model']['data_preprocessor'].pop('type') == preprocessor
+        cfg.pop('data_preprocessor')  # the model's
     ratio_range = ours['model']['data_preprocessor'].pop('ratio_range')
 
     loaders = [cfg.pop('train_dataloader') for cfg in (ours, stock)]

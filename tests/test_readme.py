@@ -124,7 +124,12 @@ def test_example_of_a_swap_runs_and_is_undone():
 
 @pytest.mark.parametrize(
     'document',
-    ['README.md', 'configs/mita_segmenter/README.md', 'configs/mita_segmenter_camvid/README.md'],
+    [
+        'README.md',
+        'configs/mita_segmenter/README.md',
+        'configs/mita_segmenter_camvid/README.md',
+        'docs/mmsegmentation_tools.md',
+    ],
 )
 def test_links_lead_to_files(document):
     path = ROOT / document

@@ -5,8 +5,9 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 checkpoint = 'https://mmassets.onedl.ai/mmsegmentation/v0.5/pretrain/segmenter/vit_large_p16_384_20220308-d4efb41d.pth'
+data_preprocessor = dict(size=(640, 640))
 model = dict(
-    data_preprocessor=dict(size=(640, 640)),
+    data_preprocessor=data_preprocessor,
     backbone=dict(
         img_size=(640, 640),
         embed_dims=1024,

@@ -4,6 +4,7 @@ _base_ = [
     '../_base_/camvid_stock_recipe.py',
 ]
 model = _base_.stock_recipe.model
+data_preprocessor = model.data_preprocessor
 train_dataloader = _base_.stock_recipe.train_dataloader
 optim_wrapper = _base_.stock_recipe.optim_wrapper
 default_hooks = _base_.stock_recipe.default_hooks

@@ -4,17 +4,18 @@ _base_ = '../_base_/default_runtime.py'
 crop_size = (96, 96)
 max_iters = 800
 
+data_preprocessor = dict(
+    type='SegDataPreProcessor',
+    mean=[127.5, 127.5, 127.5],
+    std=[127.5, 127.5, 127.5],
+    bgr_to_rgb=True,
+    pad_val=0,
+    seg_pad_val=255,
+    size=crop_size,
+)
 model = dict(
     type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[127.5, 127.5, 127.5],
-        std=[127.5, 127.5, 127.5],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=crop_size,
-    ),
+    data_preprocessor=data_preprocessor,
     backbone=dict(
         type='MiTAVisionTransformer',
         img_size=crop_size,
@@ -40,37 +41,25 @@ model = dict(
     test_cfg=dict(mode='whole'),
 )
 
-load_labels = dict(type='LoadCheckedLabels', num_classes=7)
+# MMSegmentation's own tools look for the loading under these two names; `_scope_` makes them this
+# package's LoadCheckedImage and LoadCheckedLabels.
+load_image = dict(type='LoadImageFromFile', _scope_='mita_seg')
+load_labels = dict(type='LoadAnnotations', _scope_='mita_seg', num_classes=7)
 train_pipeline = [
-    dict(type='LoadCheckedImage'),
+    load_image,
     load_labels,
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [dict(type='LoadCheckedImage'), load_labels, dict(type='PackSegInputs')]
-dataset = dict(
-    type='BaseSegDataset',
-    data_root='data/shapes',
-    reduce_zero_label=True,
-    metainfo=dict(
-        classes=('sky', 'ground', 'wall', 'disc', 'triangle', 'stripes', 'checker'),
-        palette=[
-            (135, 190, 235),
-            (120, 100, 60),
-            (180, 70, 50),
-            (250, 200, 40),
-            (60, 170, 90),
-            (150, 80, 190),
-            (40, 60, 130),
-        ],
-    ),
-)
+test_pipeline = [load_image, load_labels, dict(type='PackSegInputs')]
+data_root = 'data/shapes'
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
-        **dataset,
+        type='ShapesDataset',
+        data_root=data_root,
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
         pipeline=train_pipeline,
     ),
@@ -80,7 +69,8 @@ val_dataloader = dict(
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        **dataset,
+        type='ShapesDataset',
+        data_root=data_root,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
         pipeline=test_pipeline,
     ),

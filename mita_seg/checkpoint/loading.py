@@ -154,9 +154,13 @@ def _compare_checksums(file):
 
 
 def _read_safetensors(path):
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
-    return load_file(path)
+    from mita_seg.conversion.position_embedding import grids_from_text
+
+    with safe_open(path, framework='pt') as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        return grids_from_text(weights, file.metadata())
 
 
 def _read_npz(path):

@@ -12,6 +12,8 @@ import re
 
 import numpy as np
 
+from .history import history, read_history
+
 # The attributes that MMEngine's checkpoints refer to: statistics of a log buffer, and the function
 # that the state of a OneCycleLR holds.
 _STATISTICS = ('current', 'max', 'mean', 'min')
@@ -100,13 +102,7 @@ class _History:
 
     def settle(self, seen):
         """The buffer; a dict where MMEngine is not installed."""
-        names = ('log_history', 'count_history', 'max_length')
-        values = (settle(self.logs, seen), settle(self.counts, seen), self.max_length)
-        try:
-            from mmengine.logging import HistoryBuffer
-        except ImportError:
-            return dict(zip(names, values, strict=True))
-        return HistoryBuffer(*values)
+        return history(settle(self.logs, seen), settle(self.counts, seen), self.max_length)
 
 
 _BUFFER = 'mmengine.logging.history_buffer.HistoryBuffer'
@@ -195,7 +191,9 @@ def settle(value, seen=None):
     else:
         result = value
         seen[id(value)] = (result, value)  # before its content, which may hold it
-        if isinstance(value, dict):
+        if isinstance(value, dict) and (found := read_history(value)) is not None:
+            result = found
+        elif isinstance(value, dict):
             value.update((key, settle(entry, seen)) for key, entry in list(value.items()))
         elif isinstance(value, list):
             value[:] = [settle(entry, seen) for entry in value]

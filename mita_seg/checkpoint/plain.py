@@ -3,10 +3,11 @@
 import argparse
 import datetime
 import enum
-import functools
 from collections import OrderedDict, deque
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType
+
+from .history import plain_history
 
 # Without these a training cannot go on; anything else is left out rather than stop it.
 _NEEDED = ('state_dict', 'optimizer')
@@ -28,8 +29,9 @@ def plain_checkpoint(checkpoint, warn):
     """Replace what is no plain data in a checkpoint of MMEngine.
 
     Containers of other kinds become dicts, lists and tuples, paths become text, numpy scalars and
-    enumerations become numbers. What cannot be converted is left out, the function in the state of
-    a OneCycleLR for example, which the scheduler has again when it is built.
+    enumerations become numbers, log buffers become tensors: ``torch.load`` reads what MMEngine
+    keeps by itself as it is. What cannot be converted is left out, the function in the state of a
+    OneCycleLR for example, which the scheduler has again when it is built.
 
     Args:
         checkpoint (dict): The checkpoint; not changed.
@@ -96,9 +98,7 @@ def _plain_of_mmengine(value, where, warn):
     if isinstance(value, dict):
         return _plain_dict(value, where, warn)
     if isinstance(value, HistoryBuffer):
-        plain = _buffer_class().__new__(_buffer_class())
-        plain.__dict__.update(vars(value))
-        return plain
+        return plain_history(*value.data, value.max_length)
     raise _NotPlainError(where, value)
 
 
@@ -117,16 +117,3 @@ def _plain_dict(value, where, warn):
     if ordered:
         plain.__dict__.update(value.__dict__)  # the versions of modules, in a state_dict
     return plain
-
-
-@functools.cache
-def _buffer_class():
-    from mmengine.logging import HistoryBuffer
-
-    class PlainBuffer(HistoryBuffer):
-        """Pickled without its methods, some of which may be a program's own."""
-
-        def __reduce__(self):
-            return HistoryBuffer, (*self.data, self.max_length)
-
-    return PlainBuffer

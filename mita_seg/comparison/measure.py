@@ -15,6 +15,7 @@ from mita_seg.cli import leave_out_pretrained, register_parts
 from mita_seg.files import read_json, write_json
 
 from .environment import describe_environment
+from .lifeline import end_with_parent
 
 _WARM_UP = 3
 _REPEATS = 20
@@ -119,10 +120,10 @@ def count_flops(model, image):
 
 
 def _crop_size(cfg):
-    size = cfg.get('crop_size') or cfg.model.get('data_preprocessor', {}).get('size')
+    size = cfg.model.get('data_preprocessor', {}).get('size') or cfg.get('crop_size')
     if size is None:
         raise ValueError(
-            'the crop size is neither in crop_size nor in model.data_preprocessor.size'
+            'the crop size is neither in model.data_preprocessor.size nor in crop_size'
         )
     return size
 
@@ -189,4 +190,5 @@ def _median_ms(function):
 
 
 if __name__ == '__main__':
+    end_with_parent()
     main()

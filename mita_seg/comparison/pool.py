@@ -1,14 +1,13 @@
 """Running workers in processes of their own, a few at a time."""
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from mita_seg.files import read_json
 
 from .display import make_display
+from .lifeline import start_attached
 from .names import short_names
 
 _POLL_SECONDS = 0.2
@@ -74,14 +73,16 @@ def measure_runs(runs, jobs, train):
         Failure: A run could not be measured; the others were.
     """
     log = runs[0].work_dir / 'measure.log'
-    command = [sys.executable, '-m', 'mita_seg.comparison.measure']
-    command += [] if train else ['--no-training']
-    command += [str(run.folder) for run in runs]
+    arguments = [] if train else ['--no-training']
+    arguments += [str(run.folder) for run in runs]
     environment = _environment(threads_per_job(jobs))
     with open(log, 'w') as output:
-        status = subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
-        ).returncode
+        process = start_attached('mita_seg.comparison.measure', arguments, output, environment)
+        try:
+            status = process.wait()
+        finally:
+            process.kill()
+            process.wait()
     if status:
         raise Failure(_tail(log))
 
@@ -111,25 +112,15 @@ def _labels(runs):
 
 
 def _start(run, slot, threads):
-    command = [sys.executable, '-m', 'mita_seg.comparison.worker']
-    command += ['--work-dir', str(run.work_dir), '--config', str(run.config)]
-    command += ['--folder', str(run.folder), '--seed', str(run.seed)]
-    command += [] if run.checkpoint is None else ['--checkpoint', str(run.checkpoint)]
+    arguments = ['--work-dir', str(run.work_dir), '--config', str(run.config)]
+    arguments += ['--folder', str(run.folder), '--seed', str(run.seed)]
+    arguments += [] if run.checkpoint is None else ['--checkpoint', str(run.checkpoint)]
     environment = _environment(threads)
     devices = _cuda_devices()
     if devices:
         environment['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
-    # A session of its own: Ctrl-C reaches the main process only, which then ends its workers. The
-    # pipe tells a worker when the main process is gone.
     with open(run.folder / 'log.txt', 'a') as log:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+        return start_attached('mita_seg.comparison.worker', arguments, log, environment)
 
 
 def _environment(threads):

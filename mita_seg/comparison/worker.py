@@ -3,10 +3,11 @@
 import argparse
 import os
 import sys
-import threading
 from pathlib import Path
 
 from mita_seg.files import write_json
+
+from .lifeline import end_with_parent
 
 
 def main(argv=None):
@@ -18,7 +19,6 @@ def main(argv=None):
     parser.add_argument('--seed', type=int, required=True)
     parser.add_argument('--checkpoint', type=Path)
     args = parser.parse_args(argv)
-    _die_with_parent()
 
     import torch
     from mmengine.config import Config
@@ -90,15 +90,6 @@ def _is_trained(checkpoint, cfg):
     )
 
 
-def _die_with_parent():
-    """End this process when the main one is gone, however it went: its end closes our stdin."""
-
-    def watch():
-        os.read(0, 1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 if __name__ == '__main__':
+    end_with_parent()
     main()

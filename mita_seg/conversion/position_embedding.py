@@ -2,9 +2,10 @@
 
 Its shape tells how many patches there are, not how many rows. State dicts of our backbone say it in
 their metadata, as ``_metadata[prefix]['pos_embed_grid'] = (h, w)``, which is no weight: strict
-loaders of any implementation pass over it.
+loaders of any implementation pass over it. Files of safetensors say it in theirs, which holds text.
 """
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from math import isqrt
@@ -134,6 +135,44 @@ def say_grid(
     told = OrderedDict(weights)
     told._metadata = metadata
     return told
+
+
+def grids_to_text(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """What weights say of their patch grids, for the metadata of a file that holds text alone.
+
+    Args:
+        weights: A state dict.
+
+    Returns:
+        ``{'pos_embed_grid': '{"backbone": [h, w]}'}``; empty if they say none.
+    """
+    metadata = getattr(weights, '_metadata', {})
+    grids = {name: grid_of_metadata(entry) for name, entry in metadata.items()}
+    grids = {name: grid for name, grid in grids.items() if grid is not None}
+    return {GRID_KEY: json.dumps(grids)} if grids else {}
+
+
+def grids_from_text(
+    weights: Mapping[str, Tensor], text: Mapping[str, str] | None
+) -> Mapping[str, Tensor]:
+    """Give weights the patch grids that :func:`grids_to_text` wrote.
+
+    Args:
+        weights: A state dict; not changed.
+        text: The metadata of the file, which may be anybody's.
+
+    Returns:
+        The weights; a new dict, which says the grids in its metadata, if there are any.
+    """
+    try:
+        grids = json.loads((text or {}).get(GRID_KEY, '{}'))
+    except ValueError:
+        return weights
+    for name, grid in grids.items() if isinstance(grids, dict) else ():
+        grid = grid_of_metadata({GRID_KEY: grid})
+        if grid is not None:
+            weights = say_grid(weights, grid, name and f'{name}.')
+    return weights
 
 
 def square_side(count: int) -> int | None:

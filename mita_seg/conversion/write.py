@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mita_seg.files import replacing
 
+from .position_embedding import grids_to_text
+
 ENDINGS = ('.safetensors', '.pth')
 
 
@@ -56,7 +58,7 @@ def write_weights(
         if Path(path).suffix == '.safetensors':
             from safetensors.torch import save
 
-            file.write(save(own, metadata={'format': 'pt'}))
+            file.write(save(own, metadata={'format': 'pt', **grids_to_text(own)}))
         else:
             content = io.BytesIO()
             torch.save({'meta': dict(meta or {}), 'state_dict': own}, content)

@@ -4,11 +4,15 @@ from .cache import CacheInMemory
 from .camvid import CamVidDataset
 from .loading import LoadCheckedImage, LoadCheckedLabels
 from .preflight import check_data
+from .shapes_dataset import ShapesDataset
+from .visualizer import StoredImageVisualizer
 
 __all__ = [
     'CacheInMemory',
     'CamVidDataset',
     'LoadCheckedImage',
     'LoadCheckedLabels',
+    'ShapesDataset',
+    'StoredImageVisualizer',
     'check_data',
 ]

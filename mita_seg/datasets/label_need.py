@@ -103,7 +103,12 @@ def _metrics(evaluator):
 
 def _class_of(config, registry):
     kind = config.get('type')
-    return registry.get(kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, str):
+        return kind
+    if '_scope_' not in config:
+        return registry.get(kind)
+    with registry.switch_scope_and_registry(config['_scope_']) as scoped:
+        return scoped.get(kind)
 
 
 def _is_a(kind, classes):

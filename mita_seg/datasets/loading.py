@@ -1,11 +1,16 @@
 """MMSegmentation's loading transforms with errors that name the file."""
 
+import re
+
 import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
+from PIL import Image
+
+from mita_seg.registry import TRANSFORMS as STOCK_NAMES
 
 from .orientation import exif_orientation
 
@@ -13,12 +18,18 @@ from .orientation import exif_orientation
 IGNORE, IGNORE_16_BITS = 255, 65535
 
 
+@STOCK_NAMES.register_module(name='LoadImageFromFile')
 @TRANSFORMS.register_module()
 class LoadCheckedImage(LoadImageFromFile):
     """``LoadImageFromFile`` whose errors name the image, and which reads the pixels as stored.
 
     An EXIF orientation is left out, since label maps have none: see
-    :func:`mita_seg.datasets.orientation.exif_orientation`.
+    :func:`mita_seg.datasets.orientation.exif_orientation`. A local file's size is read before its
+    pixels: an image of more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` (179 million in all) is
+    refused, as its label map would be.
+
+    MMSegmentation's tools look for the loading by the stock name, so a config had best call it
+    ``dict(type='LoadImageFromFile', _scope_='mita_seg')``.
 
     Args:
         *args: As in ``LoadImageFromFile``.
@@ -26,7 +37,7 @@ class LoadCheckedImage(LoadImageFromFile):
 
     Raises:
         FileNotFoundError: There is no such image.
-        ValueError: The file cannot be decoded.
+        ValueError: The file cannot be decoded, or is too large.
     """
 
     def __init__(self, *args, **kwargs):
@@ -37,6 +48,7 @@ class LoadCheckedImage(LoadImageFromFile):
 
     def transform(self, results):
         path = results['img_path']
+        _refuse_huge(path)
         try:
             return super().transform(results)
         except FileNotFoundError as error:
@@ -48,6 +60,7 @@ class LoadCheckedImage(LoadImageFromFile):
             ) from error
 
 
+@STOCK_NAMES.register_module(name='LoadAnnotations')
 @TRANSFORMS.register_module()
 class LoadCheckedLabels(LoadAnnotations):
     """``LoadAnnotations`` that refuses labels outside the classes.
@@ -68,8 +81,8 @@ class LoadCheckedLabels(LoadAnnotations):
 
     Raises:
         FileNotFoundError: There is no such label map.
-        ValueError: The label map cannot be decoded, is not of the image's size, does not hold
-            integers or holds values that are not accepted; they are listed.
+        ValueError: The label map cannot be decoded or is too large, is not of the image's size,
+            does not hold integers or holds values that are not accepted; they are listed.
     """
 
     def __init__(
@@ -136,6 +149,8 @@ class LoadCheckedLabels(LoadAnnotations):
                 raise ValueError('not an image')
         except FileNotFoundError as error:
             raise FileNotFoundError(f'label map {path!r} does not exist') from error
+        except Image.DecompressionBombError as error:
+            raise ValueError(_too_large('label map', path, error)) from error
         except Exception as error:
             raise ValueError(
                 f'label map {path!r} cannot be decoded: truncated, or not an image'
@@ -173,3 +188,24 @@ class LoadCheckedLabels(LoadAnnotations):
         if label_map:
             table = np.array([label_map.get(value, value) for value in table.tolist()])
         return table.astype(np.uint8 if ignored == IGNORE else np.uint16)
+
+
+def _refuse_huge(path):
+    """Refuse an image by its header, before gigabytes are filled with its pixels."""
+    try:
+        Image.open(path).close()
+    except Image.DecompressionBombError as error:
+        raise ValueError(_too_large('image', path, error)) from error
+    # Behind a storage back end, missing, damaged, or of a kind that Pillow does not know, for which
+    # it has half a dozen exceptions: loading tells.
+    except Exception:
+        pass
+
+
+def _too_large(what, path, error):
+    count = re.search(r'\d+', str(error))[0]
+    limit = 2 * Image.MAX_IMAGE_PIXELS
+    return (
+        f'{what} {path!r} has {int(count):,} pixels, at most {limit:,} are accepted: cut it into '
+        'tiles, or raise PIL.Image.MAX_IMAGE_PIXELS'
+    )

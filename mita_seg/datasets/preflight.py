@@ -9,7 +9,6 @@ from mmseg.registry import DATASETS
 from .class_count import compare_class_counts
 from .label_need import require_labels
 from .label_sample import SeenLabels, spread, warn_of_orientations
-from .shapes import CLASSES as SHAPES
 from .suffix import spelt_otherwise
 
 
@@ -102,8 +101,6 @@ def _hint(dataset):
         return dataset.hint
     if isinstance(dataset, ADE20KDataset):
         return 'tools/prepare_ade20k.py checks an ADE20K folder and says where to get one'
-    if tuple(dataset.metainfo.get('classes') or ()) == SHAPES:
-        return 'tools/make_shapes_dataset.py draws this data set'
     return f"the config's data set is of type {type(dataset).__name__}"
 
 

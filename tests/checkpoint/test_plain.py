@@ -91,6 +91,28 @@ def test_log_buffer_with_a_statistic_of_a_program(tmp_path):
     assert loaded['log_scalars']['loss'].mean() == 2.0
 
 
+def test_log_buffers_are_read_by_torch_load_and_come_back_by_ours(tmp_path):
+    buffer = HistoryBuffer([1.0, 3.0, 5.0], [1, 1, 2], max_length=7)
+    loaded = written(tmp_path, {'message_hub': {'log_scalars': {'loss': buffer}}})
+    torch.load(tmp_path / 'file.pth', weights_only=True)  # as MMSegmentation's publish_model
+    found = loaded['message_hub']['log_scalars']['loss']
+    assert type(found) is HistoryBuffer and found.max_length == 7
+    for values, expected in zip(found.data, buffer.data, strict=True):
+        assert values.tolist() == expected.tolist() and values.dtype == expected.dtype
+    found.update(4.0)  # its arrays are its own
+    assert found.current() == 4.0
+
+
+@pytest.mark.parametrize(
+    'parts',
+    [None, (1, 2, 3), (torch.zeros(2), torch.zeros(3), 5), (torch.zeros(2), torch.zeros(2), 'a')],
+)
+def test_what_only_looks_like_a_log_buffer_stays(parts, tmp_path):
+    torch.save({'meta': {'mmengine.HistoryBuffer': parts}}, tmp_path / 'file.pth')
+    meta = load_checkpoint_safely(tmp_path / 'file.pth')['meta']
+    assert str(meta) == str({'mmengine.HistoryBuffer': parts})
+
+
 def test_functions_are_left_out_of_schedulers(tmp_path):
     states = [{'last_step': 3, 'anneal': lambda x: x, 'method': 'a'.upper}]
     loaded = written(tmp_path, {'param_schedulers': states})

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -5,6 +8,7 @@ import torch
 
 pytest.importorskip('mmseg')
 
+from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
 from mmseg.registry import TRANSFORMS
 from PIL import ExifTags, Image
@@ -219,3 +223,41 @@ def test_labels_that_opencv_cannot_decode_are_named(tmp_path):
     load = LoadCheckedLabels(num_classes=5, imdecode_backend='cv2')
     with pytest.raises(ValueError, match=r"a\.png' cannot be decoded"):
         load(sample(tmp_path / 'a.png'))
+
+
+def write_header(path, width, height):
+    """A PNG of which there is a header and no pixel."""
+    header = struct.pack('>4sIIBBBBB', b'IHDR', width, height, 8, 0, 0, 0, 0)
+    content = b'\x89PNG\r\n\x1a\n'
+    for chunk in (header, b'IDAT'):
+        content += struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk))
+    path.write_bytes(content)
+    return str(path)
+
+
+def test_huge_images_are_refused_before_their_pixels_are_read(tmp_path, monkeypatch):
+    path = write_header(tmp_path / 'huge.png', 30000, 30000)
+    monkeypatch.setattr(LoadImageFromFile, 'transform', lambda *_: pytest.fail('was read'))
+    counts = r'has 900,000,000 pixels, at most 178,956,970 are accepted: cut it into tiles'
+    with pytest.raises(ValueError, match=rf"^image '.*huge\.png' {counts}"):
+        LoadCheckedImage()({'img_path': path})
+    with pytest.raises(ValueError, match=rf"^label map '.*huge\.png' {counts}"):
+        LoadCheckedLabels(num_classes=5)(sample(path))
+    # Large, but not too large.
+    path = write_header(tmp_path / 'large.png', 12000, 12000)
+    with pytest.raises(pytest.fail.Exception), pytest.warns(Image.DecompressionBombWarning):
+        LoadCheckedImage()({'img_path': path})
+
+
+def test_stock_names_mean_ours_in_our_scope_and_nowhere_else():
+    for name, ours in (
+        ('LoadImageFromFile', LoadCheckedImage),
+        ('LoadAnnotations', LoadCheckedLabels),
+    ):
+        options = {'num_classes': 5} if ours is LoadCheckedLabels else {}
+        built = TRANSFORMS.build({'type': name, '_scope_': 'mita_seg', **options})
+        assert type(built) is ours
+        assert TRANSFORMS.get(name) is not ours
+    # What is not ours is MMSegmentation's there too.
+    built = TRANSFORMS.build({'type': 'PackSegInputs', '_scope_': 'mita_seg'})
+    assert type(built) is PackSegInputs

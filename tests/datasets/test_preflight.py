@@ -9,7 +9,6 @@ from mmengine.config import Config
 from PIL import ExifTags, Image
 
 from mita_seg.datasets import check_data
-from mita_seg.datasets.shapes import CLASSES as SHAPES
 
 
 @pytest.fixture
@@ -100,8 +99,8 @@ def write_pairs(folder, labels, split='training', image='.jpg'):
 
 
 LOAD = [
-    {'type': 'LoadCheckedImage'},
-    {'type': 'LoadCheckedLabels', 'num_classes': 2},
+    {'type': 'LoadImageFromFile', '_scope_': 'mita_seg'},
+    {'type': 'LoadAnnotations', '_scope_': 'mita_seg', 'num_classes': 2},
     {'type': 'PackSegInputs'},
 ]
 STOCK = [{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}]
@@ -124,7 +123,7 @@ def warnings_of(cfg, *arguments):
     [
         ({}, 'prepare_ade20k.py checks an ADE20K folder'),
         ({'type': 'CityscapesDataset'}, "the config's data set is of type CityscapesDataset"),
-        ({'type': 'BaseSegDataset', 'metainfo': {'classes': SHAPES}}, 'make_shapes_dataset.py'),
+        ({'type': 'ShapesDataset'}, 'make_shapes_dataset.py'),
         ({'type': 'BaseSegDataset'}, 'is of type BaseSegDataset'),
     ],
 )

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+import safetensors.torch
 import torch
 from mmengine.runner.checkpoint import get_state_dict, weights_to_cpu
 from mmseg.models.backbones import VisionTransformer
@@ -10,6 +11,7 @@ from mmseg.registry import MODELS
 
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.conversion import convert, write_weights
+from mita_seg.conversion.position_embedding import said_grid
 from mita_seg.models import MiTAVisionTransformer
 from mita_seg.models.backbones import mita_vit
 
@@ -95,7 +97,19 @@ def through_the_converter(model, size, tmp_path):
     return loaded
 
 
+def through_safetensors(model, size, tmp_path):
+    """A segmentor's weights, whose file holds text beside them."""
+    whole = torch.nn.Module()
+    whole.backbone = model
+    write_weights(whole.state_dict(), tmp_path / 'w.safetensors')
+    checkpoint = str(tmp_path / 'w.safetensors')
+    loaded = vit(size, init_cfg={'type': 'Pretrained', 'checkpoint': checkpoint})
+    loaded.init_weights()
+    return loaded
+
+
 WAYS = [through_torch, through_init_cfg, through_a_segmentor, through_the_converter]
+WAYS += [through_safetensors]
 
 
 @pytest.mark.parametrize('way', WAYS)
@@ -104,7 +118,7 @@ def test_checkpoints_of_ours_say_their_grid(way, old, new, tmp_path):
     assert_columns(way(trained(old), new, tmp_path))
 
 
-@pytest.mark.parametrize('way', [through_torch, through_init_cfg])
+@pytest.mark.parametrize('way', [through_torch, through_init_cfg, through_safetensors])
 def test_weights_of_the_same_grid_stay_bit_for_bit_without_a_word(way, tmp_path, messages):
     model = trained((48, 80))
     assert torch.equal(way(model, (48, 80), tmp_path).pos_embed, model.pos_embed)
@@ -188,6 +202,15 @@ def test_a_state_dict_into_the_callers_own_dict():
     with pytest.warns(FutureWarning):
         trained((48, 80)).state_dict(destination, '', False)
     assert 'pos_embed' in destination
+
+
+@pytest.mark.parametrize('text', ['{"backbone": [6, 10', '[6, 10]', '{"backbone": "6x10"}', '3'])
+def test_a_grid_that_a_file_of_safetensors_says_badly_counts_for_nothing(text, tmp_path):
+    weights = {'backbone.pos_embed': torch.zeros(1, 61, 8)}
+    path = tmp_path / 'w.safetensors'
+    safetensors.torch.save_file(weights, path, {'pos_embed_grid': text})
+    loaded = load_checkpoint_safely(path)
+    assert list(loaded) == list(weights) and said_grid(loaded, 'backbone.') is None
 
 
 @pytest.mark.parametrize('special', ['reg_token', 'cls_token'])

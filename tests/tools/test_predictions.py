@@ -22,7 +22,7 @@ from mita_seg.engine.save_predictions import distinct_names, leave_files_to_eval
 _CONFIG = """
 _base_ = {base!r}
 _test = dict(
-    type='BaseSegDataset', reduce_zero_label=True, metainfo={{{{_base_.dataset.metainfo}}}},
+    type='ShapesDataset',
     data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
     pipeline={{{{_base_.test_pipeline}}}})
 test_dataloader = dict(_delete_=True, batch_size=1, num_workers=0,

@@ -1,23 +1,27 @@
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
-load_labels = dict(type='LoadCheckedLabels', num_classes=150)
+crop_size = (512, 512)
+# MMSegmentation's own tools look for the loading under these two names; `_scope_` makes them this
+# package's LoadCheckedImage and LoadCheckedLabels.
+load_image = dict(type='LoadImageFromFile', _scope_='mita_seg')
+load_labels = dict(type='LoadAnnotations', _scope_='mita_seg', num_classes=150)
 train_pipeline = [
-    dict(type='LoadCheckedImage'),
+    load_image,
     load_labels,
     dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadCheckedImage'),
+    load_image,
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     load_labels,  # after Resize: predictions are compared at the labels' own size
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [
-    dict(type='LoadCheckedImage'),
+    load_image,
     dict(
         type='TestTimeAug',
         transforms=[

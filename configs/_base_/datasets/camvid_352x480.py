@@ -1,9 +1,9 @@
-# Training images are read once, kept in memory and augmented on the GPU (data_preprocessor), so
+# Training images are read once, kept in memory and augmented on the GPU (batch_preprocessor), so
 # there are no worker processes in training. For final figures train on 'trainval', test on 'test'.
 dataset_type = 'CamVidDataset'
 data_root = 'data/camvid'
 crop_size = (352, 480)
-data_preprocessor = dict(
+batch_preprocessor = dict(
     type='BatchSegDataPreProcessor',
     mean=[127.5, 127.5, 127.5],
     std=[127.5, 127.5, 127.5],
@@ -14,11 +14,14 @@ data_preprocessor = dict(
     ratio_range=(0.5, 2.0),
     test_cfg=dict(size_divisor=16),  # whole images of 360 rows, which patches of 16 do not divide
 )
-load_labels = dict(type='LoadCheckedLabels', num_classes=11)
-test_pipeline = [dict(type='LoadCheckedImage'), load_labels, dict(type='PackSegInputs')]
+# MMSegmentation's own tools look for the loading under these two names; `_scope_` makes them this
+# package's LoadCheckedImage and LoadCheckedLabels.
+load_image = dict(type='LoadImageFromFile', _scope_='mita_seg')
+load_labels = dict(type='LoadAnnotations', _scope_='mita_seg', num_classes=11)
+test_pipeline = [load_image, load_labels, dict(type='PackSegInputs')]
 train_pipeline = [dict(type='CacheInMemory', transforms=test_pipeline)]
 tta_pipeline = [
-    dict(type='LoadCheckedImage'),
+    load_image,
     dict(
         type='TestTimeAug',
         transforms=[

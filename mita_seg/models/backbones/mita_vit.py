@@ -209,6 +209,8 @@ class MiTAVisionTransformer(BaseModule):
             for i, cfg in enumerate(_attn_cfg_per_layer(attn_cfg, num_layers))
         )
         self.ln1 = build_norm(norm_cfg, embed_dims) if final_norm else None
+        # Tools that look at maps, such as Grad-CAM, hook modules.
+        self.out_map = nn.Identity()
         self._freeze()
 
     def _freeze(self) -> None:
@@ -378,7 +380,7 @@ class MiTAVisionTransformer(BaseModule):
         return resize_position_embedding(self.pos_embed, self.grid, grid, self.interpolate_mode)
 
     def _feature_map(self, x: Tensor, grid: Sequence[int], start: int) -> Tensor | list[Tensor]:
-        feature_map = x[:, start:].mT.unflatten(-1, tuple(grid)).contiguous()
+        feature_map = self.out_map(x[:, start:].mT.unflatten(-1, tuple(grid)).contiguous())
         return [feature_map, x[:, 0]] if self.output_cls_token else feature_map
 
     def train(self, mode: bool = True) -> 'MiTAVisionTransformer':
