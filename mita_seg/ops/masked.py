@@ -37,7 +37,7 @@ def mita_attention(
 ) -> Tensor:
     """MiTA attention under a mask; arguments as in :func:`mita_seg.ops.mita_attention`."""
     tensors = tuple(map(with_whole_rows, (query, key, value, landmarks)))
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and gradients_may_follow(tensors):
         tensors = OnlyFirstGradients.apply(*tensors)
     query, key, value, landmarks = tensors
     if shared:
@@ -199,6 +199,13 @@ class MaskedAttention(torch.autograd.Function):
         *tensors, scale = arguments
         tensors = fold(info.batch_size, in_dims, tensors)
         return unfold(info.batch_size, MaskedAttention.apply(*tensors, scale)), 0
+
+
+def gradients_may_follow(tensors: Sequence[Tensor]) -> bool:
+    """Whether something may be differentiated; within torch.func tensors do not say."""
+    return in_transform() or (
+        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    )
 
 
 class OnlyFirstGradients(torch.autograd.Function):

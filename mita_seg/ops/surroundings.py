@@ -28,14 +28,14 @@ def fold(size: int, in_dims: Sequence[int | None], tensors: Sequence) -> list[Te
     Returns:
         [size * B, ...] each, or None.
     """
-    return [
-        tensor
-        if tensor is None
-        else (
-            tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        ).flatten(0, 1)
-        for dim, tensor in zip(in_dims, tensors, strict=False)
-    ]
+
+    def fold_one(dim: int | None, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        return mapped.flatten(0, 1)
+
+    return list(map(fold_one, in_dims, tensors))
 
 
 def unfold(size: int, tensor: Tensor) -> Tensor:
