@@ -9,6 +9,8 @@ from torch.func import grad, jacrev, jvp, vmap
 pytest.importorskip('triton')
 
 from mita_seg.ops import mita_attention, pooled_mita_attention
+from mita_seg.ops.pooling import pool_in_torch
+from mita_seg.ops.triton import op
 
 pytestmark = [
     pytest.mark.filterwarnings(f'ignore:{words}')
@@ -72,11 +74,9 @@ TRANSFORMS = {
 }
 # The interpreter takes long for all of them.
 CASES = [(transform, 'usual') for transform in TRANSFORMS]
+CASES += [('vmap of grad', options) for options in ('two experts', 'pooled')]
 CASES += [
-    (transform, options)
-    for transform in ('vmap of grad', 'gradients of gradients')
-    for options in OPTIONS
-    if options != 'usual'
+    ('gradients of gradients', options) for options in ('compress only', 'route only', 'pooled')
 ]
 
 
@@ -87,6 +87,23 @@ def test_kernels_follow_the_reference(transform, options):
         attend, tensors = reversed(prepare(options, backend))
         results.append(TRANSFORMS[transform](attend, tensors))
     torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_of_gradients_of_the_registered_operators():
+    """Which tensors of other types than torch's own go through."""
+    given = draw_inputs(14, 4, scale=0.5)
+    query, key = given[:2]
+    pairs = [
+        (op.triton_attention(*given, *[0] * 5, 5, 1, 0.25, 0.2, True)[0], key),
+        (mita_attention(*given, topk=5, landmark_scale=0.2, backend='reference'), key),
+        (op.triton_pool(query, 3, 4, 2, 2, 1), query),
+        (pool_in_torch(query, (3, 4), (2, 2), 1), query),
+    ]
+    results = []
+    for output, tensor in pairs:
+        (gradient,) = torch.autograd.grad(output.pow(3).sum(), tensor, create_graph=True)
+        results.append(torch.autograd.grad(gradient.square().sum(), tensor)[0])
+    torch.testing.assert_close(results[::2], results[1::2], atol=1e-4, rtol=1e-4)
 
 
 def test_derivatives_in_forward_mode_are_refused():
