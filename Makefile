@@ -3,6 +3,8 @@
 # make lint    style and format
 # make test-families   swapping and conversion with timm, torchvision and transformers, and those of
 #                      MMSegmentation's tools that need more, in an environment inside .venv
+# make test-upstream   what concerns MMSegmentation, with the upstream packages in place of the
+#                      maintained ones, in an environment inside .venv; about 20 minutes
 # make check-kernels   compile every Triton kernel for every GPU that is known; needs no GPU, and
 #                      about 20 minutes on two cores
 # make clean   remove everything the above made
@@ -12,11 +14,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 SHAPES := configs/mita_segmenter_shapes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-families check-kernels lint clean
+.PHONY: demo test test-families test-upstream check-kernels lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python tools/make_shapes_dataset.py data/shapes
@@ -40,12 +43,31 @@ test-families: $(FAMILIES)/.installed
 
 $(FAMILIES)/.installed: $(VENV)/.test
 	$(PYTHON) -m venv --clear $(FAMILIES)
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
-	    > $$($(FAMILIES)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/normal.pth
+	$(BIN)/python $(PURELIB) > "$$($(FAMILIES)/bin/python $(PURELIB))"/normal.pth
 	$(FAMILIES)/bin/python -m pip install --quiet --constraint constraints.txt 'transformers>=4.57'
 	$(FAMILIES)/bin/python -m pip install --quiet --no-deps 'timm>=0.9.16' torchvision \
 	    'grad-cam<1.5' ttach
 	$(FAMILIES)/bin/python -m pip install --quiet --constraint constraints.txt scikit-learn seaborn
+	@touch $@
+
+# All packages of the normal environment but those of the maintained family, with whose files the
+# upstream family's would be mixed. mmcv-lite lacks the compiled module that mmseg imports.
+UPSTREAM := $(VENV)/upstream
+
+test-upstream: $(UPSTREAM)/.installed
+	OMP_NUM_THREADS=1 $(UPSTREAM)/bin/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS) \
+	    tests/models tests/datasets tests/engine tests/checkpoint tests/conversion tests/tools \
+	    tests/analysis tests/benchmark tests/swap/test_mmseg.py $(wildcard tests/test_*.py)
+
+$(UPSTREAM)/.installed: $(VENV)/.test tests/upstream/mmcv_ext.py
+	$(PYTHON) -m venv --clear $(UPSTREAM)
+	mkdir $(UPSTREAM)/normal
+	ln -s "$$($(BIN)/python $(PURELIB))"/* $(UPSTREAM)/normal
+	cd $(UPSTREAM)/normal && rm -r mmcv mmengine mmseg mim onedl_*
+	echo "$(abspath $(UPSTREAM)/normal)" > "$$($(UPSTREAM)/bin/python $(PURELIB))"/normal.pth
+	$(UPSTREAM)/bin/python -m pip install --quiet --no-deps \
+	    mmcv-lite==2.1.0 mmengine==0.10.7 mmsegmentation==1.2.2
+	cp tests/upstream/mmcv_ext.py "$$($(UPSTREAM)/bin/python $(PURELIB))"/mmcv/_ext.py
 	@touch $@
 
 check-kernels: $(VENV)/.test

@@ -34,12 +34,14 @@ def prepare_config(args):
 
 
 def show_predictions(cfg, args):
-    """Turn on MMSegmentation's painting of the predictions."""
+    """Turn on the painting of the predictions."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise ValueError(
             '--show and --show-dir need default_hooks.visualization (SegVisualizationHook)'
         )
+    if hook.type == 'SegVisualizationHook':
+        hook.type = 'PaintPredictionsHook'
     # Every image, not the hook's default of every fiftieth.
     hook.update(draw=True, interval=1, show=args.show, wait_time=args.wait_time)
     if args.show_dir:

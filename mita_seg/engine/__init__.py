@@ -4,6 +4,7 @@ from .deferred_runtime_info import DeferredRuntimeInfoHook
 from .exact_resume import ExactResumeHook
 from .layer_decay import ViTLayerDecayOptimWrapperConstructor
 from .optim_wrapper import BFloat16OptimWrapper
+from .paint_predictions import PaintPredictionsHook
 from .resumable_runner import ResumableRunner
 from .save_predictions import SavePredictionsHook
 from .whole_checkpoint import WholeCheckpointHook
@@ -12,6 +13,7 @@ __all__ = [
     'BFloat16OptimWrapper',
     'DeferredRuntimeInfoHook',
     'ExactResumeHook',
+    'PaintPredictionsHook',
     'ResumableRunner',
     'SavePredictionsHook',
     'ViTLayerDecayOptimWrapperConstructor',

@@ -5,13 +5,13 @@ import os
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mita_seg.checkpoint import verify_checkpoint
 from mita_seg.files import taking_place
 
 from .exact_resume import ExactResumeHook
-from .seeded_batches import number_batches
+from .seeded_batches import begin_late, number_batches
 from .whole_checkpoint import WholeCheckpointHook
 
 
@@ -48,9 +48,18 @@ class ResumableRunner(Runner):
 
     def build_train_loop(self, loop):
         """Build the training loop, whose batches are seeded from their numbers."""
-        built = super().build_train_loop(loop)
-        if built is not loop:
-            self.batches = number_batches(built, self.seed)
+        if isinstance(loop, BaseLoop):
+            return super().build_train_loop(loop)
+        given = self._train_dataloader
+        if isinstance(given, dict):  # built as a loop would
+            diff_rank_seed = self._randomness_cfg.get('diff_rank_seed', False)
+            self._train_dataloader = self.build_dataloader(given, self.seed, diff_rank_seed)
+        begin_late(self._train_dataloader)
+        try:
+            built = super().build_train_loop(loop)
+        finally:
+            self._train_dataloader = given
+        self.batches = number_batches(built, self.seed)
         return built
 
     def save_checkpoint(self, out_dir, filename, *args, **kwargs):

@@ -16,6 +16,38 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from .random_state import kept_random_state, seed_generators
 
 
+def begin_late(loader):
+    """Make a data loader's next iterators take nothing before their first batch is asked for.
+
+    MMEngine 0.10.7's loop takes an iterator when it is built, whose workers would load batches, and
+    use up a sampler without end, before :func:`number_batches` can number them.
+
+    Args:
+        loader (DataLoader): Anything else is left as it is.
+    """
+    if isinstance(loader, DataLoader):
+        loader._get_iterator = lambda: _LateIterator(loader)
+
+
+class _LateIterator:
+    """An iterator of a loader that is made when it is used."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.iterator)
+
+    def __getattr__(self, name):
+        if name == 'iterator':
+            self.iterator = type(self.loader)._get_iterator(self.loader)
+            return self.iterator
+        return getattr(self.iterator, name)
+
+
 def number_batches(loop, seed):
     """Seed every batch of a training loop from its number.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import masked, reference, tiled
 from .pooling import pool_in_torch, pool_landmarks
+from .surroundings import in_forward_mode, in_transform
 from .tracing import traced_attention
 from .triton.support import warn_once, why_not
 from .validation import (
@@ -44,6 +45,13 @@ def mita_attention(
     scaled_dot_product_attention.
 
     Source: Wen et al., arXiv 2602.01219, equations 5-12 and Algorithm 1.
+
+    Limits:
+        'reference' and 'tiled' work in every transform of torch.func, in forward mode and with
+        gradients of gradients (in float32 vmap needs a torch newer than 2.7). 'triton' and 'masked'
+        work in grad, vjp, vmap and jacrev. In forward mode (jvp, jacfwd, hessian) they are refused
+        and 'auto' takes 'tiled'. Gradients of gradients are refused by 'masked'; 'triton' computes
+        them in torch operations, and refuses batched gradients (is_grads_batched=True).
 
     Args:
         query, key, value: [B, H, N, d], floating point, alike in shape, dtype and device; any
@@ -162,6 +170,10 @@ def _select_backend(backend: str, query: Tensor, num_landmarks: int, options: di
     if backend not in BACKENDS:
         known = ', '.join(map(repr, BACKENDS))
         raise ValueError(f'backend must be one of {known}, got {backend!r}')
+    if backend == 'masked' and in_forward_mode():
+        raise NotImplementedError(
+            "backend='masked' has no derivatives in forward mode, 'tiled' has"
+        )
     if backend in ('auto', 'triton'):
         scales = options['scale'], options['landmark_scale']
         reason = why_not(query, num_landmarks, options['topk'], scales)
@@ -181,7 +193,7 @@ def torch_backend(query: Tensor) -> str:
     small ones. A GPU spends more time on starting those than on the logits, up to some N; a CPU
     does not.
     """
-    if query.device.type == 'cpu' or query.shape[2] > MASKED_TOKENS:
+    if query.device.type == 'cpu' or query.shape[2] > MASKED_TOKENS or in_transform():
         return 'tiled'
     return 'masked'
 

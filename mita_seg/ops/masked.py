@@ -9,13 +9,15 @@ where the mask of one head does not fit in `MASK_BYTES`.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.func import vjp
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from .autocast import without_autocast
 from .selection import closest_landmarks, in_top, scores_between
+from .surroundings import fold, in_transform, unfold
 
 MASK_BYTES = 2**26  # of the heads that are computed together
 ALIGNMENT = 16  # elements; kernels copy masks whose rows start elsewhere
@@ -34,7 +36,10 @@ def mita_attention(
     shared: bool,
 ) -> Tensor:
     """MiTA attention under a mask; arguments as in :func:`mita_seg.ops.mita_attention`."""
-    query, key, value, landmarks = map(with_whole_rows, (query, key, value, landmarks))
+    tensors = tuple(map(with_whole_rows, (query, key, value, landmarks)))
+    if not torch.compiler.is_compiling() and gradients_may_follow(tensors):
+        tensors = OnlyFirstGradients.apply(*tensors)
+    query, key, value, landmarks = tensors
     if shared:
         shared_values = attend(landmarks, key, value, scale)
         if topk == 0:
@@ -151,13 +156,6 @@ def attend_by_heads(*arguments) -> Tensor:
     return join([attend_heads(*part, scale) for part in by_heads(*tensors)])
 
 
-def without_autocast(device: str) -> AbstractContextManager:
-    """A context that computes in the dtypes of the tensors, wherever backward() is called."""
-    if torch.amp.is_autocast_available(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
-
-
 class MaskedAttention(torch.autograd.Function):
     """:func:`attend_by_heads` that keeps for the backward pass what it was given, and no mask."""
 
@@ -173,23 +171,77 @@ class MaskedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         twice = torch.is_grad_enabled()
+        wanted = [index for index in range(3) if ctx.needs_input_grad[index]]
 
-        def differentiate(*tensors: Tensor) -> tuple[Tensor, ...]:
+        def differentiate(*tensors: Tensor) -> Sequence[Tensor]:
             *inputs, grad, table, routes = tensors
+            if in_transform():  # where no tensor says whether it requires gradients
+
+                def attend(*chosen: Tensor) -> Tensor:
+                    given = [*inputs]
+                    for index, each in zip(wanted, chosen, strict=True):
+                        given[index] = each
+                    return attend_heads(*given, table, routes, ctx.scale)
+
+                return vjp(attend, *(inputs[index] for index in wanted))[1](grad)
             output = attend_heads(*inputs, table, routes, ctx.scale)
-            wanted = [part for part in inputs if part.requires_grad]
-            return torch.autograd.grad(output, wanted, grad, create_graph=twice)
+            chosen = [inputs[index] for index in wanted]
+            return torch.autograd.grad(output, chosen, grad, create_graph=twice)
 
         *inputs, table, routes = ctx.saved_tensors
         with torch.enable_grad(), without_autocast(grad.device.type):
             parts = [differentiate(*part) for part in by_heads(*inputs, grad, table, routes)]
-        gradients = map(join, zip(*parts, strict=True))
-        return tuple(next(gradients) if wanted else None for wanted in ctx.needs_input_grad)
+        gradients = dict(zip(wanted, map(join, zip(*parts, strict=True)), strict=True))
+        return tuple(gradients.get(index) for index in range(6))
 
     @staticmethod
-    def vmap(*_):
-        raise NotImplementedError("backend='masked' can't run in torch.func.vmap, 'tiled' can")
+    def vmap(info, in_dims, *arguments):
+        *tensors, scale = arguments
+        tensors = fold(info.batch_size, in_dims, tensors)
+        return unfold(info.batch_size, MaskedAttention.apply(*tensors, scale)), 0
+
+
+def gradients_may_follow(tensors: Sequence[Tensor]) -> bool:
+    """Whether something may be differentiated; within torch.func tensors do not say."""
+    return in_transform() or (
+        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    )
+
+
+class OnlyFirstGradients(torch.autograd.Function):
+    """Its inputs, whose gradients refuse to be differentiated.
+
+    The kernels of scaled_dot_product_attention would, in words that name none of ours.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def jvp(*_):
-        raise NotImplementedError("backend='masked' can't run in torch.func.jvp, 'tiled' can")
+    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor | None):
+        return LastGradients.apply(*grads) if torch.is_grad_enabled() else grads
+
+
+class LastGradients(torch.autograd.Function):
+    """Gradients that refuse to be differentiated."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(grad if grad is None else grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise NotImplementedError("backend='masked' has no gradients of gradients, 'tiled' has")

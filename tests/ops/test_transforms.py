@@ -3,9 +3,10 @@
 import pytest
 import torch
 from operator_cases import make_inputs
-from torch.func import grad, jvp, vmap
+from torch.func import grad, jacrev, jvp, vmap
 
 from mita_seg.ops import mita_attention, pooled_mita_attention
+from mita_seg.ops.attention import torch_backend
 
 # vmap takes some operations on indices one by one, or copies them.
 pytestmark = [
@@ -43,6 +44,9 @@ TRANSFORMS = {
         tensors[0], stack(tensors)[1], *tensors[2:]
     ),
     'vmap of grad': lambda attend, tensors: vmap(grad(loss_of(attend), ALL))(*stack(tensors)),
+    'jacrev': lambda attend, tensors: jacrev(
+        lambda value: attend(*tensors[:2], value, tensors[3]).sum((0, 1, 3))
+    )(tensors[2]),
     'jvp': lambda attend, tensors: jvp(attend, tensors, tuple(t.flip(2) for t in tensors)),
     'jvp of grad': lambda attend, tensors: jvp(
         grad(loss_of(attend), ALL), tensors, tuple(t.flip(2) for t in tensors)
@@ -88,16 +92,35 @@ def test_vmap_of_the_pooled_operator():
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_masked_has_grad(case):
+@pytest.mark.parametrize('transform', ['grad', 'vmap', 'vmap of one', 'vmap of grad', 'jacrev'])
+def test_masked_follows_the_reference(transform, case):
     results = []
-    for backend in ('reference', 'masked'):
-        tensors, attend = prepare(case, backend)
-        results.append(grad(loss_of(attend), ALL)(*tensors))
+    for name in ('reference', 'masked'):
+        tensors, attend = prepare(case, name)
+        results.append(TRANSFORMS[transform](attend, tensors))
     torch.testing.assert_close(*results, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize('transform', ['vmap', 'jvp'])
-def test_masked_names_what_can_run_in_other_transforms(transform):
-    tensors, attend = prepare('route_only', 'masked')
-    with pytest.raises(NotImplementedError, match=f"can't run in torch.func.{transform}, 'tiled'"):
+@pytest.mark.parametrize('transform', ['jvp', 'jvp of grad'])
+def test_masked_names_what_has_derivatives_in_forward_mode(transform):
+    tensors, attend = prepare('usual', 'masked')
+    with pytest.raises(NotImplementedError, match="forward mode, 'tiled' has"):
         TRANSFORMS[transform](attend, tensors)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_masked_names_what_has_gradients_of_gradients(case):
+    tensors, attend = prepare(case, 'masked')
+    with pytest.raises(NotImplementedError, match="no gradients of gradients, 'tiled' has"):
+        TRANSFORMS['grad of grad'](attend, tensors)
+    tensors = [tensor.requires_grad_() for tensor in tensors]
+    (first,) = torch.autograd.grad(loss_of(attend)(*tensors), tensors[1], create_graph=True)
+    with pytest.raises(NotImplementedError, match="no gradients of gradients, 'tiled' has"):
+        torch.autograd.grad(first.square().sum(), tensors[1])
+
+
+def test_off_the_cpu_auto_takes_tiled_in_transforms():
+    tokens = torch.empty(1, 1, 4, 16, device='meta')
+    chosen = []
+    vmap(lambda _: chosen.append(torch_backend(tokens)) or _)(torch.zeros(1))
+    assert chosen == ['tiled'] and torch_backend(tokens) == 'masked'

@@ -29,12 +29,21 @@ def or_else(run: Callable, instead: Callable | None):
 def differentiate_in_torch(
     attend: Callable, inputs: Sequence[Tensor | None], grad: Tensor, count: int
 ) -> list[Tensor | None]:
-    """Gradients of `inputs` through another computation of the output, then None: `count`."""
-    leaves = [tensor if tensor is None else tensor.detach().requires_grad_() for tensor in inputs]
+    """Gradients of `inputs` through another computation of the output, then None: `count`.
+
+    Where gradients are recorded they can be differentiated in turn.
+    """
+    twice = torch.is_grad_enabled()
+
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor if twice and tensor.requires_grad else tensor.detach().requires_grad_()
+
+    leaves = [tensor if tensor is None else leaf(tensor) for tensor in inputs]
     with torch.enable_grad():
         output = attend(*leaves)
     given = [leaf for leaf in leaves if leaf is not None]
-    gradients = iter(torch.autograd.grad(output, given, grad, allow_unused=True))
+    gradients = torch.autograd.grad(output, given, grad, allow_unused=True, create_graph=twice)
+    gradients = iter(gradients)
     result = [None if leaf is None else next(gradients) for leaf in leaves]
     return result + [None] * (count - len(result))
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, library
-from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
+from ..surroundings import fold, in_transform, unfold
 from .backward import mita_backward
+from .derivatives import differentiate_gradients
 from .fallback import differentiate_in_torch, or_else
 from .forward import mita_forward
 from .launch import empty_like_query
@@ -102,6 +103,22 @@ def _(grad, query, key, value, landmarks, *rest):
     return gradients
 
 
+def _save_gradients(ctx, inputs, output):
+    grad, query, key, value, landmarks, _, _, *ctx.options = inputs
+    ctx.save_for_backward(grad, query, key, value, landmarks)
+
+
+def _differentiate_gradients(ctx, *grads):
+    grad, *inputs = ctx.saved_tensors
+    gradients = differentiate_gradients(grads, grad, inputs, ctx.options)
+    return *gradients, *[None] * (17 - len(gradients))
+
+
+triton_attention_backward.register_autograd(
+    lambda ctx, grads: _differentiate_gradients(ctx, *grads), setup_context=_save_gradients
+)
+
+
 def _save(ctx, inputs, output):
     query, key, value, landmarks, *ctx.options = inputs
     out, state = output
@@ -129,15 +146,64 @@ class _Attention(torch.autograd.Function):
         return tuple(output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *grads):
+        if torch._C._functorch.is_legacy_batchedtensor(grads[0]):
+            raise NotImplementedError(
+                "backend='triton' has no batched gradients (is_grads_batched=True, jacobian with "
+                "vectorize=True), backend='tiled' has; torch.func.jacrev takes either"
+            )
+        watched = torch.is_grad_enabled() or in_transform()
+
         def differentiate():
-            return _differentiate(ctx, grads, _backward)
+            return _differentiate(ctx, grads, _Gradients.apply if watched else _backward)
 
         def differentiate_instead():
             return differentiate_in_torch(ctx.instead, ctx.saved_tensors[:4], grads[0], 14)
 
         return None, *or_else(differentiate, ctx.instead and differentiate_instead)
+
+
+class _Transformed(torch.autograd.Function):
+    """The operator under torch.func."""
+
+    @staticmethod
+    def forward(*inputs):
+        return tuple(_forward(*inputs))
+
+    setup_context = staticmethod(_save)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return _differentiate(ctx, grads, _Gradients.apply)
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        tensors = fold(info.batch_size, in_dims, inputs[:4])
+        out, state = _Transformed.apply(*tensors, *inputs[4:])
+        # The state is that of the whole batch, and goes to the backward pass as it is.
+        return (unfold(info.batch_size, out), state), (0, None)
+
+
+class _Gradients(torch.autograd.Function):
+    """The backward pass under torch.func, and where its gradients may get gradients."""
+
+    @staticmethod
+    def forward(*inputs):
+        return tuple(_backward(*inputs))
+
+    setup_context = staticmethod(_save_gradients)
+    backward = staticmethod(_differentiate_gradients)
+
+    @staticmethod
+    def vmap(info, in_dims, grad, *inputs):
+        size, options = info.batch_size, inputs[6:]
+        if in_dims[5] is None:  # one forward pass, many gradients of its output
+            results = [_Gradients.apply(each, *inputs) for each in grad.unbind(in_dims[0])]
+            gradients = [torch.stack(each) for each in zip(*results, strict=True)]
+            return tuple(gradients), (0,) * len(gradients)
+        *tensors, out = fold(size, in_dims, (grad, *inputs[:5]))
+        gradients = _Gradients.apply(*tensors, out, inputs[5], *options)
+        return tuple(unfold(size, each) for each in gradients), (0,) * len(gradients)
 
 
 def attention(query: Tensor, *arguments, instead: Callable | None = None) -> Tensor:
@@ -152,6 +218,8 @@ def attention(query: Tensor, *arguments, instead: Callable | None = None) -> Ten
         return triton_attention(query, *arguments)[0]
 
     def attend():
+        if in_transform():
+            return _Transformed.apply(query, *arguments)[0]
         if torch.is_grad_enabled():
             return _Attention.apply(instead, query, *arguments)[0]
         return _forward(query, *arguments)[0]
@@ -204,8 +272,19 @@ def _save_grid(ctx, inputs, output):
 
 
 def _differentiate_pool(ctx, grad):
-    grad_query = torch.ops.mita_seg.triton_pool_backward(grad, ctx.tokens, *ctx.grid)
+    grad_query = triton_pool_backward(grad, ctx.tokens, *ctx.grid)
     return grad_query, None, None, None, None, None
 
 
 triton_pool.register_autograd(_differentiate_pool, setup_context=_save_grid)
+
+
+def _keep_grid(ctx, inputs, output):
+    _, _, *ctx.grid = inputs
+
+
+def _pool_gradients(ctx, grad):  # one is the transpose of the other
+    return triton_pool(grad, *ctx.grid), None, None, None, None, None, None
+
+
+triton_pool_backward.register_autograd(_pool_gradients, setup_context=_keep_grid)

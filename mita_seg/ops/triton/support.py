@@ -8,6 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from ..surroundings import in_forward_mode
 from .gpu import LEAST_CAPABILITY, LEAST_SHARED_MEMORY, gpu_of
 
 MAX_TOKENS = 2**20
@@ -40,6 +41,8 @@ def why_not(
     """The reason why the kernels can't run on `query` [B, H, N, d]; None if they can."""
     if not _HAS_TRITON:
         return 'Triton is not installed'
+    if in_forward_mode():
+        return "it has no derivatives in forward mode (jvp), backend='tiled' has"
     if query.device.type != 'cuda' and not interpreted():
         return f'it needs CUDA tensors, or TRITON_INTERPRET=1 for others; got {query.device}'
     if query.device.type == 'cuda':

@@ -37,7 +37,7 @@ def test_attention(options, pooled, poisoned_memory):
 
 @pytest.mark.parametrize(('options', 'pooled'), CASES)
 def test_attention_backward(options, pooled, poisoned_memory):
-    """It has no gradient of its own, as autograd registration is told by inputs without one."""
+    """Without gradients of its own, which test_transforms.py compares."""
     tensors = [
         each.detach() if torch.is_tensor(each) else each for each in make_arguments(options, pooled)
     ]

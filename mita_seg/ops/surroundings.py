@@ -1,0 +1,43 @@
+"""What a call is surrounded by: transforms of torch.func, derivatives in forward mode."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def in_transform() -> bool:
+    """Whether a transform of torch.func (grad, vmap, jvp and their kin) is running."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def in_forward_mode() -> bool:
+    """Whether tensors may carry tangents: in torch.func.jvp and torch.autograd.forward_ad."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def fold(size: int, in_dims: Sequence[int | None], tensors: Sequence) -> list[Tensor | None]:
+    """Tensors of a rule for vmap, its dimension put into the first one, which is that of a batch.
+
+    Args:
+        size: Of the dimension that vmap maps over.
+        in_dims: Which one that is in each tensor; None where it is in none.
+        tensors: [B, ...], and `size` where in_dims says; or None.
+
+    Returns:
+        [size * B, ...] each, or None.
+    """
+
+    def fold_one(dim: int | None, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        return mapped.flatten(0, 1)
+
+    return list(map(fold_one, in_dims, tensors))
+
+
+def unfold(size: int, tensor: Tensor) -> Tensor:
+    """[size * B, ...] -> [size, B, ...]"""
+    return tensor.unflatten(0, (size, -1))

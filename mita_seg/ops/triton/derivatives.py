@@ -1,0 +1,55 @@
+"""The kernels under torch.func, and gradients of gradients.
+
+Gradients are the kernels' there too; those of gradients come from torch operations.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.func import vjp
+
+from .. import tiled
+from ..autocast import without_autocast
+from ..pooling import pool_in_torch
+
+NUM_TENSORS = 4  # query, key, value, landmarks
+
+
+def differentiate_gradients(
+    cotangents: Sequence[Tensor], grad: Tensor, inputs: Sequence[Tensor | None], options: Sequence
+) -> list[Tensor | None]:
+    """Gradients of the gradients that the kernels compute.
+
+    Args:
+        cotangents: Gradients of the gradients of query, key, value and, if given, landmarks.
+        grad: The gradient of the output that those came from.
+        inputs: query, key, value, landmarks; landmarks are None where they are pooled.
+        options: The other arguments of the operator.
+
+    Returns:
+        Gradients of `grad` and of the four inputs.
+    """
+    height, width, rows, columns, start, topk, num_routed, scale, landmark_scale, shared = options
+
+    def attend(query, key, value, landmarks=None):
+        if landmarks is None:
+            landmarks = pool_in_torch(query, (height, width), (rows, columns), start)
+        return tiled.mita_attention(
+            query,
+            key,
+            value,
+            landmarks,
+            topk=topk,
+            num_routed=num_routed,
+            scale=scale,
+            landmark_scale=landmark_scale,
+            shared=shared,
+        )
+
+    def differentiate(grad, *given):
+        return vjp(attend, *given)[1](grad)
+
+    given = [each for each in inputs if each is not None]
+    with without_autocast(grad.device.type):
+        gradients = vjp(differentiate, grad, *given)[1](tuple(cotangents))
+    return [*gradients, *[None] * (1 + NUM_TENSORS - len(gradients))]
