@@ -124,11 +124,17 @@ _AMPERE = Table(
 )
 
 # The same products, with 100 KiB a multiprocessor: fewer stages where two programs would not fit.
+# Three never do, and two may have all registers.
 _ADA = replace(
     _AMPERE,
     shared_memory=99 * 1024,
-    key_backward=Options(32, 2, 168),
-    fold=Options(64, 2, 168),
+    attend_low=Options(32, 2, None, 2),
+    attend=Options(64, 2),
+    key_backward=Options(32, 2),
+    expert_backward_low=Options(32, 2),
+    expert_backward=Options(32, 2),
+    expert_backward_several=Options(32, 2),
+    fold=Options(64, 2),
     programs=2,
 )
 
@@ -137,9 +143,11 @@ _ADA = replace(
 _BLACKWELL = replace(
     _HOPPER,
     probe=Options(32, 3, 168),
+    probe_several=Options(64, 3),
     attend_low=Options(32, 2, None, 2),
     attend_several=Options(64, 2),
     expert_backward_low=Options(32, 2),
+    expert_backward=Options(32, 2),
     expert_backward_several=Options(32, 2),
     fold_sparse=Options(64, 1),
 )
@@ -147,16 +155,9 @@ _BLACKWELL_CONSUMER = replace(
     _ADA,
     probe=Options(32, 3),
     probe_several=Options(32, 2),
-    attend_low=Options(32, 2, None, 2),
-    attend=Options(64, 2),
     attend_several=Options(32, 2),
-    key_backward=Options(32, 2),
     key_backward_several=Options(32, 2),
     landmark_backward=Options(32, 2),
-    expert_backward_low=Options(32, 2),
-    expert_backward=Options(32, 2),
-    expert_backward_several=Options(32, 2),
-    fold=Options(64, 2),
 )
 
 
