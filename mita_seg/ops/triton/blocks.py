@@ -311,7 +311,7 @@ def _narrow(options: Options, table: Table, dim: int, itemsize: int) -> Options:
     if itemsize == 2 and not wide:
         return options if padded == dim else options._replace(maxnreg=None)
     rows = min(table.wide_rows if wide else options.rows, _rows(itemsize))
-    limited = itemsize == 4 and options.maxnreg and options.maxnreg >= 168
+    limited = itemsize == 4 and options.num_warps == 4 and (options.maxnreg or 0) >= 168
     stages = 1 if wide else options.stages
     return Options(rows, stages, options.maxnreg if limited else None)
 
