@@ -3,6 +3,7 @@
 import argparse
 
 from mita_seg.cli import user_errors
+from mita_seg.quiet import import_mmseg_quietly
 
 PROG = 'make_shapes_dataset.py'
 
@@ -24,6 +25,7 @@ def main(argv=None):
     """Run the tool."""
     args = parse_args(argv)
     with user_errors(PROG):
+        import_mmseg_quietly()
         from mita_seg.datasets.shapes_writer import write_shapes
         from mita_seg.progress_bar import progress_bar
 
