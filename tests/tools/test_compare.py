@@ -36,7 +36,7 @@ def command(repository, configs, work_dir, *more):
     ]
 
 
-def wait_for(condition, process, seconds=90):
+def wait_for(condition, process, seconds=1800):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, 'ended too early'
