@@ -4,9 +4,11 @@ import argparse
 import contextlib
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
-from mita_seg.cli import prepare_work_dir, user_errors
+from mita_seg.cli import prepare_work_dir, say, user_errors
+from mita_seg.quiet import import_mmseg_quietly
 
 PROG = 'compare.py'
 
@@ -95,13 +97,20 @@ def main(argv=None):
     command = shlex.join([PROG, *(sys.argv[1:] if argv is None else argv)])
     with contextlib.ExitStack() as held:
         with user_errors(PROG):
+            import_mmseg_quietly()
             from mita_seg.comparison.plan import make_runs
             from mita_seg.files import exclusive
 
             prepare_work_dir(args.work_dir)
             held.enter_context(exclusive(args.work_dir))
             runs = make_runs(
-                args.configs, args.work_dir, args.seeds, args.test_only, args.cfg_options, args.amp
+                args.configs,
+                args.work_dir,
+                args.seeds,
+                args.test_only,
+                args.cfg_options,
+                args.amp,
+                say=partial(say, PROG),
             )
         return compare(args, runs, command)
 
