@@ -59,7 +59,8 @@ def test_wheel_holds_the_package_and_mims_files_only(wheel):
         inside = {str(name.relative_to(folder)) for name in names if name.is_relative_to(folder)}
         assert {'tools/train.py', 'tools/test.py'} <= inside
         assert 'configs/_base_/default_runtime.py' in inside
-        assert 'configs/mita_segmenter/metafile.yaml' in inside
+        for folder in ('mita_segmenter', 'mita_segmenter_camvid'):
+            assert f'configs/{folder}/metafile.yaml' in inside
 
 
 def test_installed_alone_it_names_no_openmmlab_package(metadata):
