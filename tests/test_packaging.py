@@ -57,7 +57,7 @@ def test_wheel_holds_the_package_and_mims_files_only(wheel):
     assert not [name for name in names if 'tests' in name.parts or '__pycache__' in name.parts]
     for folder in ('_mita_seg_mim', 'mita_seg/.mim'):
         inside = {str(name.relative_to(folder)) for name in names if name.is_relative_to(folder)}
-        assert {'tools/train.py', 'tools/test.py'} <= inside
+        assert {'model-index.yml', 'tools/train.py', 'tools/test.py'} <= inside
         assert 'configs/_base_/default_runtime.py' in inside
         for folder in ('mita_segmenter', 'mita_segmenter_camvid'):
             assert f'configs/{folder}/metafile.yaml' in inside
