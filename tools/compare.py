@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import shlex
 import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def parse_args(argv=None):
 
 def compare(args, runs, command):
     """Do what is left to do and report; the exit status is 1 if a run failed."""
+    from mita_seg.comparison.findings import describe_findings
     from mita_seg.comparison.pictures import draw_bars, draw_comparison
     from mita_seg.comparison.plan import find_finished
     from mita_seg.comparison.pool import Failure, measure_runs, run_workers
@@ -84,9 +86,14 @@ def compare(args, runs, command):
     work_dir = Path(args.work_dir)
     results = [read_json(folder / 'result.json') for folder in find_finished(runs, work_dir)]
     if results:
-        print(f'\n{write_report(work_dir, results, command)}\n')
+        findings = describe_findings(results)
+        print(f'\n{write_report(work_dir, results, command, findings)}\n')
         for draw in (draw_comparison, draw_bars, draw_tradeoff):
-            print(draw(work_dir, results))
+            picture = draw(work_dir, results)
+            if picture:
+                print(picture)
+        if findings:
+            print(f'\n{textwrap.fill(findings, 100)}')
     return 1 if failed else 0
 
 

@@ -16,7 +16,7 @@ def parse_args(argv=None):
     )
     parser.add_argument('--num-train', type=int, default=800, help='training pairs')
     parser.add_argument('--num-val', type=int, default=60, help='validation pairs')
-    parser.add_argument('--size', type=int, default=96, help='height and width in pixels')
+    parser.add_argument('--size', type=int, default=128, help='height and width in pixels')
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args(argv)
 
