@@ -75,8 +75,14 @@ def test_no_console_scripts(wheel):
         )
 
 
-# Extras for models that users bring; the repository's own environments leave them out.
-USERS_MODELS = ('timm', 'transformers', 'torchvision')
+def test_no_extra_brings_a_torch_of_its_own(metadata):
+    """As torchvision does, which timm requires."""
+    names = {requirement.name for requirement in requirements(metadata)}
+    assert not names & {'torchvision', 'torchaudio', 'timm'}
+
+
+# An extra for models that users bring; the repository's own environments leave it out.
+USERS_MODELS = ('transformers',)
 
 
 @pytest.mark.parametrize('python_version', ['3.10', '3.11', '3.12', '3.13'])
