@@ -9,7 +9,7 @@ from .report import group_by_config, summarise
 
 _ALIKE = 0.05  # a difference of costs below which nothing is said of it
 _COSTS = (
-    ('FLOPs', 'flops_model'),
+    ('computation', 'flops_model'),
     ('training time', 'iter_ms'),
     ('latency', 'latency_ms'),
     ('memory', 'peak_mem_mb'),
@@ -47,12 +47,12 @@ def _compare_two(groups, names):
         values = summarise(groups, field)
         if len(values) == 2 and values[base][0]:
             parts.setdefault(_proportion(values[other][0] / values[base][0]), []).append(noun)
-    costs = ', '.join(f'{proportion} {_join(nouns)}' for proportion, nouns in parts.items())
+    costs = _join([f'{proportion} {_join(nouns)}' for proportion, nouns in parts.items()])
     quality = summarise(groups, 'mIoU')
     ours, theirs = quality[other][0], quality[base][0]
+    shown = f'{names[other]} has an mIoU of {ours:.1f} and {names[base]} of {theirs:.1f}'
     return (
-        f'{names[other]} has a mIoU of {ours:.1f} and {names[base]} of {theirs:.1f}; '
-        f'against {names[base]}, {names[other]} takes {costs}.'
+        f'{shown}; against {names[base]}, {names[other]} takes {costs}.' if costs else f'{shown}.'
     )
 
 
@@ -108,4 +108,4 @@ def _say_what_is_next(groups):
 
 
 def _join(words):
-    return ' and '.join(filter(None, [', '.join(words[:-1]), words[-1]]))
+    return ' and '.join(filter(None, [', '.join(words[:-1]), *words[-1:]]))

@@ -77,15 +77,16 @@ def findings(full, mita, seeds=(0,), **more):
 
 def test_findings_say_what_was_measured():
     said = findings({'iter_ms': 20.0}, {'iter_ms': 15.0, 'flops_model': 0.4, 'mIoU': 38.0})
-    assert said.startswith('mita-encdec has a mIoU of 38.0 and full of 40.0; against full, ')
+    assert said.startswith('mita-encdec has an mIoU of 38.0 and full of 40.0; against full, ')
     assert (
-        'takes 60 % less FLOPs, 25 % less training time, about as much latency and memory.' in said
+        'takes 60 % less computation, 25 % less training time and about as much latency and '
+        in said
     )
     assert 'With one seed a difference in mIoU may be chance' in said and 'more tokens' not in said
     assert said.count('. ') == 1
 
     said = findings({}, {'iter_ms': 25.0, 'latency_ms': 3.0}, seeds=(0, 1))
-    assert '25 % more training time, 3.0 times the latency' in said
+    assert '25 % more training time and 3.0 times the latency.' in said
     assert 'The difference in mIoU is +0.0, its standard error 0.7: next, compare with more' in said
 
 
