@@ -16,6 +16,7 @@ _COSTS = (
 _WIDEST_LINEAR_RANGE = 10
 _LEGEND_COLUMNS = 4
 _FEWEST_CONFIGS = 3
+_ROOM = 1.08  # beyond the farthest marker
 
 
 def draw_tradeoff(work_dir, results):
@@ -65,7 +66,7 @@ def draw_tradeoff(work_dir, results):
             )
         _lay_out(axis, title, [cost for cost, _ in costs.values()])
     axes[0].set_ylabel('mIoU (%)')
-    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylim(0, _ROOM * max(sum(quality) for quality in qualities.values()))
     figure.legend(
         handles=[handles[config] for config in groups],
         loc='outside lower center',
@@ -85,6 +86,6 @@ def _lay_out(axis, title, costs):
     axis.set_xlabel(title)
     axis.margins(0.08)
     if axis.get_xscale() == 'linear':
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, _ROOM * max(costs))
     axis.grid(alpha=0.3)
     axis.spines[['top', 'right']].set_visible(False)
