@@ -22,16 +22,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test test-families test-upstream check-kernels lint clean
 
 demo: $(VENV)/.runtime
+	@echo 'Drawing 860 images:'
 	$(BIN)/python tools/make_shapes_dataset.py data/shapes
+	@echo 'Training a full-attention and a MiTA segmentor side by side:'
 	$(BIN)/python tools/compare.py $(SHAPES)/*full*.py $(SHAPES)/*mita-encdec*.py \
 	    --work-dir work_dirs/demo --jobs 2
 
 test: $(VENV)/.test
-	@failed=0; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS) || failed=1; \
+	@failed=; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS) || failed=' tests'; \
 	echo 'timings, with the cores to themselves:'; \
-	$(BIN)/python -m pytest -m speed || failed=1; \
-	exit $$failed
+	$(BIN)/python -m pytest -m speed || failed="$$failed timings"; \
+	echo "make test: failed:$${failed:- nothing}"; \
+	test -z "$$failed"
 
 # What is missing there is looked up in the normal environment. torchvision would pull in another
 # build of torch.
@@ -88,10 +91,13 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	    echo '$(PYTHON) is missing: install Python 3.10 to 3.13, or name one with PYTHON=...' >&2; \
 	    exit 1; }
 	@$(PYTHON) .ci/check_machine.py
+	@echo 'Installing PyTorch, MMSegmentation and what they need into $(VENV), once; PyTorch alone may' \
+	    'be gigabytes:'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mmseg]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[mmseg]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@echo 'Installing what the tests need:'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
 	@touch $@

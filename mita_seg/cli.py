@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mita_seg.quiet import import_mmseg_quietly
+
 
 @contextlib.contextmanager
 def user_errors(prog):
@@ -117,24 +119,31 @@ def load_runner_config(args):
     return cfg
 
 
-def load_evaluation_config(args):
+def load_evaluation_config(args, prog):
     """Read the config of a tool that evaluates a checkpoint, and check data and checkpoint.
+
+    Where the checkpoint was trained with another attention than the config's, a line says so.
 
     Args:
         args (argparse.Namespace): From `parse_runner_args`, with `config`, `work_dir` and
             `checkpoint`.
+        prog (str): Name of the tool, the prefix of the line.
 
     Returns:
         Config: The config, which loads the checkpoint; with ``cudnn_benchmark`` off, so that
         evaluation repeats to the bit.
     """
-    from mita_seg.checkpoint import load_checkpoint_safely
-    from mita_seg.datasets import check_data
-
     cfg = load_runner_config(args)
     prepare_work_dir(cfg.work_dir)
+
+    from mita_seg.checkpoint import load_checkpoint_safely
+    from mita_seg.datasets import check_data
+    from mita_seg.trained_attention import describe_other_attention
+
     check_data(cfg, loaders=('test_dataloader',))
-    load_checkpoint_safely(args.checkpoint)
+    difference = describe_other_attention(load_checkpoint_safely(args.checkpoint), cfg)
+    if difference:
+        say(prog, difference)
     cfg.load_from, cfg.resume = args.checkpoint, False
     # Choosing the quickest convolutions anew in every process, it may choose other roundings.
     cfg.merge_from_dict({'env_cfg.cudnn_benchmark': False})
@@ -194,6 +203,8 @@ def _fetch(address):
 
 def register_parts():
     """Register everything of ours, also where a config's ``custom_imports`` leave it out."""
+    import_mmseg_quietly()
+
     import mita_seg.datasets
     import mita_seg.engine
     import mita_seg.models  # noqa: F401

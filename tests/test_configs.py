@@ -3,6 +3,7 @@
 import gc
 import re
 from pathlib import Path
+from statistics import fmean
 
 import mmseg
 import pytest
@@ -195,10 +196,34 @@ def find(config, key):
             yield from find(value, key)
 
 
-def test_model_index_lists_every_ade20k_config():
-    models = []
-    for metafile in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']:
-        models += yaml.safe_load((ROOT / metafile).read_text())['Models']
-    listed = {model['Name']: model['Config'] for model in models}
-    expected = {p.stem: str(p.relative_to(ROOT)) for p in (CONFIGS / 'mita_segmenter').glob('*.py')}
-    assert listed == expected
+@pytest.mark.parametrize('folder', ['mita_segmenter', 'mita_segmenter_camvid'])
+def test_model_index_lists_every_config(folder):
+    metafile = f'configs/{folder}/metafile.yaml'
+    assert metafile in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+    index = yaml.safe_load((ROOT / metafile).read_text())
+    listed = {model['Name']: model['Config'] for model in index['Models']}
+    assert listed == {p.stem: str(p.relative_to(ROOT)) for p in (CONFIGS / folder).glob('*.py')}
+    (collection,) = index['Collections']
+    for model in index['Models']:
+        assert model['In Collection'] == collection['Name']
+        assert (ROOT / model['Code']).is_file() and model['Framework'] == 'PyTorch'
+
+
+def test_metafile_gives_the_miou_of_the_readme():
+    folder = CONFIGS / 'mita_segmenter_camvid'
+    readme = (folder / 'README.md').read_text()
+    table = readme.partition('## Results')[2].partition('###')[0]
+    means = {}
+    for row in re.findall(r'^\| `.*', table, re.MULTILINE):
+        _, kind, patch16, *_, patch8, _ = (cell.strip('` ') for cell in row.split('|'))
+        means['p16', kind] = float(patch16.partition(' ')[0])
+        if patch8:
+            means['p8', kind] = fmean(map(float, patch8.split(',')))
+    assert len(means) == 12
+    found = {}
+    for model in yaml.safe_load((folder / 'metafile.yaml').read_text())['Models']:
+        (result,) = model['Results']
+        _, vit, kind, *_ = model['Name'].split('_')
+        if 'Metrics' in result and not kind.endswith('stock-recipe'):
+            found[vit.rpartition('-')[2], kind] = result['Metrics']['mIoU']
+    assert found == pytest.approx(means)

@@ -17,7 +17,7 @@ def run(folder, script, *args, **variables):
     command = [ROOT / 'tools' / script, *args]
     variables = {**os.environ, 'PYTHON': sys.executable, **variables}
     done = subprocess.run(
-        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -12,6 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = next((ROOT / 'configs').glob('mita_segmenter_shapes/*_mita-encdec_*.py'))
+MODELS = {
+    'ade20k': 'mita-segmenter_vit-t_mita-dec_8xb1-160k_ade20k-512x512',
+    'camvid': 'mita-segmenter_vit-t-p8_mita-encdec_1xb16-4k_camvid-352x480',
+}
 MIM = Path(sys.executable).with_name('mim')
 pytestmark = pytest.mark.skipif(not MIM.exists(), reason='mim is not installed')
 
@@ -87,8 +91,17 @@ def test_with_our_tools_and_a_config_by_name(way, request, shapes_root, tmp_path
     environment = request.getfixturevalue(way)
     for printed in train_and_test(environment, 'mita_seg', CONFIG.name, shapes_root, tmp_path):
         assert 'we find the config file in codebase mita_seg' in printed
-    listed = environment.run(MIM, 'search', 'mita_seg', cwd=tmp_path)
-    assert 'mita-segmenter_vit-t_mita-dec_8xb1-160k_ade20k-512x512' in listed
+    for data, name in MODELS.items():
+        listed = environment.run(MIM, 'search', 'mita_seg', '--dataset', data, cwd=tmp_path)
+        assert name in listed and 'none published' in listed
+
+
+def test_download_gives_the_config_where_there_are_no_weights(editable, tmp_path):
+    for name in MODELS.values():
+        command = ['download', 'mita_seg', '--config', name, '--dest', tmp_path]
+        assert f'Successfully dumped {name}.py' in editable.run(MIM, *command, cwd=tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [f'{name}.py']
+        (tmp_path / f'{name}.py').unlink()
 
 
 @pytest.mark.parametrize('way', ['editable', 'installed'])

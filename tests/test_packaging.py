@@ -57,9 +57,10 @@ def test_wheel_holds_the_package_and_mims_files_only(wheel):
     assert not [name for name in names if 'tests' in name.parts or '__pycache__' in name.parts]
     for folder in ('_mita_seg_mim', 'mita_seg/.mim'):
         inside = {str(name.relative_to(folder)) for name in names if name.is_relative_to(folder)}
-        assert {'tools/train.py', 'tools/test.py'} <= inside
+        assert {'model-index.yml', 'tools/train.py', 'tools/test.py'} <= inside
         assert 'configs/_base_/default_runtime.py' in inside
-        assert 'configs/mita_segmenter/metafile.yaml' in inside
+        for folder in ('mita_segmenter', 'mita_segmenter_camvid'):
+            assert f'configs/{folder}/metafile.yaml' in inside
 
 
 def test_installed_alone_it_names_no_openmmlab_package(metadata):
@@ -74,8 +75,14 @@ def test_no_console_scripts(wheel):
         )
 
 
-# Extras for models that users bring; the repository's own environments leave them out.
-USERS_MODELS = ('timm', 'transformers', 'torchvision')
+def test_no_extra_brings_a_torch_of_its_own(metadata):
+    """As torchvision does, which timm requires."""
+    names = {requirement.name for requirement in requirements(metadata)}
+    assert not names & {'torchvision', 'torchaudio', 'timm'}
+
+
+# An extra for models that users bring; the repository's own environments leave it out.
+USERS_MODELS = ('transformers',)
 
 
 @pytest.mark.parametrize('python_version', ['3.10', '3.11', '3.12', '3.13'])

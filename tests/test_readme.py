@@ -106,6 +106,19 @@ def test_recipe_that_puts_mita_into_a_config_of_this_repository(tmp_path):
     assert sum(hasattr(module, 'mita') for module in model.modules()) == 14
 
 
+def test_attention_of_ones_own(tmp_path, monkeypatch):
+    (code,) = (code for code in PYTHON if 'class LinearAttention' in code)
+    (tmp_path / 'linear_attention.py').write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = recipe("'linear_attention'", tmp_path)
+    cfg.model.data_preprocessor.size = (64, 64)
+    cfg.model.backbone.init_cfg = None
+    init_default_scope('mmseg')
+    model = MODELS.build(cfg.model)
+    assert sum(type(module).__name__ == 'LinearAttention' for module in model.modules()) == 14
+    assert model(torch.randn(1, 3, 64, 64), mode='tensor').isfinite().all()
+
+
 def test_recipe_of_the_operator():
     (code,) = (code for code in PYTHON if 'pooled_mita_attention' in code)
     names = {}

@@ -69,7 +69,7 @@ def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):
         args = parse_args(argv)
-        cfg = load_evaluation_config(args)
+        cfg = load_evaluation_config(args, PROG)
 
     from mita_seg.cli import build_runner
     from mita_seg.files import write_json

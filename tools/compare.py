@@ -4,9 +4,12 @@ import argparse
 import contextlib
 import shlex
 import sys
+import textwrap
+from functools import partial
 from pathlib import Path
 
-from mita_seg.cli import prepare_work_dir, user_errors
+from mita_seg.cli import prepare_work_dir, say, user_errors
+from mita_seg.quiet import import_mmseg_quietly
 
 PROG = 'compare.py'
 
@@ -53,6 +56,7 @@ def parse_args(argv=None):
 
 def compare(args, runs, command):
     """Do what is left to do and report; the exit status is 1 if a run failed."""
+    from mita_seg.comparison.findings import describe_findings
     from mita_seg.comparison.pictures import draw_bars, draw_comparison
     from mita_seg.comparison.plan import find_finished
     from mita_seg.comparison.pool import Failure, measure_runs, run_workers
@@ -82,9 +86,14 @@ def compare(args, runs, command):
     work_dir = Path(args.work_dir)
     results = [read_json(folder / 'result.json') for folder in find_finished(runs, work_dir)]
     if results:
-        print(f'\n{write_report(work_dir, results, command)}\n')
+        findings = describe_findings(results)
+        print(f'\n{write_report(work_dir, results, command, findings)}\n')
         for draw in (draw_comparison, draw_bars, draw_tradeoff):
-            print(draw(work_dir, results))
+            picture = draw(work_dir, results)
+            if picture:
+                print(picture)
+        if findings:
+            print(f'\n{textwrap.fill(findings, 100)}')
     return 1 if failed else 0
 
 
@@ -95,13 +104,20 @@ def main(argv=None):
     command = shlex.join([PROG, *(sys.argv[1:] if argv is None else argv)])
     with contextlib.ExitStack() as held:
         with user_errors(PROG):
+            import_mmseg_quietly()
             from mita_seg.comparison.plan import make_runs
             from mita_seg.files import exclusive
 
             prepare_work_dir(args.work_dir)
             held.enter_context(exclusive(args.work_dir))
             runs = make_runs(
-                args.configs, args.work_dir, args.seeds, args.test_only, args.cfg_options, args.amp
+                args.configs,
+                args.work_dir,
+                args.seeds,
+                args.test_only,
+                args.cfg_options,
+                args.amp,
+                say=partial(say, PROG),
             )
         return compare(args, runs, command)
 

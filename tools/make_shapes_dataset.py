@@ -3,6 +3,7 @@
 import argparse
 
 from mita_seg.cli import user_errors
+from mita_seg.quiet import import_mmseg_quietly
 
 PROG = 'make_shapes_dataset.py'
 
@@ -15,7 +16,7 @@ def parse_args(argv=None):
     )
     parser.add_argument('--num-train', type=int, default=800, help='training pairs')
     parser.add_argument('--num-val', type=int, default=60, help='validation pairs')
-    parser.add_argument('--size', type=int, default=96, help='height and width in pixels')
+    parser.add_argument('--size', type=int, default=128, help='height and width in pixels')
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args(argv)
 
@@ -24,6 +25,7 @@ def main(argv=None):
     """Run the tool."""
     args = parse_args(argv)
     with user_errors(PROG):
+        import_mmseg_quietly()
         from mita_seg.datasets.shapes_writer import write_shapes
         from mita_seg.progress_bar import progress_bar
 

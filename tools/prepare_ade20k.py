@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from mita_seg.cli import user_errors
+from mita_seg.quiet import import_mmseg_quietly
 
 PROG = 'prepare_ade20k.py'
 LINK = 'data/ade/ADEChallengeData2016'
@@ -47,6 +48,7 @@ def main(argv=None):
         return 1
 
     with user_errors(PROG):
+        import_mmseg_quietly()
         from mita_seg.datasets.ade20k_check import ORIENTED, check_ade20k
 
     problems = check_ade20k(root, args.quick, args.workers, show_progress)

@@ -3,6 +3,7 @@
 import argparse
 
 from mita_seg.cli import user_errors
+from mita_seg.quiet import import_mmseg_quietly
 
 PROG = 'prepare_camvid.py'
 SOURCE = (
@@ -25,6 +26,7 @@ def main(argv=None):
     """Run the tool."""
     args = parse_args(argv)
     with user_errors(PROG):
+        import_mmseg_quietly()
         from mita_seg.datasets.camvid_writer import PARTS, check_source, write_camvid
         from mita_seg.progress_bar import progress_bar
 

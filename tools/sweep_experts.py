@@ -43,7 +43,7 @@ def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):
         args = parse_args(argv)
-        cfg = load_evaluation_config(args)
+        cfg = load_evaluation_config(args, PROG)
 
     from mita_seg.analysis.observe import mita_layers
     from mita_seg.analysis.sweep import check_sweep, draw_sweep, sweep_experts

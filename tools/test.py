@@ -25,7 +25,7 @@ def prepare_config(args):
     """Read the config and check all that can be checked before a model is built."""
     for folder in filter(None, (args.out, args.show_dir)):
         prepare_work_dir(folder)
-    cfg = load_evaluation_config(args)
+    cfg = load_evaluation_config(args, PROG)
     if args.show or args.show_dir:
         show_predictions(cfg, args)
     if args.tta:

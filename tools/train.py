@@ -32,10 +32,11 @@ def parse_args(argv=None):
 
 def prepare_config(args):
     """Read the config and check all that can be checked before a model is built."""
+    cfg = load_runner_config(args)
+
     from mita_seg.datasets import check_data
     from mita_seg.resuming import settle_start
 
-    cfg = load_runner_config(args)
     prepare_work_dir(cfg.work_dir)
     check_data(cfg)
     if args.amp:

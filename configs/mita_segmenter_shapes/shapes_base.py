@@ -1,8 +1,8 @@
 # A Segmenter small enough to train from scratch on two CPU cores, and the drawn data set of
 # tools/make_shapes_dataset.py. What the configs of this folder share.
 _base_ = '../_base_/default_runtime.py'
-crop_size = (96, 96)
-max_iters = 800
+crop_size = (128, 128)
+max_iters = 500
 
 data_preprocessor = dict(
     type='SegDataPreProcessor',
@@ -19,20 +19,21 @@ model = dict(
     backbone=dict(
         type='MiTAVisionTransformer',
         img_size=crop_size,
-        patch_size=8,
-        embed_dims=96,
+        patch_size=4,  # 1,024 patches, as many as 16x16 pixels each make of a 512x512 image
+        embed_dims=64,
         num_layers=4,
-        num_heads=3,
+        num_heads=2,
         mlp_ratio=3,
+        pos_embed_init='sine_cosine',
         final_norm=True,
         with_cls_token=True,
     ),
     decode_head=dict(
         type='MiTAMaskTransformerHead',
-        in_channels=96,
-        channels=96,
-        embed_dims=96,
-        num_heads=3,
+        in_channels=64,
+        channels=64,
+        embed_dims=64,
+        num_heads=2,
         num_layers=1,
         num_classes=7,
         dropout_ratio=0.0,
@@ -54,7 +55,7 @@ train_pipeline = [
 test_pipeline = [load_image, load_labels, dict(type='PackSegInputs')]
 data_root = 'data/shapes'
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(

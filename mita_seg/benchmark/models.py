@@ -118,6 +118,7 @@ def make_config(config, side, size):
     elif side == STOCK:
         del backbone['attn_cfg'], head['attn_cfg']
         backbone.update(type='VisionTransformer', patch_bias=True)
+        backbone.pop('pos_embed_init', None)  # of ours alone; it does not matter to the time
         head.update(type='SegmenterMaskTransformerHead')
         head.setdefault('num_heads', head.embed_dims // 64)
     return cfg

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mita_seg.cli import load_config
+from mita_seg.quiet import import_mmseg_quietly
 
 from .backends import Backend, choose_backends
 from .cases import (
@@ -88,6 +89,7 @@ def make_plan(args, root):
 
 
 def _require_mmseg():
+    import_mmseg_quietly()
     try:
         import mita_seg.models  # noqa: F401
     except ImportError as error:

@@ -6,22 +6,23 @@ from itertools import cycle
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from mita_seg.colours import FULL_COLOUR, MITA_COLOUR
 from mita_seg.files import save_figure
 
 from .backends import MITA
 from .race import EAGER, GRAPH
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; dashes: full attention.
+# Backends of the same attention differ in marker and dashes.
 _STYLES = {
-    'triton': ('#D55E00', 'o', '-'),
-    'tiled': ('#E69F00', 's', '-'),
-    'masked': ('#000000', 'D', '-'),
-    'reference': ('#CC79A7', 'v', '-'),
-    'sdpa': ('#0072B2', '^', '--'),
-    'cudnn': ('#0072B2', 'D', '--'),
-    'flash': ('#56B4E9', '^', '--'),
-    'efficient': ('#009E73', 'P', '--'),
-    'math': ('#999999', 'X', '--'),
+    'triton': (MITA_COLOUR, 'o', '-'),
+    'tiled': (MITA_COLOUR, 's', '-'),
+    'masked': (MITA_COLOUR, 'D', '-'),
+    'reference': (MITA_COLOUR, 'v', '-'),
+    'sdpa': (FULL_COLOUR, '^', '--'),
+    'cudnn': (FULL_COLOUR, 'D', '--'),
+    'flash': (FULL_COLOUR, 's', '-.'),
+    'efficient': (FULL_COLOUR, 'P', (0, (1, 1))),
+    'math': (FULL_COLOUR, 'X', (0, (5, 5))),
 }
 # Of the markers of the first, second, ... pair of m and k.
 _FILLS = ('full', 'none', 'left', 'top', 'right', 'bottom')

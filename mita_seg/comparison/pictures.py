@@ -85,7 +85,7 @@ def draw_bars(work_dir, results):
     groups = group_by_config(results)
     names = [textwrap.fill(name, 28) for name in short_names(list(groups))]
     rows = dict(zip(groups, range(len(names)), strict=True))
-    colours = [colour for colour, _ in make_styles(len(names))]
+    colours = [colour for colour, _ in make_styles(list(groups))]
     charts = [(title, summarise(groups, field), divisor) for title, field, divisor in _BARS]
     charts = [chart for chart in charts if chart[1]]
     figure = Figure(figsize=(2.8 * len(charts) + 1.5, 0.4 * len(names) + 1), layout='constrained')

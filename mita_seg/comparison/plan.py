@@ -9,6 +9,7 @@ from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.cli import check_initial_weights, load_config, prepare_work_dir
 from mita_seg.datasets import check_data
 from mita_seg.files import read_json
+from mita_seg.trained_attention import describe_other_attention
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Run:
         )
 
 
-def make_runs(configs, work_dir, seeds=(0,), checkpoints=None, cfg_options=None, amp=False):
+def make_runs(
+    configs, work_dir, seeds=(0,), checkpoints=None, cfg_options=None, amp=False, say=None
+):
     """Check what was asked for and lay it out in the work folder.
 
     Args:
@@ -68,6 +71,8 @@ def make_runs(configs, work_dir, seeds=(0,), checkpoints=None, cfg_options=None,
         checkpoints (Sequence[str], optional): One a config: evaluate these, train nothing.
         cfg_options (dict, optional): Overrides for every config.
         amp (bool): Train with automatic mixed precision.
+        say (Callable[[str], None], optional): Gets a sentence on each checkpoint that was trained
+            with another attention than it is evaluated with.
 
     Returns:
         list[Run]: The runs, seed by seed, so that an early look compares all configs.
@@ -91,21 +96,23 @@ def make_runs(configs, work_dir, seeds=(0,), checkpoints=None, cfg_options=None,
             )
         if len(seeds) > 1:
             raise ValueError('--test-only trains nothing, so it takes one seed at most')
-        for checkpoint in checkpoints:
-            load_checkpoint_safely(checkpoint)
 
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     loaders = loaders if checkpoints is None else loaders[2:]
     resolved = []
-    for config in configs:
+    for config, checkpoint in zip(configs, checkpoints or [None] * len(configs), strict=True):
         cfg = load_config(config, cfg_options)
         if amp:
             from mita_seg.amp import enable_amp
 
             enable_amp(cfg)
         check_data(cfg, loaders)
-        if checkpoints is None:
+        if checkpoint is None:
             check_initial_weights(cfg, fetch=False)  # a run does that has not begun
+        else:
+            difference = describe_other_attention(load_checkpoint_safely(checkpoint), cfg)
+            if difference and say:
+                say(f'{checkpoint}: {difference}')
         resolved.append(cfg)
     work_dir = Path(work_dir)
     _require_same_data(

@@ -1,19 +1,29 @@
 """Colours and markers that keep many configs apart."""
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; yellow is too pale on white.
-_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+from mita_seg.colours import ATTENTION_COLOURS, find_attention
+
 _MARKERS = 'o^sDvP<X'
 
 
-def make_styles(count):
+def make_styles(names):
     """Choose a colour and a marker for each of several configs.
 
+    The colour tells the attention; configs of the same attention differ in their markers. Names
+    that tell none get the colours that are left.
+
     Args:
-        count (int): Number of configs; up to 56 differ in colour or marker.
+        names (Sequence[str]): Names of the configs; up to 56 differ in colour or marker.
 
     Returns:
         list[tuple[str, str]]: Colour and marker of matplotlib.
     """
-    return [
-        (_COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]) for index in range(count)
-    ]
+    known = [ATTENTION_COLOURS.get(find_attention(name)) for name in names]
+    left = [colour for colour in dict.fromkeys(ATTENTION_COLOURS.values()) if colour not in known]
+    used, styles, unknown = {}, [], 0
+    for colour in known:
+        if colour is None:
+            colour = left[unknown % len(left)] if left else '0.5'
+            unknown += 1
+        index = used[colour] = used.get(colour, -1) + 1
+        styles.append((colour, _MARKERS[index % len(_MARKERS)]))
+    return styles

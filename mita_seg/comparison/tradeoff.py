@@ -15,10 +15,15 @@ _COSTS = (
 )
 _WIDEST_LINEAR_RANGE = 10
 _LEGEND_COLUMNS = 4
+_FEWEST_CONFIGS = 3
+_ROOM = 1.08  # beyond the farthest marker
 
 
 def draw_tradeoff(work_dir, results):
     """Draw ``tradeoff.png``: mIoU against time and against memory, a marker a config.
+
+    Axes begin at 0, so that small differences look small. Two configs make no trade-off to be seen:
+    nothing is drawn of fewer than three.
 
     Error bars are the standard deviation of mIoU over seeds. A cost that a config lacks, such as
     the training time of a model that was only tested, leaves its marker out of that panel.
@@ -28,12 +33,14 @@ def draw_tradeoff(work_dir, results):
         results (Sequence[dict]): At least one result.
 
     Returns:
-        Path: The picture.
+        Path | None: The picture.
     """
     groups = group_by_config(results)
+    if len(groups) < _FEWEST_CONFIGS:
+        return None
     qualities = summarise(groups, 'mIoU')
     names = dict(zip(groups, short_names(list(groups)), strict=True))
-    styles = dict(zip(groups, make_styles(len(groups)), strict=True))
+    styles = dict(zip(groups, make_styles(list(groups)), strict=True))
     panels = [(title, summarise(groups, field)) for title, field in _COSTS]
     panels = [(title, costs) for title, costs in panels if costs]
     rows = -(-len(groups) // _LEGEND_COLUMNS)
@@ -59,6 +66,7 @@ def draw_tradeoff(work_dir, results):
             )
         _lay_out(axis, title, [cost for cost, _ in costs.values()])
     axes[0].set_ylabel('mIoU (%)')
+    axes[0].set_ylim(0, _ROOM * max(sum(quality) for quality in qualities.values()))
     figure.legend(
         handles=[handles[config] for config in groups],
         loc='outside lower center',
@@ -77,5 +85,7 @@ def _lay_out(axis, title, costs):
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.set_xlabel(title)
     axis.margins(0.08)
+    if axis.get_xscale() == 'linear':
+        axis.set_xlim(0, _ROOM * max(costs))
     axis.grid(alpha=0.3)
     axis.spines[['top', 'right']].set_visible(False)

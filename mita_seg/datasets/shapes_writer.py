@@ -14,7 +14,7 @@ _MARK = 'shapes.json'
 _VERSION = 2
 
 
-def write_shapes(out, num_train=800, num_val=60, size=96, seed=0, on_image=None):
+def write_shapes(out, num_train=800, num_val=60, size=128, seed=0, on_image=None):
     """Write ``{images,annotations}/{training,validation}`` below a folder.
 
     The same settings give the same files bit for bit (with the same NumPy and OpenCV), and an image

@@ -1,7 +1,7 @@
-import time
-
+import pytest
 import torch
 
+from mita_seg.benchmark import timing
 from mita_seg.benchmark.timing import Timer, medians
 
 CPU = torch.device('cpu')
@@ -31,11 +31,17 @@ def test_slow_timers_give_fewer_samples_but_at_least_three():
     assert len(log) == 3
 
 
-def test_seconds_are_those_of_one_call():
-    def sleep():
-        time.sleep(0.002)
+def test_seconds_are_those_of_one_call(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(timing.time, 'perf_counter', lambda: now[0])
 
-    assert 0.002 <= Timer(sleep, CPU).sample() < 0.05
+    def work():
+        now[0] += 0.5e-3
+
+    timer = Timer(work, CPU)
+    calls = now[0] / 0.5e-3
+    assert timer.sample() == pytest.approx(0.5e-3)
+    assert now[0] / 0.5e-3 - calls == pytest.approx(10)  # in a row
 
 
 def test_function_is_called_within_its_scope():

@@ -12,7 +12,7 @@ from mita_seg.benchmark.training import benchmark_training, prepare_training
 from mita_seg.cli import build_runner
 
 CPU = torch.device('cpu')
-FULL = 'configs/mita_segmenter_shapes/mita-segmenter_vit-micro_full_1xb8-800_shapes-96x96.py'
+FULL = 'configs/mita_segmenter_shapes/mita-segmenter_vit-micro_full_1xb4-500_shapes-128x128.py'
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_start_from_a_missing_checkpoint_is_refused(shapes_configs, options, tmp
 
 
 def test_weights_trained_by_one_command_are_tested_under_both_configs(
-    tool, tiny, shapes_configs, tmp_path
+    tool, tiny, shapes_configs, tmp_path, capsys
 ):
     compare = tool('compare').main
     full, mita = shapes_configs
@@ -87,7 +87,11 @@ def test_weights_trained_by_one_command_are_tested_under_both_configs(
 
     checkpoint = str(trained / results['runs'][1]['checkpoint'])
     arguments = [full, mita, '--work-dir', str(swapped), '--test-only', checkpoint, checkpoint]
+    capsys.readouterr()
     assert compare([*arguments, '--jobs', '2', *settings]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if 'another attention' in line)
+    assert line.startswith(f'compare.py: {checkpoint}: ')
+    assert 'decode_head: FullAttention, now MiTAAttention' in line
     runs = json.loads((swapped / 'results.json').read_text())['runs']
     assert runs[0]['mIoU'] == results['runs'][1]['mIoU']
     assert runs[0]['flops_model'] != runs[1]['flops_model']

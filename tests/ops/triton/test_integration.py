@@ -227,7 +227,7 @@ def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=1800)
             assert process.returncode == 0, errors
     finally:
         for process in processes:

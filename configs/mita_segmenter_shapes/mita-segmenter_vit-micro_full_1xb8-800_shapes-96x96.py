@@ -1,5 +1,0 @@
-_base_ = './shapes_base.py'
-model = dict(
-    backbone=dict(attn_cfg=dict(type='FullAttention')),
-    decode_head=dict(attn_cfg=dict(type='FullAttention')),
-)

@@ -1,6 +1,0 @@
-# Of the 144 patches each query meets 16 landmarks and the 16 keys of one expert.
-_base_ = './shapes_base.py'
-model = dict(
-    backbone=dict(attn_cfg=dict(type='MiTAAttention', landmarks=(4, 4), topk=16)),
-    decode_head=dict(attn_cfg=dict(type='MiTAAttention', landmarks=(4, 4), topk=16)),
-)
