@@ -30,7 +30,7 @@ def check_packages(name: str) -> None:
     missing = [p for p in FORMATS[name].packages if importlib.util.find_spec(p) is None]
     if missing:
         raise ValueError(
-            f"--format {name} needs {' and '.join(missing)}: pip install -e '.[export]' "
+            f"--format {name} needs {', '.join(missing)}: pip install -e '.[export]' "
             f'(or pip install {" ".join(missing)}), which leaves an installed torch alone'
         )
 
