@@ -23,8 +23,8 @@ def onnxruntime():
     return pytest.importorskip('onnxruntime')
 
 
-@pytest.fixture
-def trained(shapes_configs, tmp_path):
+@pytest.fixture(params=['MiTAAttention'])
+def trained(shapes_configs, tmp_path, request):
     """A config of one block each in encoder and decoder, and a checkpoint of it."""
     path = tmp_path / 'config.py'
     path.write_text(
@@ -32,7 +32,7 @@ def trained(shapes_configs, tmp_path):
 _base_ = {shapes_configs[1]!r}
 model = dict(
     data_preprocessor=dict(mean=[100, 110, 120], std=[50, 60, 70], size={SIZE}),
-    backbone=dict(img_size={SIZE}, num_layers=1),
+    backbone=dict(img_size={SIZE}, num_layers=1, attn_cfg=dict(_delete_=True, type={request.param!r})),
     test_cfg=dict(mode='slide', crop_size={SIZE}, stride=(40, 30)))
 """
     )
@@ -67,6 +67,7 @@ def refusal(tool, capsys, *arguments):
 
 
 @pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('trained', ['FullAttention'], indirect=True)  # which is quicker to export
 def test_an_onnx_file_of_every_size_holds_the_whole_segmentor(
     tool, trained, tmp_path, capsys, onnxruntime
 ):
