@@ -77,12 +77,25 @@ def main(argv=None):
             dynamic=args.dynamic,
             labels=args.labels,
         )
-    if args.labels:
-        figure = f'{100 * export.figure:.4f} % of the labels or more are those of the model'
-    else:
-        figure = f'scores differ by {export.figure:.1e} at most from those of the model'
     tried = ', '.join('x'.join(map(str, shape)) for shape in export.tried)
-    say(PROG, f'wrote {args.out}; on images {tried} {figure}')
+    say(PROG, f'wrote {args.out}; on images {tried} {report(export.comparison, args.labels)}')
+
+
+def report(comparison, labels):
+    """What the comparison found, in words."""
+    agree, count, differ = comparison
+    if labels:
+        said = f'{100 * agree:.4f} % of the labels or more are those of the model'
+        more = f'down to {100 * differ:.4f} %' if count else ''
+    else:
+        said = f'scores differ by {agree:.1e} at most from those of the model'
+        more = f'up to {differ:.1e}' if count else ''
+    if count:
+        said += (
+            f'; {count} further images differ by more, {more}: where MiTA chooses between nearly '
+            'equal keys or experts, rounding decides'
+        )
+    return said
 
 
 if __name__ == '__main__':

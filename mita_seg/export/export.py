@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mita_seg.files import taking_place
 
-from .check import check_file
+from .check import Comparison, check_file
 from .description import describe
 from .formats import FORMATS
 from .model import WholeImage, build_trained, expected_output
@@ -20,7 +20,7 @@ _STEP = 32  # pixels, of backbones that have no patches
 class Export(NamedTuple):
     """What was compared."""
 
-    figure: float  # the largest difference of scores, or the smallest share of equal labels
+    comparison: Comparison
     tried: tuple[tuple[int, ...], ...]  # shapes of the images, [B, C, H, W]
 
 
@@ -72,10 +72,13 @@ def export_segmentor(
     temporary = f'{path}.{os.getpid()}.tmp'
     with taking_place(temporary, path):
         kind.write(program, temporary, describe(cfg, checkpoint, size, step, labels))
-        figure = check_file(
-            kind.open(temporary), lambda images: expected_output(segmentor, images, labels), tried
+        comparison = check_file(
+            kind.open(temporary),
+            lambda images: expected_output(segmentor, images, labels),
+            tried,
+            chooses=any(getattr(module, 'topk', 0) for module in segmentor.modules()),
         )
-    return Export(figure, tuple(tried))
+    return Export(comparison, tuple(tried))
 
 
 def _size_of_crops(cfg: Config) -> tuple[int, int]:

@@ -6,10 +6,6 @@ import pytest
 import torch
 
 pytest.importorskip('mmseg')
-pytest.importorskip('onnx', reason='onnx, of the extra export, is not installed')
-onnxruntime = pytest.importorskip(
-    'onnxruntime', reason='onnxruntime, of the extra export, is not installed'
-)
 
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
@@ -18,6 +14,14 @@ import mita_seg.models  # noqa: F401
 
 FULL = {'type': 'FullAttention'}
 MITA = {'type': 'MiTAAttention', 'landmarks': (2, 3), 'topk': 7, 'dwc': True, 'gate': True}
+
+
+@pytest.fixture
+def onnxruntime():
+    pytest.importorskip('onnx', reason='onnx, of the extra export, is not installed')
+    return pytest.importorskip(
+        'onnxruntime', reason='onnxruntime, of the extra export, is not installed'
+    )
 
 
 def tiny_segmentor(encoder, decoder):
@@ -36,7 +40,7 @@ def tiny_segmentor(encoder, decoder):
 @pytest.mark.parametrize(
     ('encoder', 'decoder'), [(FULL, FULL), (FULL, MITA), (MITA, MITA)], ids=['full', 'dec', 'all']
 )
-def test_a_traced_onnx_file_serves_every_batch_and_size(encoder, decoder):
+def test_a_traced_onnx_file_serves_every_batch_and_size(encoder, decoder, onnxruntime):
     model = tiny_segmentor(encoder, decoder)
     file, dims = io.BytesIO(), {0: 'b', 2: 'h', 3: 'w'}
     torch.onnx.export(

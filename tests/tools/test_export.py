@@ -32,7 +32,8 @@ def trained(shapes_configs, tmp_path, request):
 _base_ = {shapes_configs[1]!r}
 model = dict(
     data_preprocessor=dict(mean=[100, 110, 120], std=[50, 60, 70], size={SIZE}),
-    backbone=dict(img_size={SIZE}, num_layers=1, attn_cfg=dict(_delete_=True, type={request.param!r})),
+    backbone=dict(
+        img_size={SIZE}, num_layers=1, attn_cfg=dict(_delete_=True, type={request.param!r})),
     test_cfg=dict(mode='slide', crop_size={SIZE}, stride=(40, 30)))
 """
     )
@@ -129,18 +130,40 @@ def test_a_file_that_computes_something_else_is_not_kept(
     assert set(tmp_path.iterdir()) == before | {tmp_path / 'written'}
 
 
+def compare(got, wanted, **options):
+    """Compare outputs that are the same on any images."""
+    shapes = [(len(wanted), 3, 8, 8)]
+    return check.check_file(lambda _: got, lambda _: wanted, shapes, **options)
+
+
 def test_outputs_of_another_shape_and_files_that_fail_are_refused():
     def fail(images):
         raise RuntimeError('no such operator')
 
     with pytest.raises(ValueError, match=r'makes torch.float32 \(1, 2\), the model .*\(1, 3\)'):
-        check.check_file(lambda x: torch.zeros(1, 2), lambda x: torch.zeros(1, 3), [(1, 3, 8, 8)])
+        compare(torch.zeros(1, 2), torch.zeros(1, 3), chooses=False)
     with pytest.raises(ValueError, match=r'shape \(1, 3, 8, 8\): no such operator'):
-        check.check_file(fail, lambda x: torch.zeros(1, 3), [(1, 3, 8, 8)])
+        check.check_file(fail, lambda x: torch.zeros(1, 3), [(1, 3, 8, 8)], chooses=True)
     with pytest.raises(ValueError, match='differ by up to nan'):
-        check.check_file(
-            lambda x: torch.full((1,), torch.nan), lambda x: torch.zeros(1), [(1, 3, 8, 8)]
-        )
+        compare(torch.full((1, 1), torch.nan), torch.zeros(1, 1), chooses=True)
+    with pytest.raises(ValueError, match=r'only 50.000 % of the labels'):
+        compare(torch.tensor([[0, 1]]), torch.tensor([[0, 0]]), chooses=True)
+
+
+def test_choices_that_rounding_decides_differ_in_some_images():
+    """Of two places in a batch the second agrees from the third images on."""
+    calls = iter(range(99))
+
+    def run(images):
+        return torch.tensor([[1e-6], [0.0 if next(calls) >= 2 else 0.3]])
+
+    def check_it(**options):
+        return check.check_file(run, lambda x: torch.zeros(2, 1), [(2, 3, 8, 8)], **options)
+
+    with pytest.raises(ValueError, match='differ by up to 0.3 from'):
+        check_it(chooses=False)
+    calls = iter(range(99))
+    assert check_it(chooses=True) == pytest.approx((1e-6, 2, 0.3))
 
 
 def test_what_cannot_be_done_is_said_before_any_work(
