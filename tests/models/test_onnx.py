@@ -54,7 +54,8 @@ def test_a_traced_onnx_file_serves_every_batch_and_size(encoder, decoder, onnxru
         dynamic_axes={'images': dims, 'scores': dims},
     )
     session = onnxruntime.InferenceSession(file.getvalue())
-    for shape in ((1, 3, 32, 48), (3, 3, 48, 32), (1, 3, 96, 80)):
+    # The last one has fewer tokens than an expert has keys.
+    for shape in ((1, 3, 32, 48), (3, 3, 96, 80), (1, 3, 16, 16)):
         images = torch.randn(shape)
         (scores,) = session.run(None, {'images': images.numpy()})
         with torch.no_grad():

@@ -35,7 +35,7 @@ def test_float16_does_not_overflow():
     torch.testing.assert_close(output, expected.half(), atol=0.2, rtol=2e-3)
 
 
-@pytest.mark.parametrize('topk', [1, 5, 40])
+@pytest.mark.parametrize('topk', [1, 15, 40])
 def test_ties_go_to_the_lowest_index(topk):
     scores = torch.randint(0, 4, (2, 3, 40)).float()
     scores[0, 0] = -torch.inf
