@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from pathlib import Path
 
 from filelock import FileLock, Timeout  # which torch needs too
 
@@ -28,6 +29,27 @@ def taking_place(temporary, path):
         with contextlib.suppress(OSError):
             os.remove(temporary)
         raise
+
+
+def check_destination(path, endings, *, overwrite=False):
+    """Make sure that a file can be written, before any work is done.
+
+    Args:
+        path (str | os.PathLike): The file.
+        endings (Sequence[str]): What its name may end in.
+        overwrite (bool): Whether it may exist.
+
+    Raises:
+        ValueError: Its name has another ending, its folder does not exist or cannot be written, or
+            it exists and is not to be overwritten.
+    """
+    path = Path(path)
+    if path.suffix not in endings:
+        raise ValueError(f'destination {str(path)!r} must end in {" or ".join(endings)}')
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f'destination {str(path)!r}: {str(path.parent)!r} is no writable folder')
+    if path.exists() and not overwrite:
+        raise ValueError(f'destination {str(path)!r} exists')
 
 
 def write_json(path, value):

@@ -24,13 +24,16 @@ def require_matching_checkpoint(runner, prog, backbone_only=False):
                     return _load_what_fits(runner, load, filename, map_location, **kwargs)
                 return load(filename, map_location, **{**kwargs, 'strict': True})
             except RuntimeError as error:
-                details = ' '.join(str(error).split())
-                details = details if len(details) <= 600 else details[:600] + ' ...'
-                raise ValueError(
-                    f'checkpoint {filename!r} does not fit the config: {details}'
-                ) from error
+                raise ValueError(describe_mismatch(filename, error)) from error
 
     runner.load_checkpoint = load_strictly
+
+
+def describe_mismatch(filename, error):
+    """The sentence about weights that a strict loader refused with a RuntimeError."""
+    details = ' '.join(str(error).split())
+    details = details if len(details) <= 600 else details[:600] + ' ...'
+    return f'checkpoint {filename!r} does not fit the config: {details}'
 
 
 def _load_what_fits(runner, load, filename, map_location, **kwargs):

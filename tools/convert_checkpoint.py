@@ -55,10 +55,11 @@ def main(argv=None):
 
     from mita_seg.checkpoint import load_checkpoint_safely
     from mita_seg.conversion import convert, report_lines, write_weights
-    from mita_seg.conversion.write import check_destination
+    from mita_seg.conversion.write import ENDINGS
+    from mita_seg.files import check_destination
 
     with user_errors(PROG):
-        check_destination(args.dst, overwrite=args.overwrite)
+        check_destination(args.dst, ENDINGS, overwrite=args.overwrite)
         checkpoint = load_checkpoint_safely(args.src)
         try:
             conversion = convert(

@@ -198,8 +198,8 @@ def _settle_grid(
     if guessed:
         conversion.notes.append(f'{guess_message(grid)}.')
     if new_grid is not None:
-        conversion.weights[key] = resize_position_embedding(before, grid, new_grid)
         if grid != new_grid:
+            conversion.weights[key] = resize_position_embedding(before, grid, new_grid)
             conversion.notes.append(
                 f'The position embedding is resized from {before.shape[1] - 1} patches to '
                 f'{new_grid[0]}x{new_grid[1]} (bicubic).'

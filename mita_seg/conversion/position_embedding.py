@@ -29,14 +29,12 @@ def resize_position_embedding(
         mode: Interpolation mode of ``torch.nn.functional.interpolate``.
 
     Returns:
-        [1, 1 + h' * w', C]; the embedding itself if both grids are the same.
+        [1, 1 + h' * w', C].
     """
-    if tuple(grid) == tuple(new_grid):
-        return embedding
     class_token, patches = embedding[:, :1], embedding[:, 1:]
-    patch_map = patches.mT.unflatten(-1, tuple(grid))  # [1, C, h, w]
+    patch_map = patches.transpose(1, 2).reshape(1, -1, *grid)  # [1, C, h, w]
     patch_map = interpolate(patch_map, size=tuple(new_grid), mode=mode, align_corners=False)
-    return torch.cat((class_token, patch_map.flatten(2).mT), dim=1)
+    return torch.cat((class_token, patch_map.flatten(2).transpose(1, 2)), dim=1)
 
 
 def find_grid(

@@ -16,22 +16,6 @@ from .position_embedding import grids_to_text
 ENDINGS = ('.safetensors', '.pth')
 
 
-def check_destination(path: str | os.PathLike, *, overwrite: bool = False) -> None:
-    """Make sure that a file can be written, before any work is done.
-
-    Raises:
-        ValueError: Its name has another ending than ``.safetensors`` or ``.pth``, its folder does
-            not exist or cannot be written, or it exists and is not to be overwritten.
-    """
-    path = Path(path)
-    if path.suffix not in ENDINGS:
-        raise ValueError(f'destination {str(path)!r} must end in {" or ".join(ENDINGS)}')
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ValueError(f'destination {str(path)!r}: {str(path.parent)!r} is no writable folder')
-    if path.exists() and not overwrite:
-        raise ValueError(f'destination {str(path)!r} exists')
-
-
 def write_weights(
     weights: Mapping[str, Tensor], path: str | os.PathLike, meta: Mapping | None = None
 ) -> None:

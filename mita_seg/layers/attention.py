@@ -100,7 +100,8 @@ class Attention(nn.Module):
 
         qkv = self.qkv(x)  # [B, N, 3C]
         # Taken apart in this order, the gradient is put together in one copy.
-        parts = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(2)
+        # (An unflatten would keep the batch of the example in ONNX, here and in the models.)
+        parts = qkv.view(*x.shape[:2], 3, self.num_heads, self.head_dim).unbind(2)
         q, k, v = (part.transpose(1, 2) for part in parts)  # [B, H, N, d]
         if self.q_norm is not None:
             # Autocast normalises in float32; the values stay in the lower precision.
@@ -116,8 +117,7 @@ class Attention(nn.Module):
         """DWC of the patches' values [B, N, C], zero for special tokens. [B, N, C]"""
         height, width = grid
         stop = start + height * width
-        value_map = (
-            values[:, start:stop].transpose(-2, -1).unflatten(-1, (height, width))
-        )  # [B, C, h, w]
+        value_map = values[:, start:stop].transpose(1, 2)
+        value_map = value_map.reshape(*value_map.shape[:2], height, width)
         local = self.dwc(value_map).flatten(2).transpose(-2, -1)  # [B, h * w, C]
         return F.pad(local, (0, 0, start, values.shape[1] - stop))

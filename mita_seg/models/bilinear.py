@@ -28,7 +28,7 @@ def enlarge(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> T
             _weights(old, new, align_corners, maps)
             for old, new in zip(maps.shape[-2:], size, strict=True)
         )
-        return rows.mT @ maps @ columns
+        return rows.transpose(0, 1) @ maps @ columns
 
 
 def _weights(old: int, new: int, align_corners: bool, like: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from . import masked, reference, tiled
+from . import exporting, masked, reference, tiled
+from .exporting import is_exporting
 from .pooling import pool_in_torch, pool_landmarks
 from .surroundings import in_forward_mode, in_transform
 from .tracing import traced_attention
@@ -70,7 +71,9 @@ def mita_attention(
             'triton' (kernels for GPUs from Ampere on, compute capability 8.0: float32, bfloat16 or
             float16, d a multiple of 8 from 16 to 128, m and k at most 1024, positive scales) or
             'auto': 'triton' where it can run on CUDA tensors, else, with one warning that says why,
-            'masked' for at most 2560 tokens on a GPU, else 'tiled'.
+            'masked' for at most 2560 tokens on a GPU, else 'tiled'. While torch.export or
+            torch.onnx.export is at work, all of them are plain torch operations that serve every
+            batch and every N.
 
     Returns:
         [B, H, N, d], dtype of the inputs.
@@ -139,7 +142,7 @@ def pooled_mita_attention(
 
 def _run(run, tensors: dict[str, Tensor], options: dict, lowered: bool) -> Tensor:
     """Checked arguments through a backend; traced, they are one node, whatever the backend."""
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing() and not is_exporting():
         return traced_attention(*tensors.values(), *options.values())
     device = tensors['query'].device.type
     with torch.autocast(device, enabled=False) if lowered else nullcontext():
@@ -158,7 +161,7 @@ def _check_options(
         scale if landmark_scale is None else check_scale('landmark_scale', landmark_scale)
     )
     return {
-        'topk': min(topk, key.shape[2]),
+        'topk': topk if is_exporting() else min(topk, key.shape[2]),
         'num_routed': num_routed,
         'scale': scale,
         'landmark_scale': landmark_scale,
@@ -170,6 +173,8 @@ def _select_backend(backend: str, query: Tensor, num_landmarks: int, options: di
     if backend not in BACKENDS:
         known = ', '.join(map(repr, BACKENDS))
         raise ValueError(f'backend must be one of {known}, got {backend!r}')
+    if is_exporting():
+        return exporting.mita_attention
     if backend == 'masked' and in_forward_mode():
         raise NotImplementedError(
             "backend='masked' has no derivatives in forward mode, 'tiled' has"

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from . import exporting
+from .exporting import is_exporting
 from .surroundings import in_transform
 from .tracing import traced_pooling
 from .triton.support import why_not
@@ -42,8 +44,8 @@ def pool_landmarks(
     if 0 in query.shape[:2]:  # which kernels don't take
         return query[:, :, :1].expand(-1, -1, num_landmarks[0] * num_landmarks[1], -1)
     # The kernel's operator has no rules for torch.func.
-    watched = torch.jit.is_tracing() or in_transform()
-    if query.is_cuda and not watched and why_not(query) is None:
+    in_torch = torch.jit.is_tracing() or is_exporting() or in_transform()
+    if query.is_cuda and not in_torch and why_not(query) is None:
         from .triton.op import triton_pool  # needs Triton
 
         return triton_pool(query, height, width, *num_landmarks, start)
@@ -57,9 +59,11 @@ def pool_in_torch(
     height, width = grid
     batch, heads, _, dim = query.shape
     patches = query[:, :, start : start + height * width]
-    patch_map = patches.mT.reshape(batch, heads * dim, height, width)
-    if torch.jit.is_tracing():  # one node in the graph, which counts no FLOPs
+    patch_map = patches.transpose(2, 3).reshape(batch, heads * dim, height, width)
+    if is_exporting():
+        pooled = exporting.pool(patch_map, *num_landmarks)
+    elif torch.jit.is_tracing():  # one node in the graph, which counts no FLOPs
         pooled = traced_pooling(patch_map, *num_landmarks)
     else:
         pooled = adaptive_avg_pool2d(patch_map, tuple(num_landmarks))
-    return pooled.reshape(batch, heads, dim, -1).mT
+    return pooled.reshape(batch, heads, dim, -1).transpose(2, 3)

@@ -8,6 +8,7 @@ The shared expert and each routed expert yield a partial softmax; partial softma
 through their maxima and sums, which equals one softmax over all their logits.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -107,8 +108,8 @@ def gather_rows(rows: Tensor, slot_of_row: Tensor, row_of_slot: Tensor, pack: bo
     """:func:`move_rows`, with a gradient that scatters."""
     if not pack:
         return rows.index_select(0, slot_of_row)
-    rows = pad(rows, (0, 0, 0, 1))  # the last one, zeros, goes where -1 is
-    return rows.index_select(0, row_of_slot.remainder(rows.shape[0]))
+    rows = pad(rows, (0, 0, 1, 0))  # the first one, zeros, goes where -1 is
+    return rows.index_select(0, row_of_slot + 1)
 
 
 class CompiledMove(torch.autograd.Function):
@@ -154,15 +155,30 @@ def routed_partials(
 
     query, key, value [heads, N, d]; experts [heads, m, k]; routes [heads, N, s].
     """
+    num_experts, num_routed = experts.shape[1], routes.shape[-1]
+    height = tile_height(query.shape[1] * num_routed, num_experts)
+    tiling = tile_rows(routes.flatten(1), num_experts, height)
+    return attend_in_tiles(query, key, value, experts, num_routed, scale, tiling, height, move_rows)
+
+
+def attend_in_tiles(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    experts: Tensor,
+    num_routed: int,
+    scale: float,
+    tiling: Tiling,
+    height: int,
+    move: Callable[..., Tensor],
+) -> list[Partial]:
+    """:func:`routed_partials` in given tiles of a height, into and out of which `move` moves."""
     heads, num_tokens, dim = query.shape
     num_experts, topk = experts.shape[1:]
-    num_routed = routes.shape[-1]
-    height = tile_height(num_tokens * num_routed, num_experts)
-    tiling = tile_rows(routes.flatten(1), num_experts, height)
     slot_of_row, row_of_slot = tiling.slot_of_row.flatten(), tiling.row_of_slot.flatten()
 
     rows = query.unsqueeze(2).expand(-1, -1, num_routed, -1).reshape(-1, dim)
-    tiles = move_rows(rows, slot_of_row, row_of_slot, pack=True).unflatten(0, (-1, height))
+    tiles = move(rows, slot_of_row, row_of_slot, pack=True).view(-1, height, dim)
 
     picked = experts + num_tokens * torch.arange(heads, device=query.device).view(-1, 1, 1)
     tile_of = tiling.expert_of_tile.flatten()
@@ -174,11 +190,12 @@ def routed_partials(
         rows = embedding(tile_of, experts.reshape(heads * num_experts, topk * dim))
         return rows.view(-1, topk, dim)
 
-    logits = tiles @ by_tile(scale * by_expert(key)).mT  # [heads * tiles, height, k]
+    # [heads * tiles, height, k]
+    logits = tiles @ by_tile(scale * by_expert(key)).transpose(1, 2)
     partial = attend(logits, by_tile(by_expert(value)))
 
     def unpack(tile_rows: Tensor) -> Tensor:
-        rows = move_rows(tile_rows.flatten(0, 1), slot_of_row, row_of_slot, pack=False)
+        rows = move(tile_rows.flatten(0, 1), slot_of_row, row_of_slot, pack=False)
         return rows.view(heads, num_tokens, num_routed, tile_rows.shape[-1])
 
     return [
@@ -216,8 +233,8 @@ def mita_attention(
         query, key, value, landmarks = (rows.float() for rows in (query, key, value, landmarks))
     query, key, value, landmarks = (rows.flatten(0, 1) for rows in (query, key, value, landmarks))
     partials = []
-    closeness = query @ landmarks.mT  # [heads, N, m]
-    scores = landmarks @ key.mT  # [heads, m, N]
+    closeness = query @ landmarks.transpose(1, 2)  # [heads, N, m]
+    scores = landmarks @ key.transpose(1, 2)  # [heads, m, N]
     if shared:
         landmark_values = (scale * scores).softmax(-1) @ value  # [heads, m, d]
         partials.append(attend(landmark_scale * closeness, landmark_values))

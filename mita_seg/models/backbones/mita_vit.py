@@ -32,6 +32,7 @@ from mita_seg.models.builder import (
 from mita_seg.models.pretrained import load_weights, read_weights
 from mita_seg.models.sine_cosine import sine_cosine_embedding
 from mita_seg.models.token_norm import check_token_norm
+from mita_seg.ops.exporting import is_exporting
 
 
 @MODELS.register_module()
@@ -375,12 +376,14 @@ class MiTAVisionTransformer(BaseModule):
         return tuple(outs)
 
     def _position_embedding(self, grid: Sequence[int]) -> Tensor:
-        if tuple(grid) == self.grid:
+        # What is exported may serve any grid; resizing to the same one changes nothing.
+        if not is_exporting() and tuple(grid) == self.grid:
             return self.pos_embed
         return resize_position_embedding(self.pos_embed, self.grid, grid, self.interpolate_mode)
 
     def _feature_map(self, x: Tensor, grid: Sequence[int], start: int) -> Tensor | list[Tensor]:
-        feature_map = self.out_map(x[:, start:].mT.unflatten(-1, tuple(grid)).contiguous())
+        feature_map = x[:, start:].transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
+        feature_map = self.out_map(feature_map.contiguous())
         return [feature_map, x[:, 0]] if self.output_cls_token else feature_map
 
     def train(self, mode: bool = True) -> 'MiTAVisionTransformer':

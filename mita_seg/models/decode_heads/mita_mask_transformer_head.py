@@ -248,7 +248,7 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
         """
         feature_map = self._input_map(inputs)
         grid = feature_map.shape[-2:]
-        patches = self.dec_proj(feature_map.flatten(2).mT)  # [B, h * w, C]
+        patches = self.dec_proj(feature_map.flatten(2).transpose(1, 2))  # [B, h * w, C]
         num_patches = patches.shape[1]
         # Patches first: their grid starts at token 0.
         x = torch.cat((patches, self.cls_emb.expand(patches.shape[0], -1, -1)), dim=1)
@@ -258,11 +258,11 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
 
         patches, classes = x[:, :num_patches], x[:, num_patches:]
         if self.dropout is not None:
-            patches = self.dropout(patches.mT.unflatten(-1, tuple(grid))).flatten(2).mT
+            patches = self.dropout(_as_maps(patches, grid)).flatten(2).transpose(1, 2)
         patches = F.normalize(self.patch_proj(patches), dim=2)
         classes = F.normalize(self.classes_proj(classes), dim=2)
-        masks = self.mask_norm(patches @ classes.mT)  # [B, h * w, out_channels]
-        return masks.mT.unflatten(-1, tuple(grid)).contiguous()
+        masks = self.mask_norm(patches @ classes.transpose(1, 2))  # [B, h * w, out_channels]
+        return _as_maps(masks, grid)
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
         """Losses at the resolution of the labels, and the share of right pixels.
@@ -295,3 +295,8 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
             right = (predicted == labels) & labelled
             losses['acc_seg'] = 100 * right.sum().view(1) / labelled.sum().clamp(min=1)
         return losses
+
+
+def _as_maps(patches: Tensor, grid: Sequence[int]) -> Tensor:
+    """Patches [B, h * w, C] as maps [B, C, h, w]."""
+    return patches.transpose(1, 2).reshape(patches.shape[0], patches.shape[2], *grid).contiguous()
