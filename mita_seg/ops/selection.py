@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .surroundings import in_transform
 from .validation import check_heads, check_num_routed, check_topk
 
 
@@ -121,7 +122,7 @@ def _ranks(scores: Tensor) -> Tensor:
     holds the score, the lower half the place from the end.
     """
     place = torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
-    if scores.dtype == torch.float64:
+    if scores.dtype == torch.float64 or in_transform():  # vmap has no views of other dtypes
         order = scores.sort(dim=-1, descending=True, stable=True).indices
         upper = torch.empty_like(order).scatter_(-1, order, place.expand(order.shape))
     else:
