@@ -2,14 +2,19 @@
 
 __version__ = '0.1.0'
 
-_LAZY = ('restore_attention', 'swap_attention')  # `import mita_seg` alone imports no torch
+# `import mita_seg` alone imports no torch.
+_LAZY = {
+    'load_segmentor': 'mita_seg.inference',
+    'restore_attention': 'mita_seg.swap',
+    'swap_attention': 'mita_seg.swap',
+}
 
 
 def __getattr__(name: str):
     if name in _LAZY:
-        from mita_seg import swap
+        from importlib import import_module
 
-        return getattr(swap, name)
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

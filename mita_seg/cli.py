@@ -86,6 +86,20 @@ def parse_runner_args(parser, argv=None):
     Returns:
         argparse.Namespace: The arguments.
     """
+    add_config_options(parser)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def add_config_options(parser):
+    """Add ``--cfg-options`` to the arguments of a tool.
+
+    Args:
+        parser (argparse.ArgumentParser): With the tool's own arguments.
+    """
     from mmengine.config import DictAction
 
     parser.add_argument(
@@ -95,11 +109,6 @@ def parse_runner_args(parser, argv=None):
         metavar='KEY=VALUE',
         help='override settings of the config: a.b=1 c="[1,2]"',
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
 
 
 def load_runner_config(args):
@@ -233,11 +242,12 @@ def build_runner(cfg):
     return ResumableRunner.from_cfg(cfg) if kind is Runner else RUNNERS.build(cfg)
 
 
-def prepare_work_dir(path):
+def prepare_work_dir(path, name='work_dir'):
     """Create a folder and make sure that files can be written there.
 
     Args:
         path (str | os.PathLike): The folder.
+        name (str): What the user calls it.
 
     Raises:
         ValueError: It cannot be created or written.
@@ -247,4 +257,4 @@ def prepare_work_dir(path):
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise ValueError(f'work_dir {str(path)!r} cannot be written: {error.strerror}') from error
+        raise ValueError(f'{name} {str(path)!r} cannot be written: {error.strerror}') from error

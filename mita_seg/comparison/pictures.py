@@ -4,16 +4,14 @@ import textwrap
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from mita_seg.files import save_figure
+from mita_seg.palette import class_legend, colour_labels
 
 from .names import short_names
 from .report import group_by_config, summarise
 from .styles import make_styles
 
-_UNLABELLED = 255
-_MAX_LEGEND = 40
 _BARS = (
     ('mIoU (%)', 'mIoU', 1),
     ('FLOPs of the model (G)', 'flops_model', 1e9),
@@ -54,7 +52,9 @@ def draw_comparison(work_dir, results):
     for column in range(columns):
         label = shown[f'label{column}']
         maps = [label] + [sample[f'prediction{column}'] for sample in samples]
-        panels = [shown[f'image{column}']] + [_colour(each, shown['palette']) for each in maps]
+        panels = [shown[f'image{column}']] + [
+            colour_labels(each, shown['palette']) for each in maps
+        ]
         present.update(*(np.unique(each).tolist() for each in maps))
         for axis, panel in zip(axes[:, column], panels, strict=True):
             axis.imshow(panel)
@@ -63,7 +63,7 @@ def draw_comparison(work_dir, results):
     for axis, title in zip(axes[:, 0], titles, strict=True):
         axis.set_ylabel(title, fontsize=10, rotation=0, ha='right', va='center')
     figure.legend(
-        handles=_legend(present, shown['classes'], shown['palette']),
+        handles=class_legend(present, shown['classes'], shown['palette']),
         loc='outside lower center',
         ncols=min(2 * columns, 8),
         fontsize=9,
@@ -107,22 +107,3 @@ def draw_bars(work_dir, results):
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
     return save_figure(figure, work_dir / 'results.png')
-
-
-def _colour(labels, palette):
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(palette)] = palette
-    return table[labels]
-
-
-def _legend(present, classes, palette):
-    named = sorted(index for index in present if index < len(classes))
-    handles = [
-        Patch(facecolor=palette[index] / 255, edgecolor='0.4', label=str(classes[index]))
-        for index in named[:_MAX_LEGEND]
-    ]
-    if len(named) > _MAX_LEGEND:
-        handles.append(Patch(facecolor='none', label=f'... {len(named) - _MAX_LEGEND} more'))
-    if _UNLABELLED in present:
-        handles.append(Patch(facecolor='black', edgecolor='0.4', label='(not labelled)'))
-    return handles

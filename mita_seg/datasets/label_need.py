@@ -13,12 +13,8 @@ from mmseg.registry import METRICS, TRANSFORMS
 from .loading import LoadCheckedLabels
 
 _KNOWN = ('mmcv', 'mmseg', 'mita_seg')
-_OTHER_LOADING = (
-    AnyAnnotations,
-    LoadBiomedicalAnnotation,
-    LoadBiomedicalData,
-    LoadDepthAnnotation,
-)
+_LABEL_LOADING = (AnyAnnotations, LoadBiomedicalAnnotation, LoadDepthAnnotation)
+_OTHER_LOADING = (*_LABEL_LOADING, LoadBiomedicalData)
 
 
 def find_label_loading(pipeline):
@@ -32,6 +28,33 @@ def find_label_loading(pipeline):
     """
     loading = (found for found in _transforms(pipeline) if _is_a(found[0], LoadAnnotations))
     return next(loading, None)
+
+
+def leave_out_label_loading(pipeline):
+    """Take the loading of label maps out of a pipeline, also within others such as TestTimeAug.
+
+    Args:
+        pipeline (Sequence): Configs of transforms, or lists of them; left as it is.
+
+    Returns:
+        list: The configs without it, and without lists that held nothing else.
+    """
+    kept = []
+    for transform in pipeline:
+        if isinstance(transform, (list, tuple)):
+            transform = leave_out_label_loading(transform)
+            if not transform:
+                continue
+        elif isinstance(transform, dict):
+            if _is_a(class_of(transform, TRANSFORMS), _LABEL_LOADING):
+                continue
+            if transform.get('transforms'):
+                transform = {
+                    **transform,
+                    'transforms': leave_out_label_loading(transform['transforms']),
+                }
+        kept.append(transform)
+    return kept
 
 
 def require_labels(cfg, loader, samples, pipeline):
@@ -63,7 +86,7 @@ def require_labels(cfg, loader, samples, pipeline):
         raise ValueError(f'{lacking}, but training needs them')
     evaluator = loader.replace('dataloader', 'evaluator')
     for metric in _metrics(cfg.get(evaluator)):
-        kind = _class_of(metric, METRICS)
+        kind = class_of(metric, METRICS)
         if _is_a(kind, IoUMetric) and not metric.get('format_only'):
             raise ValueError(
                 f'{lacking}, but {evaluator} compares with them ({kind.__name__}); '
@@ -75,7 +98,7 @@ def _transforms(pipeline):
     """Class and config of every transform, also of those inside others."""
     for transform in pipeline or ():
         if isinstance(transform, dict):
-            yield _class_of(transform, TRANSFORMS), transform
+            yield class_of(transform, TRANSFORMS), transform
             yield from _transforms(transform.get('transforms'))
         elif isinstance(transform, (list, tuple)):
             yield from _transforms(transform)
@@ -101,7 +124,16 @@ def _metrics(evaluator):
     return [metric for metric in metrics or () if isinstance(metric, dict)]
 
 
-def _class_of(config, registry):
+def class_of(config, registry):
+    """The class that a config names, in its scope.
+
+    Args:
+        config (dict): With `type`, a name or the class itself, and perhaps `_scope_`.
+        registry (Registry): Where names are looked up.
+
+    Returns:
+        type | None: The class; None where the name is unknown.
+    """
     kind = config.get('type')
     if not isinstance(kind, str):
         return kind

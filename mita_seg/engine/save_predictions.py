@@ -1,7 +1,5 @@
 """Predictions as files, one an image."""
 
-import os
-from collections import defaultdict
 from inspect import signature
 from pathlib import Path
 
@@ -10,6 +8,8 @@ from mmengine.hooks import Hook
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from PIL import Image
+
+from mita_seg.distinct_names import distinct_names
 
 
 class SavePredictionsHook(Hook):
@@ -44,33 +44,6 @@ class SavePredictionsHook(Hook):
             path = self.out / f'{self.names[sample.img_path]}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(labels.astype(np.uint8)).save(path)
-
-
-def distinct_names(paths):
-    """Shortest names that tell files apart.
-
-    Args:
-        paths (Sequence[str]): Paths of files.
-
-    Returns:
-        dict[str, str]: The name of each: without folder and ending where no other is called so,
-        else the path from the folder that those of this name share, with the ending where files
-        differ in that alone.
-    """
-    alike = defaultdict(list)
-    for path in dict.fromkeys(paths):
-        alike[Path(path).stem].append(path)
-    names = {}
-    for stem, group in alike.items():
-        if len(group) == 1:
-            names[group[0]] = stem
-            continue
-        shared = os.path.commonpath([os.path.dirname(path) for path in group])
-        relative = [os.path.relpath(path, shared) for path in group]
-        bare = [os.path.splitext(path)[0] for path in relative]
-        for path, name, short in zip(group, relative, bare, strict=True):
-            names[path] = name if bare.count(short) > 1 else short
-    return names
 
 
 def leave_files_to_evaluators(cfg, out):

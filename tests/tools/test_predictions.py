@@ -17,7 +17,8 @@ from PIL import Image
 
 import mita_seg.datasets
 import mita_seg.models  # noqa: F401
-from mita_seg.engine.save_predictions import distinct_names, leave_files_to_evaluators
+from mita_seg.distinct_names import distinct_names
+from mita_seg.engine.save_predictions import leave_files_to_evaluators
 
 _CONFIG = """
 _base_ = {base!r}
@@ -119,3 +120,5 @@ def test_distinct_names():
         '/d/b/1.jpg': 'b/1',
     }
     assert distinct_names(['/d/1.jpg', '/d/1.png']) == {'/d/1.jpg': '1.jpg', '/d/1.png': '1.png'}
+    # Short names that would meet: the ending kept by one is part of another's name.
+    assert len(set(distinct_names(['/d/1.jpg', '/d/1.png', '/d/1.jpg.png']).values())) == 3

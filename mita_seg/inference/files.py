@@ -1,0 +1,96 @@
+"""Label maps, overlays and the list of classes as files."""
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mita_seg.files import replacing, write_json
+from mita_seg.palette import colour_labels
+
+
+def write_labels(path, labels, palette, first_value):
+    """Write a label map as PNG, with the values that label files of the data set have.
+
+    Args:
+        path (Path): The file.
+        labels (ndarray): `[h, w]`, indices of classes.
+        palette (ndarray): `[K, 3]`, uint8, RGB. Kept in the file where its values fit into 8 bits;
+            a file of 16 bits has no colours.
+        first_value (int): Value of the first class; those below it are black.
+    """
+    values = labels.astype(np.int32) + first_value
+    if len(palette) + first_value <= 256:
+        image = Image.fromarray(values.astype(np.uint8))
+        image.putpalette(bytes(3 * first_value) + palette.tobytes())
+    else:
+        image = Image.fromarray(values.astype(np.uint16))
+    _save(path, image, 'PNG')
+
+
+def write_overlay(path, picture):
+    """Write a picture `[h, w, 3]` (uint8, RGB) as JPEG."""
+    _save(path, Image.fromarray(picture), 'JPEG', quality=92)
+
+
+def write_classes(path, classes, palette, first_value):
+    """Write value, name and colour of each class as JSON."""
+    rows = zip(classes, palette.tolist(), strict=True)
+    write_json(
+        path,
+        [
+            {'value': value, 'name': name, 'colour': colour}
+            for value, (name, colour) in enumerate(rows, first_value)
+        ],
+    )
+
+
+def overlay(image, labels, palette):
+    """Blend an image with the colours of its classes, half and half.
+
+    Args:
+        image (ndarray): `[h, w, C]`; blue, green, red, or one channel of grey.
+        labels (ndarray): `[h, w]`, indices of classes.
+        palette (ndarray): `[K, 3]`, uint8, RGB.
+
+    Returns:
+        tuple[ndarray, ndarray]: The image and the blend, `[h, w, 3]`, uint8, RGB.
+    """
+    shown = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    if shown.dtype != np.uint8:
+        scale = 255 if shown.max() <= 255 else shown.max()
+        shown = (shown / scale * 255).clip(0, 255).astype(np.uint8)
+    shown = np.ascontiguousarray(shown[..., ::-1])
+    return shown, cv2.addWeighted(shown, 0.5, colour_labels(labels, palette), 0.5, 0)
+
+
+class OverlayVideo:
+    """A video of overlays, MPEG-4 in ``.mp4``.
+
+    Args:
+        path (Path): The file.
+        size (tuple[int, int]): Width and height, pixels.
+        rate (float): Frames a second.
+
+    Raises:
+        OSError: OpenCV cannot write it.
+    """
+
+    def __init__(self, path, size, rate):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
+        if not self._writer.isOpened():
+            raise OSError(f'OpenCV cannot write the video {str(path)!r}')
+
+    def write(self, picture):
+        """Add a frame `[h, w, 3]`, uint8, RGB."""
+        self._writer.write(picture[..., ::-1])
+
+    def close(self):
+        """Finish the file."""
+        self._writer.release()
+
+
+def _save(path, image, kind, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, 'wb') as file:
+        image.save(file, kind, **options)
