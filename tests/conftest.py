@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,56 @@ def wheel(tmp_path_factory):
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     (path,) = folder.glob('*.whl')
     return path
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory, repository, shapes_root):
+    """A config of a tiny segmentor and a checkpoint as training writes one, weights random."""
+    pytest.importorskip('mmseg')
+    import torch
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    from mita_seg.cli import load_config
+    from mita_seg.datasets.shapes import CLASSES, PALETTE
+
+    folder = tmp_path_factory.mktemp('trained')
+    (base,) = (repository / 'configs/mita_segmenter_shapes').glob('*_mita-encdec_*.py')
+    config = folder / 'config.py'
+    config.write_text(
+        f"""
+_base_ = {str(base)!r}
+model = dict(
+    backbone=dict(img_size=(64, 64), num_layers=1, embed_dims=48),
+    decode_head=dict(in_channels=48, channels=48, embed_dims=48))
+tta_pipeline = [
+    dict(type='LoadImageFromFile', _scope_='mita_seg'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (1.0, 1.25)],
+        [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)],
+        [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])]
+"""
+    )
+    cfg = load_config(str(config))
+    init_default_scope('mmseg')
+    torch.manual_seed(0)
+    weights = MODELS.build(cfg.model).state_dict()
+    # Random logits are nearly equal: the classes of an untrained model would hang on rounding.
+    weights = {key: value * (3 if 'weight' in key else 1) for key, value in weights.items()}
+    meta = {'classes': CLASSES, 'palette': PALETTE, 'reduce_zero_label': True}
+    torch.save({'state_dict': weights, 'meta': {'dataset_meta': meta}}, folder / 'weights.pth')
+    return str(config), str(folder / 'weights.pth')
+
+
+@pytest.fixture
+def pictures(tmp_path, shapes_root):
+    """A folder of six images, two of one name and one that is truncated."""
+    folder = tmp_path / 'pictures'
+    images = sorted((shapes_root / 'images/training').iterdir())
+    for name, image in zip(
+        ('a/1.jpg', 'b/1.JPG', 'b/2.jpg', '3.jpg', '4.jpg'), images, strict=False
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, folder / name)
+    (folder / 'broken.jpg').write_bytes(images[0].read_bytes()[:600])
+    return folder
