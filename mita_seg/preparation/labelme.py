@@ -1,0 +1,55 @@
+"""Annotations of LabelMe, a JSON file beside each image."""
+
+from functools import partial
+
+import cv2
+import numpy as np
+
+from .pairs import Found, Pair, split_named
+from .polygons import fill
+
+
+def find_labelme(folder, files):
+    """Read LabelMe's files; labels become classes, in alphabetical order.
+
+    Args:
+        folder (Path): The folder.
+        files (dict[Path, dict]): The annotation files and what they hold.
+
+    Returns:
+        Found: A pair for each file whose image is there.
+    """
+    found = Found('LabelMe outlines', [], names={})
+    labels = sorted({str(shape['label']) for each in files.values() for shape in each['shapes']})
+    codes = {label: code for code, label in enumerate(labels, 1)}
+    found.names = {code: label for label, code in codes.items()}
+    for file, content in files.items():
+        # Files from Windows have backslashes.
+        image = file.parent / str(content.get('imagePath', '')).replace('\\', '/')
+        if not image.is_file():
+            found.leave_out('annotated image that is missing', image)
+            continue
+        read = partial(_draw, content, codes)
+        found.pairs.append(Pair(image, file, read, split_named(image.relative_to(folder))))
+    return found
+
+
+def _draw(content, codes):
+    canvas = np.zeros((int(content['imageHeight']), int(content['imageWidth'])), np.int32)
+    # In the order of the file: later outlines lie over earlier ones.
+    for shape in content['shapes']:
+        points, code = np.array(shape['points'], float), codes[str(shape['label'])]
+        kind = shape.get('shape_type') or 'polygon'
+        if kind == 'polygon':
+            fill(canvas, [points], code)
+        elif kind == 'rectangle':
+            (left, top), (right, bottom) = points.min(0), points.max(0)
+            fill(canvas, [[left, top, right, top, right, bottom, left, bottom]], code)
+        elif kind == 'circle':
+            centre, edge = points
+            radius = np.hypot(*(edge - centre))
+            middle = tuple(((centre - 0.5) * 16).round().astype(int).tolist())
+            cv2.circle(canvas, middle, round(radius * 16), code, -1, shift=4)
+        else:
+            raise ValueError(f'image with a shape of type {kind!r}, which has no area here')
+    return canvas
