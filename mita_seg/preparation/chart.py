@@ -44,6 +44,7 @@ def draw_frequencies(path, names, palette, pixels, images):
     axis.set_xlim(low, 1000)
     axis.set_xticks([tick for tick in 10.0 ** np.arange(-6, 3) if tick >= low])
     axis.xaxis.set_major_formatter('{x:g}')
+    axis.minorticks_off()
     axis.set_yticks(range(len(names)), [names[place] for place in order])
     axis.invert_yaxis()
     axis.set_xlabel('labelled pixels (%)')

@@ -93,6 +93,8 @@ def settle_classes(found, counts, listed=None, ignored=(), unlabelled='backgroun
     index = {}
     if not found.by_colour and not any(code == IGNORED for _, _, code in entries):
         index[IGNORED] = IGNORED
+    if found.names is not None and not any(code == 0 for _, _, code in entries):
+        index[0] = IGNORED
     unknown = set(ignored) - {name for name, _, _ in entries} - {str(code) for code in counts}
     if unknown:
         raise ValueError(f'--ignore {min(unknown)!r} is neither a class nor a value of the masks')

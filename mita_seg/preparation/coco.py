@@ -71,7 +71,7 @@ def _draw(image, annotations, codes, listed):
                 canvas[decode_runs(shape)] = code
             elif shape:
                 for ring in shape:
-                    fill(canvas, [ring], code)
+                    fill(canvas, ring, code)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError('image with a damaged annotation') from error
     return canvas

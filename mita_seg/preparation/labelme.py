@@ -2,11 +2,10 @@
 
 from functools import partial
 
-import cv2
 import numpy as np
 
 from .pairs import Found, Pair, split_named
-from .polygons import fill
+from .polygons import fill, fill_circle
 
 
 def find_labelme(folder, files):
@@ -41,15 +40,13 @@ def _draw(content, codes):
         points, code = np.array(shape['points'], float), codes[str(shape['label'])]
         kind = shape.get('shape_type') or 'polygon'
         if kind == 'polygon':
-            fill(canvas, [points], code)
+            fill(canvas, points, code)
         elif kind == 'rectangle':
             (left, top), (right, bottom) = points.min(0), points.max(0)
-            fill(canvas, [[left, top, right, top, right, bottom, left, bottom]], code)
+            fill(canvas, [left, top, right, top, right, bottom, left, bottom], code)
         elif kind == 'circle':
             centre, edge = points
-            radius = np.hypot(*(edge - centre))
-            middle = tuple(((centre - 0.5) * 16).round().astype(int).tolist())
-            cv2.circle(canvas, middle, round(radius * 16), code, -1, shift=4)
+            fill_circle(canvas, centre, np.hypot(*(edge - centre)), code)
         else:
             raise ValueError(f'image with a shape of type {kind!r}, which has no area here')
     return canvas

@@ -10,6 +10,7 @@ from mita_seg.distinct_names import distinct_names
 
 from .survey import read_pixels
 
+_IGNORED_COLOUR = (224, 224, 192)  # as in Pascal VOC's files
 _SAME = {'.jpeg': '.jpg', '.tiff': '.tif'}
 
 
@@ -43,6 +44,9 @@ def write_pairs(pairs, splits, index, palette, folder, suffix, advance=lambda: N
         flat = [f'{place:05d}_{name}' for place, name in enumerate(flat)]
     codes = np.array(sorted(index))
     classes = np.array([index[code] for code in codes.tolist()], np.uint8)
+    # All 256 colours: for fewer, Pillow writes fewer bits, and 255 would become another value.
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)], colours[255] = palette, _IGNORED_COLOUR
     for pair, split, name in zip(pairs, splits, flat, strict=True):
         image = folder / 'images' / split / f'{name}{suffix}'
         labels = folder / 'annotations' / split / f'{name}.png'
@@ -56,7 +60,7 @@ def write_pairs(pairs, splits, index, palette, folder, suffix, advance=lambda: N
         values = classes[np.searchsorted(codes, read).clip(max=len(codes) - 1)]
         values[~np.isin(read, codes)] = 255
         picture = Image.fromarray(values)
-        picture.putpalette(palette.tobytes())
+        picture.putpalette(colours.tobytes())
         picture.save(labels)
         advance()
     return flat
