@@ -34,6 +34,13 @@ def find_labelme(folder, files):
 
 
 def _draw(content, codes):
+    try:
+        return _draw_shapes(content, codes)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError('image with a damaged annotation') from error
+
+
+def _draw_shapes(content, codes):
     canvas = np.zeros((int(content['imageHeight']), int(content['imageWidth'])), np.int32)
     # In the order of the file: later outlines lie over earlier ones.
     for shape in content['shapes']:

@@ -57,14 +57,20 @@ def find_masks(folder, images=None, masks=None):
         else:
             reason = 'image with several masks' if options else 'image without a mask'
             found.leave_out(reason, image)
+    # One of them is no image, such as Pascal VOC's SegmentationObject.
+    claims = Counter(pair.mask for pair in found.pairs)
+    for pair in found.pairs:
+        if claims[pair.mask] > 1:
+            found.leave_out('image that shares its mask with another', pair.image)
+    found.pairs = [pair for pair in found.pairs if claims[pair.mask] == 1]
     for mask in mask_files:
         if mask not in taken:
             found.leave_out('mask without an image', mask)
     if not found.pairs:
         raise ValueError(
             f'{str(folder)!r} holds no pair of image and mask ({len(image_files)} images, '
-            f'{len(mask_files)} masks): equal names are looked for; --images and --masks name the '
-            'two folders'
+            f'{len(mask_files)} masks): one image and one mask of a name are looked for; --images '
+            'and --masks name their two folders'
         )
     _tell_kind(found)
     return found

@@ -153,6 +153,17 @@ def test_images_of_several_kinds_become_png_of_the_stored_pixels(tmp_path):
     assert np.array_equal(np.asarray(Image.open(written)), pixels)
 
 
+def test_a_third_folder_is_no_second_set_of_images(tmp_path):
+    folder = drawn.draw(tmp_path / 'given', 'index')
+    (folder / 'objects').mkdir()
+    for stem in drawn.stems():
+        Image.fromarray(drawn.labels(0)).save(folder / f'objects/{stem}.png')
+    with pytest.raises(ValueError, match='no pair of image and mask'):
+        examine(folder, tmp_path / 'out', say=lambda sentence: None)
+    plan, _ = prepared(folder, tmp_path / 'out', images='images', masks='masks')
+    assert len(plan.splits) == 12 and not plan.problems
+
+
 def test_colours_without_a_list_are_told(tmp_path):
     folder = drawn.draw(tmp_path / 'given', 'colour')
     (folder / 'class_dict.csv').unlink()

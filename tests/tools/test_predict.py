@@ -1,6 +1,7 @@
 """tools/predict.py: what is written, under which names, and what happens to bad files."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -75,3 +76,20 @@ def test_refused_before_the_model_is_loaded(tool, trained, pictures, tmp_path, c
     message = refusal('w.pth', pictures / '3.jpg', '--out', tmp_path / 'file/out')
     assert '--out' in message and 'cannot be written' in message
     assert "'w.pth' does not exist" in refusal('w.pth', pictures, '--out', out)
+
+
+def test_example_of_the_documentation(repository, trained, pictures, tmp_path):
+    (code,) = re.findall(
+        r'```python\n(.*?)```', (repository / 'docs/own_data.md').read_text(), re.DOTALL
+    )
+    for name, path in {
+        'data/garden/garden_mita.py': trained[0],
+        'work_dirs/mita/iter_4000.pth': trained[1],
+        'photo.jpg': pictures / '3.jpg',
+        'colours.png': tmp_path / 'colours.png',
+    }.items():
+        assert f"'{name}'" in code
+        code = code.replace(f"'{name}'", repr(str(path)))
+    exec(compile(code, 'own_data.md', 'exec'), {})
+    with Image.open(tmp_path / 'colours.png') as coloured:
+        assert coloured.size == (64, 64)
