@@ -88,6 +88,17 @@ def test_values_that_are_no_class(tmp_path):
     assert np.array_equal(written_labels(tmp_path / 'out')['north_00'], expected)
 
 
+def test_255_is_no_class_of_masks_without_a_list(tmp_path):
+    folder = drawn.draw(tmp_path / 'given', 'index')
+    (folder / 'classes.txt').unlink()
+    expected = drawn.labels(0)
+    expected[:5] = 255
+    Image.fromarray(expected).save(folder / 'masks/north_00.png')
+    plan, _ = prepared(folder, tmp_path / 'out')
+    assert plan.classes.names == ['class 0', 'class 1', 'class 2']
+    assert np.array_equal(written_labels(tmp_path / 'out')['north_00'], expected)
+
+
 def test_classes_can_be_ignored(tmp_path):
     folder = drawn.draw(tmp_path / 'given', 'colour')
     plan, _ = prepared(folder, tmp_path / 'out', ignored=('ground',))
@@ -232,6 +243,10 @@ def test_outlines_fill_the_pixels_whose_centres_are_inside():
     expected = np.zeros((6, 8), int)
     expected[1:5, 1:7], expected[2, :3] = 1, 2
     assert np.array_equal(canvas, expected)
+    canvas[:] = 0
+    fill(canvas, [1.6, 1.4, 4.4, 1.4, 4.4, 3.6, 1.6, 3.6], 1)
+    assert np.argwhere(canvas).min(0).tolist() == [1, 2]
+    assert np.argwhere(canvas).max(0).tolist() == [3, 3]
     triangle, circle = np.zeros((100, 100), int), np.zeros((100, 100), int)
     fill(triangle, [10, 10, 90, 10, 10, 90], 1)
     fill_circle(circle, (50, 50), 30, 1)
