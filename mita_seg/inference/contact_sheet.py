@@ -55,22 +55,24 @@ class ContactSheet:
         rows = math.ceil(len(cells) / columns)
         ratio = np.median([image.shape[0] / image.shape[1] for _, image, _, _ in cells])
         height = 2.4 * min(max(ratio, 0.4), 1.6) + 0.3
-        figure = Figure(figsize=(5 * columns, rows * height + 0.9), layout='constrained')
+        present = {index for _, _, _, held in cells for index in held.tolist()}
+        handles = class_legend(present, self.classes, self.palette)
+        beside = min(3 * columns, 8)
+        legend_height = 0.2 * math.ceil(len(handles) / beside) + 0.4
+        figure = Figure(figsize=(5 * columns, rows * height + legend_height), layout='constrained')
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis in axes:
             axis.set_axis_off()
-        present = set()
-        for axis, (name, image, blend, held) in zip(axes, cells, strict=False):
+        for axis, (name, image, blend, _) in zip(axes, cells, strict=False):
             gap = np.full((image.shape[0], 4, 3), 255, np.uint8)
             axis.imshow(np.hstack([image, gap, blend]), interpolation='antialiased')
             axis.set_title(_shorten(name), fontsize=9)
-            present.update(held.tolist())
         if self._seen > len(cells):
             figure.suptitle(f'{len(cells)} of {self._seen:,} predictions', fontsize=10)
         figure.legend(
-            handles=class_legend(present, self.classes, self.palette),
+            handles=handles,
             loc='outside lower center',
-            ncols=min(3 * columns, 8),
+            ncols=beside,
             fontsize=9,
             frameon=False,
         )

@@ -64,7 +64,7 @@ def overlay(image, labels, palette):
 
 
 class OverlayVideo:
-    """A video of overlays, MPEG-4 in ``.mp4``.
+    """A video of overlays, MPEG-4 in ``.mp4``; a last odd row or column may not be shown.
 
     Args:
         path (Path): The file.
