@@ -1,6 +1,6 @@
 """Refusing checkpoints that do not fit the model."""
 
-from mita_seg.checkpoint import guard_mmengine_loading, load_checkpoint_safely
+from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.cli import user_errors
 
 
@@ -27,29 +27,6 @@ def require_matching_checkpoint(runner, prog, backbone_only=False):
                 raise ValueError(describe_mismatch(filename, error)) from error
 
     runner.load_checkpoint = load_strictly
-
-
-def load_matching(model, filename):
-    """Load a checkpoint all of whose weights, and no others, are the model's.
-
-    Args:
-        model (nn.Module): The model.
-        filename (str): File or address of the checkpoint.
-
-    Returns:
-        dict: The checkpoint.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or refused, or does not fit the model.
-    """
-    from mmengine.runner import load_checkpoint
-
-    guard_mmengine_loading()
-    try:
-        return load_checkpoint(model, filename, map_location='cpu', strict=True, logger='silent')
-    except RuntimeError as error:
-        raise ValueError(describe_mismatch(filename, error)) from error
 
 
 def describe_mismatch(filename, error):

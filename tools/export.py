@@ -9,15 +9,13 @@ kept it runs on several batches and sizes and is compared with the model.
 
 import argparse
 
-from mita_seg.cli import load_config, say, user_errors
+from mita_seg.cli import add_config_options, load_config, say, user_errors
 
 PROG = 'export.py'
 
 
 def parse_args(argv=None):
     """Parse the command line."""
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
@@ -45,13 +43,7 @@ def parse_args(argv=None):
     )
     parser.add_argument('--out', required=True, metavar='FILE', help='ends in .onnx or .pt2')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config: a.b=1 c="[1,2]"',
-    )
+    add_config_options(parser)
     return parser.parse_args(argv)
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from mita_seg.cli import add_config_options, prepare_work_dir, user_errors
+from mita_seg.quiet import import_mmseg_quietly
 
 PROG = 'predict.py'
 
@@ -28,6 +29,7 @@ def main(argv=None):
     """Run the tool; the exit status is 0 if all is well, 1 if files were skipped."""
     with user_errors(PROG):
         args = parse_args(argv)
+        import_mmseg_quietly()
         from mita_seg.inference import load_segmentor
         from mita_seg.inference.predict import predict_files
         from mita_seg.inference.sources import count_frames, find_sources, is_video

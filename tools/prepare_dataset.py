@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from mita_seg.cli import prepare_work_dir, user_errors
+from mita_seg.quiet import import_mmseg_quietly
 
 PROG = 'prepare_dataset.py'
 FORMATS = """\
@@ -59,6 +60,7 @@ def main(argv=None):
     args = parse_args(argv)
     out = Path(args.out or Path('data') / Path(args.folder).resolve().name)
     with user_errors(PROG):
+        import_mmseg_quietly()
         from mita_seg.preparation import Options, examine, write
         from mita_seg.progress_bar import progress_bar
 

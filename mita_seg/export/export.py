@@ -11,7 +11,7 @@ from mita_seg.files import taking_place
 from .check import Comparison, check_file
 from .description import describe
 from .formats import FORMATS
-from .model import WholeImage, build_trained, expected_output
+from .model import WholeImage, build_exportable, expected_output
 from .program import export_program
 
 _STEP = 32  # pixels, of backbones that have no patches
@@ -56,7 +56,7 @@ def export_segmentor(
     size = tuple(size or _size_of_crops(cfg))
     if min(size) < 1:
         raise ValueError(f'size must be two positive ints, height and width, got {size}')
-    segmentor = build_trained(cfg, checkpoint)
+    segmentor = build_exportable(cfg, checkpoint)
     model = WholeImage(segmentor, labels=labels)
     channels = cfg.model.backbone.get('in_channels', 3)
     step = getattr(segmentor.backbone, 'patch_size', _STEP) if dynamic else None

@@ -2,15 +2,11 @@
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmseg.models.segmentors.base import BaseSegmentor
-from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from mita_seg.checkpoint import load_checkpoint_safely
-from mita_seg.cli import leave_out_pretrained
-from mita_seg.matching import describe_mismatch
+from mita_seg.trained_model import build_trained
 
 
 class WholeImage(nn.Module):
@@ -74,7 +70,7 @@ def _settle(segmentor: BaseSegmentor, scores: Tensor) -> Tensor:
     return scores.argmax(1).to(torch.uint8 if classes <= 256 else torch.int32)
 
 
-def build_trained(cfg: Config, checkpoint: str) -> BaseSegmentor:
+def build_exportable(cfg: Config, checkpoint: str) -> BaseSegmentor:
     """Build the model of a config with the weights of a checkpoint, in eval mode, on the CPU.
 
     Args:
@@ -86,18 +82,10 @@ def build_trained(cfg: Config, checkpoint: str) -> BaseSegmentor:
         ValueError: It cannot be read safely, or does not fit the config; or the model is no
             segmentor with a backbone and a decode head.
     """
-    weights = load_checkpoint_safely(checkpoint)
-    weights = weights.get('state_dict', weights)
-    leave_out_pretrained(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
-    model = MODELS.build(cfg.model)
+    model, _ = build_trained(cfg, checkpoint)
     if not hasattr(model, 'encode_decode') or not hasattr(model, 'backbone'):
         raise ValueError(
             f'model.type={cfg.model.get("type")!r} is no segmentor with a backbone and a decode '
             'head, which is what can be exported'
         )
-    try:
-        model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise ValueError(describe_mismatch(checkpoint, error)) from error
-    return model.eval()
+    return model

@@ -10,8 +10,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from PIL import Image
 
-from mita_seg.cli import leave_out_pretrained, load_config
-from mita_seg.matching import load_matching
+from mita_seg.cli import load_config
+from mita_seg.trained_model import build_trained
 
 from .classes import find_classes
 from .pipeline import build_pipeline
@@ -31,7 +31,8 @@ def load_segmentor(config, checkpoint, device=None, *, tta=False, batch_size=4, 
         cfg_options (dict, optional): Settings of the config to be changed, ``{'a.b': value}``.
 
     Returns:
-        Segmentor: The model, to be called on images.
+        Segmentor: The model, to be called on images. A checkpoint that was trained with another
+        attention than the config's is warned of.
 
     Raises:
         FileNotFoundError: There is no such config or checkpoint.
@@ -44,12 +45,11 @@ def load_segmentor(config, checkpoint, device=None, *, tta=False, batch_size=4, 
     cfg = load_config(os.fspath(config), cfg_options)
     if tta and not ('tta_pipeline' in cfg and 'tta_model' in cfg):
         raise ValueError('tta needs tta_pipeline and tta_model in the config')
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    init_default_scope(cfg.get('default_scope', 'mmseg'))  # where the transforms are looked up
     load, prepare = build_pipeline(cfg, tta)
-    leave_out_pretrained(cfg)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    meta = load_matching(model, os.fspath(checkpoint)).get('meta') or {}
-    classes = find_classes(model, meta, cfg)
+    model, content = build_trained(cfg, os.fspath(checkpoint))
+    model = revert_sync_batchnorm(model)
+    classes = find_classes(model, content.get('meta') or {}, cfg)
     slides = batch_windows(model, batch_size)
     window = (model.test_cfg.crop_size, model.test_cfg.stride) if slides else None
     if tta:

@@ -162,6 +162,15 @@ def test_what_is_refused(trained, wrong, error, words):
         load_segmentor(**arguments)
 
 
+def test_another_attention_than_in_training_is_warned_of(trained, tmp_path):
+    checkpoint = torch.load(trained[1])
+    full = "backbone=dict(type='MiTAVisionTransformer', attn_cfg=dict(type='FullAttention'))"
+    checkpoint['meta']['cfg'] = f'model = dict({full})'
+    torch.save(checkpoint, tmp_path / 'full.pth')
+    with pytest.warns(UserWarning, match='trained with another attention'):
+        load_segmentor(trained[0], tmp_path / 'full.pth', 'cpu')
+
+
 def test_images_that_are_none(segmentor):
     for wrong, error in ((3, TypeError), (np.zeros((4, 4, 3)), ValueError)):
         with pytest.raises(error, match='an image must be'):
