@@ -33,7 +33,8 @@ _base_ = {shapes_configs[1]!r}
 model = dict(
     data_preprocessor=dict(mean=[100, 110, 120], std=[50, 60, 70], size={SIZE}),
     backbone=dict(
-        img_size={SIZE}, num_layers=1, attn_cfg=dict(_delete_=True, type={request.param!r})),
+        img_size={SIZE}, patch_size=8, num_layers=1,
+        attn_cfg=dict(_delete_=True, type={request.param!r})),
     test_cfg=dict(mode='slide', crop_size={SIZE}, stride=(40, 30)))
 """
     )
