@@ -17,7 +17,7 @@ ALLOWED = {
     'analysis': {'mita_seg.analysis', 'mita_seg.layers', 'mita_seg.ops', 'mita_seg.files'}
     | {'matplotlib'},
     'benchmark': {'mita_seg.benchmark', 'mita_seg.ops', 'mita_seg.files', 'mita_seg.tables'}
-    | {'matplotlib', 'mita_seg.environment'},
+    | {'matplotlib', 'mita_seg.colours', 'mita_seg.environment'},
 }
 # What is imported only for a family of models, or for a kind of benchmark.
 OPTIONAL = {

@@ -104,24 +104,24 @@ def test_two_runs_are_bitwise_equal():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('scale', [0.1, 1, 10])
 def test_precision_is_that_of_the_reference(dtype, scale):
-    """Away from selection: with every key in every expert, errors come from arithmetic alone."""
-    tensors, _ = make_inputs('usual', torch.float64, requires_grad=False)
-    tensors = [(tensor * scale).to(dtype).requires_grad_() for tensor in tensors]
-    exact_inputs = [tensor.detach().double().requires_grad_() for tensor in tensors]
-    exact = mita_attention(*exact_inputs, topk=64)
-    exact = (exact, *gradients(exact, exact_inputs))
+    """Away from selection: with every key in every expert, errors come from arithmetic alone.
 
-    def errors(backend):
-        output = mita_attention(*tensors, topk=64, backend=backend)
-        assert output.dtype == dtype
-        results = (output, *gradients(output, tensors))
-        return [
-            (result.double() - wanted).norm() / wanted.norm()
-            for result, wanted in zip(results, exact, strict=True)
-        ]
-
-    for tiled, reference in zip(errors('tiled'), errors('reference'), strict=True):
-        assert tiled <= 2 * reference + 1e-7
+    Errors of four draws together: one may be three times the other by chance.
+    """
+    sums = {'tiled': [0] * 5, 'reference': [0] * 5}
+    for seed in range(4):
+        tensors, _ = make_inputs('usual', torch.float64, seed, requires_grad=False)
+        tensors = [(tensor * scale).to(dtype).requires_grad_() for tensor in tensors]
+        exact_inputs = [tensor.detach().double().requires_grad_() for tensor in tensors]
+        exact = mita_attention(*exact_inputs, topk=64)
+        exact = (exact, *gradients(exact, exact_inputs))
+        for backend, errors in sums.items():
+            output = mita_attention(*tensors, topk=64, backend=backend)
+            assert output.dtype == dtype
+            for i, result in enumerate((output, *gradients(output, tensors))):
+                errors[i] += (result.double() - exact[i]).norm() / exact[i].norm()
+    for tiled, reference in zip(*sums.values(), strict=True):
+        assert tiled <= 2 * reference + 4e-7
 
 
 @pytest.mark.parametrize('backend', ['reference', 'tiled'])
