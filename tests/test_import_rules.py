@@ -28,7 +28,7 @@ OPTIONAL = {
     'swap/families/huggingface.py': {'transformers'},
     'benchmark/models.py': {'mmengine', 'mmseg', 'mita_seg'},
     'benchmark/training.py': {'mmengine', 'mita_seg'},
-    'benchmark/plan.py': {'mita_seg.cli', 'mita_seg.models'},
+    'benchmark/plan.py': {'mita_seg.cli', 'mita_seg.models', 'mita_seg.quiet'},
 }
 
 
