@@ -82,7 +82,7 @@ def count_segments(query, case):
 
     An expert has one for each program that has some of its tiles.
     """
-    from mita_seg.ops.triton.entries import _program_of_tile  # needs Triton
+    from mita_seg.ops.triton.routed_backward import _program_of_tile  # needs Triton
 
     program_of_tile = _program_of_tile.fn  # plain arithmetic, on tensors too
     blocks = choose_blocks(

@@ -12,20 +12,23 @@ from .blocks import (
     choose_reduce_blocks,
     share_experts,
 )
-from .expert_backward import _expert_backward_kernel
-from .fold import _fold_kernel
-from .fold_sparse import _fold_sparse_kernel
-from .key_backward import _key_backward_kernel
-from .landmark_backward import _landmark_backward_kernel
 from .launch import LOG2E, cdiv, empty_like_query, is_wide, next_power_of_2, precision
 from .plan import Plan
-from .pool_backward import pool_backward
-from .prepare_keys import _prepare_keys_kernel
-from .query_backward import _query_backward_kernel
-from .reduce import _reduce_landmarks_kernel
-from .shared_backward import _shared_backward_kernel
+from .pool import pool_backward
+from .query_backward import _query_backward_kernel, _sum_rows_kernel
+from .routed_backward import (
+    _expert_backward_kernel,
+    _fold_kernel,
+    _fold_sparse_kernel,
+    _prepare_keys_kernel,
+)
+from .shared_backward import (
+    _key_backward_kernel,
+    _landmark_backward_kernel,
+    _reduce_landmarks_kernel,
+    _shared_backward_kernel,
+)
 from .state import State, lay_out, view_state
-from .sum_rows import _sum_rows_kernel
 
 
 def mita_backward(

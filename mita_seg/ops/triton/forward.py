@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from .assign import _assign_kernel
-from .attend import _attend_kernel
+from .attend import _attend_kernel, _merge_kernel
 from .blocks import (
     MERGE_TOKENS,
     PROBE_QUERIES,
@@ -14,10 +13,10 @@ from .blocks import (
     share_tiles,
 )
 from .launch import LOG2E, cdiv, empty_like_query, is_wide, next_power_of_2, precision
-from .merge import _merge_kernel
 from .plan import Plan
 from .pool import pool
-from .probe import _probe_kernel
+from .score_and_route import _probe_kernel
+from .select_and_sort import _assign_kernel
 from .state import State, empty_state, lay_out, view_state
 
 

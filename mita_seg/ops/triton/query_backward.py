@@ -38,6 +38,11 @@ def _query_backward_kernel(
     HEIGHT: tl.constexpr, BLOCK_K: tl.constexpr,
     SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """dq of a tile of queries, from all of its experts. Grid (tiles, B H).
+
+    Reads q and do once and writes dq [B, H, N, D], or [B H, N s, D] with s > 1; the rows of the
+    experts come from the L2 cache.
+    """
     tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, local = head // heads, head % heads
     o_q, o_k = tl.arange(0, HEIGHT), tl.arange(0, BLOCK_K)
@@ -98,3 +103,22 @@ def _query_backward_kernel(
     else:
         p_grad_query += batch * sx_b + local * sx_h
         _store_rows(p_grad_query, b_sum, o_n, sx_n, sx_d, q_mask, D, BLOCK_D, WIDE)
+
+
+@triton.jit
+def _sum_rows_kernel(
+    p_part, p_out,
+    so_b, so_h, so_n, so_d,
+    heads, num_tokens, num_routed,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """part [B H, N s, D], query by query -> out [B, H, N, D]"""
+    head = tl.program_id(1).to(tl.int64)
+    o_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    n_mask = o_n < num_tokens
+    o_row = (head * num_tokens + o_n) * num_routed
+    b_out = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    for j in range(num_routed):
+        b_out += _load_rows(p_part, o_row + j, D, 1, n_mask, D, BLOCK_D).to(tl.float32)
+    p_out += head // heads * so_b + head % heads * so_h
+    _store_rows(p_out, b_out, o_n, so_n, so_d, n_mask, D, BLOCK_D, WIDE)
