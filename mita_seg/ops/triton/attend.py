@@ -7,7 +7,12 @@ the shared expert is loaded once.
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from .blocks import MERGE_TOKENS, Blocks, share_tiles
+from .launch import LOG2E, cdiv, precision
+from .plan import Plan
+from .state import State
 from .steps import _attend_step, _dot, _load_rows, _logits, _store_rows
 
 
@@ -290,3 +295,47 @@ def _merge_kernel(
     _store_rows(p_out, b_out / b_total[:, None], o_n, so_n, so_d, n_mask, D, BLOCK_D, WIDE)
     b_lse = b_peak.to(p_lse.dtype.element_ty) + tl.log2(b_total)
     tl.store(p_lse + head * num_tokens + o_n, b_lse, mask=n_mask)
+
+
+def attend(
+    plan: Plan, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, state: State,
+    out: Tensor, topk: int, num_routed: int, scale: float, landmark_scale: float, shared: bool,
+    blocks: Blocks, wide: bool,
+) -> None:  # fmt: skip
+    """Writes the output [B, H, N, d] and the softmax sums."""
+    batch, heads, tokens, dim = query.shape
+    num_landmarks = landmarks.shape[2]
+    rows, num_rows = batch * heads, tokens * num_routed
+    lse = state.lse
+    partial = num_routed > 1
+    part_out, part_lse = out, lse
+    if partial:
+        part_out = plan.scratch(rows, num_rows, dim, dtype=query.dtype)
+        part_lse = plan.scratch(rows, num_rows, dtype=lse.dtype)
+    routed = topk > 0
+    num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, blocks.height)
+    one_block = max(num_landmarks if shared else 0, topk) <= blocks.keys
+    programs = num_tiles
+    if one_block:
+        # On average the last tile of an expert is half full.
+        used = cdiv(num_rows, blocks.height) + (num_landmarks // 2 if routed else 0)
+        programs = share_tiles(blocks.attend_programs, rows, used)
+    options = blocks.attend if one_block else blocks.attend_several
+    plan.launch(
+        _attend_kernel, (programs, rows),
+        query, key, value, landmarks, state.values, state.indices,
+        state.row_of_slot, state.tiles, part_out, part_lse,
+        *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *out.stride(),
+        heads, num_routed, num_tiles, num_rows, scale * LOG2E, landmark_scale * LOG2E,
+        num_landmarks, topk,
+        D=dim, BLOCK_D=blocks.dim, BLOCK_Q=blocks.height,
+        BLOCK_K=min(options.rows, blocks.keys), BLOCK_C=blocks.columns if one_block else blocks.dim,
+        SHARED=shared, ROUTED=routed, PARTIAL=partial, ONE_BLOCK=one_block,
+        PRECISION=precision(query.dtype), STAGES=options.stages, WIDE=wide, **options.launch,
+    )  # fmt: skip
+    if partial:
+        plan.launch(
+            _merge_kernel, (cdiv(tokens, MERGE_TOKENS), rows),
+            part_out, part_lse, out, lse, *out.stride(), heads, tokens, num_routed,
+            D=dim, BLOCK_D=blocks.dim, WIDE=wide, BLOCK_N=MERGE_TOKENS,
+        )  # fmt: skip

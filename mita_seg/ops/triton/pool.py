@@ -15,7 +15,7 @@ from .steps import _load_rows, _store_rows
 
 
 @triton.jit
-def _window(index, count, size):
+def window_of(index, count, size):
     """First and last + 1 of what window `index` of `count` covers of an axis of `size`."""
     return index * size // count, ((index + 1) * size + count - 1) // count
 
@@ -28,14 +28,15 @@ def _pool_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, ONE_BLOCK: tl.constexpr,
     BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Mean of each window of the map. Grid (windows, B H). Reads each patch once, writes m rows a head.
+    """Mean of each window of the map. Grid (windows, B H).
 
-    A program has a window, taken row by row without a loop where it is small.
+    Reads each patch about once and writes m rows a head. A program has a window, taken row by row,
+    without a loop where it is small.
     """
     landmark, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_query += head // heads * stride_b + head % heads * stride_h
-    top, bottom = _window(landmark // columns, rows, height)
-    left, right = _window(landmark % columns, columns, width)
+    top, bottom = window_of(landmark // columns, rows, height)
+    left, right = window_of(landmark % columns, columns, width)
     o_d = tl.arange(0, BLOCK_D)
     if ONE_BLOCK:
         x = left + tl.arange(0, BLOCK_X)
@@ -118,8 +119,8 @@ def _pool_backward_kernel(
                 p_grad_landmarks, row * columns + column, stride_j, stride_d, holds, D, BLOCK_D
             ).to(tl.float32)  # [T, D]
             if not AVERAGED:
-                top, bottom = _window(row, rows, height)
-                left, right = _window(column, columns, width)
+                top, bottom = window_of(row, rows, height)
+                left, right = window_of(column, columns, width)
                 b_row /= ((bottom - top) * (right - left)).to(tl.float32)[:, None]
             b_grad += b_row
     _store_rows(p_grad_query, b_grad, o_n, sx_n, sx_d, inside, D, BLOCK_D, WIDE)

@@ -10,15 +10,23 @@ reads one range; since the indices of an expert ascend, its entries within a blo
 search.
 """
 
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .shared_backward import _reduce_values
+from .blocks import Blocks, choose_entry_blocks, choose_reduce_blocks, share_experts
+from .launch import LOG2E, cdiv, next_power_of_2, precision
+from .plan import Plan
+from .shared_backward import reduce_values
+from .state import State
 from .steps import _backward_step, _dot, _load_rows, _store_rows
 
 
 @triton.jit
-def _program_of_tile(tile, tiles, programs):
+def program_of_tile(tile, tiles, programs):
     """Which program has this tile; program p begins at tile p tiles // programs."""
     return ((tile + 1) * programs - 1) // tiles
 
@@ -94,8 +102,8 @@ def _place_entries(
     b_first = tl.load(p_first_tile, mask=m_mask, other=0)
     b_next = tl.load(p_first_tile + 1, mask=o_m + 1 < num_landmarks, other=0)
     b_last = tl.where(o_m + 1 < num_landmarks, b_next, used) - 1
-    b_segments = _program_of_tile(b_last, used, expert_programs)
-    b_segments += 1 - _program_of_tile(b_first, used, expert_programs)
+    b_segments = program_of_tile(b_last, used, expert_programs)
+    b_segments += 1 - program_of_tile(b_first, used, expert_programs)
     b_segments = tl.where(m_mask, b_segments, 0)[:, :, None]  # [E, G, 1]
 
     b_start = tl.sum(tl.sum(b_before * b_segments, 0), 0)  # [B]
@@ -129,7 +137,7 @@ def _prepare_keys_kernel(
     program, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if program < reduce_programs:
         if SHARED:
-            _reduce_values(
+            reduce_values(
                 program, head, p_part, p_values, p_grad_values, p_value_delta,
                 num_landmarks, splits, D, BLOCK_D, BLOCK_S, BLOCK_M,
             )  # fmt: skip
@@ -154,7 +162,7 @@ def _expert_backward_kernel(
     KEYS: tl.constexpr, WITH_QUERY: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """dK_e and dV_e of each expert, over the queries it serves. Grid (programs, blocks of keys, heads).
+    """dK_e and dV_e of each expert, over its queries. Grid (programs, blocks of keys, heads).
 
     The programs share the tiles evenly, so that one may begin and end within an expert; it writes
     what it has of each expert, for one block of keys, as entries of its own [heads, entries, D].
@@ -228,7 +236,7 @@ def _expert_backward_kernel(
             _store_rows(p_grad_query, b_grad_query, o_n, sx_n, sx_d, q_mask, D, BLOCK_D, WIDE)
         if completes:
             first_tile = tl.load(p_first_tile + expert)
-            segment = program - _program_of_tile(first_tile, used, programs)
+            segment = program - program_of_tile(first_tile, used, programs)
             o_key = tl.load(p_indices + expert * topk + o_k)  # again, rather than kept in registers
             o_shift = (o_key // KEYS) * num_landmarks + expert
             b_shift = tl.load(p_shift + o_shift, mask=k_mask, other=0)
@@ -332,3 +340,100 @@ def _fold_sparse_kernel(
         b_sum = tl.dot(b_same, b_values, input_precision=PRECISION) + b_grad_value.to(tl.float32)
         _store_rows(p_grad_value, b_sum, b_index, sy_n, sy_d, e_mask & is_first, D, BLOCK_D, WIDE)
         tl.debug_barrier()  # the next entries may be the same keys
+
+
+class Entries(NamedTuple):
+    """Where the entries of the experts' keys go, and how the work on them is shared."""
+
+    shift: Tensor  # int32 [B H, blocks of keys, m], as `_place_entries` writes it
+    start: Tensor  # int32 [B H, blocks of keys + 1], likewise
+    heads_at_once: int
+    programs: int  # that share the tiles of a head
+
+
+def prepare_keys(
+    plan: Plan, state: State, part_values: Tensor, grad_values: Tensor, value_delta: Tensor,
+    tokens: int, topk: int, shared: bool, blocks: Blocks,
+) -> Entries:  # fmt: skip
+    """Adds up the gradients of the shared values [B H, m, d], and places the entries."""
+    rows, num_landmarks = state.indices.shape[:2]
+    routed, dim = topk > 0, state.values.shape[2]
+    key_blocks = cdiv(tokens, blocks.rows)
+    shift = entry_start = part_values  # where left out
+    if routed:
+        shift = plan.scratch(rows, key_blocks, num_landmarks, dtype=torch.int32)
+        entry_start = plan.scratch(rows, key_blocks + 1, dtype=torch.int32)
+    heads_at_once, expert_programs = share_experts(blocks, rows, tokens, num_landmarks, topk)
+    place_programs, place = choose_entry_blocks(blocks.all_landmarks, key_blocks)
+    reduce = choose_reduce_blocks(blocks, place['num_warps'])
+    reduce_programs = cdiv(num_landmarks, reduce['BLOCK_M']) if shared else 0
+    plan.launch(
+        _prepare_keys_kernel, (reduce_programs + (place_programs if routed else 0), rows),
+        part_values, state.values, grad_values, value_delta,
+        state.indices, state.tiles, state.first_tile, shift, entry_start,
+        num_landmarks, blocks.backward_splits, reduce_programs, topk, key_blocks,
+        state.tiles.shape[1] - 1, expert_programs,
+        D=dim, BLOCK_D=blocks.dim, SHARED=shared, ROUTED=routed, KEYS=blocks.rows,
+        TOPK_BITS=topk.bit_length(), ALL_M=blocks.all_landmarks, **reduce, **place,
+    )  # fmt: skip
+    return Entries(shift, entry_start, heads_at_once, expert_programs)
+
+
+def grad_routed(
+    plan: Plan, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor, query: Tensor,
+    key: Tensor, value: Tensor, grad: Tensor, delta: Tensor, state: State, entries: Entries,
+    topk: int, num_routed: int, scale: float, shared: bool, one_pass: bool, blocks: Blocks,
+    wide: bool,
+) -> None:  # fmt: skip
+    """Adds what the routed experts give; without a shared expert, writes it."""
+    heads, tokens, dim = query.shape[1:]
+    lse, shift, entry_start = state.lse, entries.shift, entries.start
+    heads_at_once, expert_programs = entries.heads_at_once, entries.programs
+    common = {
+        'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(query.dtype), 'WIDE': wide
+    }  # fmt: skip
+    rows, num_landmarks = state.indices.shape[:2]
+    key_blocks = shift.shape[1]
+    # Each program but a head's first may begin within an expert, and so add a segment of it.
+    num_entries = (num_landmarks + expert_programs - 1) * topk  # at most
+    entry_key = plan.scratch(heads_at_once, num_entries, dtype=torch.int32)
+    entry_grad_key, entry_grad_value = plan.scratch(
+        2, heads_at_once, num_entries, dim, dtype=query.dtype
+    )
+    held = num_landmarks * topk  # keys of all experts
+    options = blocks.expert_backward
+    for first_head in range(0, rows, heads_at_once):
+        part_heads = min(heads_at_once, rows - first_head)
+        plan.launch(
+            _expert_backward_kernel,
+            (expert_programs, cdiv(topk, blocks.keys), part_heads),
+            query, key, value, state.indices, grad, lse, delta,
+            state.row_of_slot, state.tiles, state.first_tile, shift,
+            grad_query, entry_key, entry_grad_key, entry_grad_value,
+            *query.stride(), *key.stride(), *value.stride(), *grad.stride(), *grad_query.stride(),
+            first_head, heads, tokens, num_landmarks, topk, num_routed, state.tiles.shape[1] - 1,
+            key_blocks, num_entries, scale * LOG2E, scale,
+            HEIGHT=blocks.height, BLOCK_Q=options.rows, BLOCK_K=blocks.keys, KEYS=blocks.rows,
+            WITH_QUERY=one_pass, ADD=shared, STAGES=options.stages, **common, **options.launch,
+        )  # fmt: skip
+        if shared and held < tokens:
+            key_blocks_per_program = tokens // held
+            plan.launch(
+                _fold_sparse_kernel, (cdiv(key_blocks, key_blocks_per_program), part_heads),
+                entry_start, entry_key, entry_grad_key, entry_grad_value, grad_key, grad_value,
+                *grad_key.stride(), *grad_value.stride(),
+                first_head, heads, num_entries, key_blocks, key_blocks_per_program,
+                BLOCK_E=blocks.fold_sparse.rows, **common, **blocks.fold_sparse.launch,
+            )  # fmt: skip
+            continue
+        plan.launch(
+            _fold_kernel, (key_blocks, part_heads),
+            entry_start, entry_key, entry_grad_key, entry_grad_value, grad_key, grad_value,
+            *grad_key.stride(), *grad_value.stride(),
+            first_head, heads, tokens, num_entries, key_blocks,
+            BLOCK_N=blocks.rows,
+            BLOCK_E=min(
+                blocks.fold.rows, max(16, next_power_of_2(cdiv(held * blocks.rows, tokens)))
+            ),
+            ADD=shared, **common, **blocks.fold.launch,
+        )  # fmt: skip

@@ -4,9 +4,16 @@ One launch does both: keys are scored while queries find where they go. Reads q,
 writes the scores (float32, 4 m bytes a token), 8 bytes a query and expert, and a few rows a split.
 """
 
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from .blocks import PROBE_QUERIES, Blocks
+from .launch import LOG2E, cdiv, precision
+from .plan import Plan
 from .steps import _dot, _load_rows, _logits, _scaled_sum, _store_rows
 
 
@@ -179,3 +186,56 @@ def _probe_kernel(
             heads, num_tokens, chunks, chunk_size, num_landmarks, num_routed,
             D, BLOCK_D, WIDE, BLOCK_M, ALL_M, BLOCK_Q, PRECISION,
         )  # fmt: skip
+
+
+class Scored(NamedTuple):
+    """What one launch finds for the next; what an option leaves out is some tensor all the same."""
+
+    scores: Tensor  # S, float32 [B H, m, N]
+    maxima: Tensor  # of blocks of keys [B H, m, blocks]; the scores themselves for blocks of one
+    part_values: Tensor  # weighted sums of values, one for each split [B H, splits, m, D]
+    part_total: Tensor  # sums of their weights [B H, splits, m]
+    part_peak: Tensor  # their largest logits, base 2 [B H, splits, m]
+    row_expert: Tensor  # int32 [B H, N s]
+    row_rank: Tensor  # among the rows of the expert in the chunk, int32 [B H, N s]
+    counts: Tensor  # rows of each expert in each chunk, int32 [B H, chunks, m]
+
+
+def score_and_route(
+    plan: Plan, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor,
+    topk: int, num_routed: int, scale: float, shared: bool, blocks: Blocks, wide: bool,
+) -> Scored:  # fmt: skip
+    """query, key, value [B, H, N, d], landmarks [B, H, m, d]; topk 0: no routed experts."""
+    batch, heads, tokens, dim = key.shape
+    num_landmarks, rows = landmarks.shape[2], batch * heads
+    num_rows = tokens * num_routed
+    routed = topk > 0
+    num_blocks = cdiv(tokens, blocks.key_block)
+    chunks = cdiv(tokens, blocks.chunk) if routed else 0
+    scores = maxima = part = part_total = part_peak = row_expert = row_rank = counts = query
+    if routed:
+        scores = plan.scratch(rows, num_landmarks, tokens, dtype=torch.float32)
+        row_expert, row_rank = plan.scratch(2, rows, num_rows, dtype=torch.int32)
+        counts = plan.scratch(rows, chunks, num_landmarks, dtype=torch.int32)
+        maxima = scores
+        if blocks.key_block > 1:
+            maxima = plan.scratch(rows, num_landmarks, num_blocks, dtype=torch.float32)
+    if shared:
+        parts = rows, blocks.splits, num_landmarks
+        part = plan.scratch(*parts, dim, dtype=torch.float32)
+        part_total, part_peak = plan.scratch(2, *parts, dtype=torch.float32)
+    score_programs = blocks.splits * cdiv(num_landmarks, blocks.landmarks)
+    plan.launch(
+        _probe_kernel, (score_programs + chunks, rows),
+        query, key, value, landmarks,
+        scores, maxima, part, part_total, part_peak, row_expert, row_rank, counts,
+        *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(),
+        heads, tokens, num_blocks,
+        blocks.splits, score_programs, blocks.tokens_per_split, chunks, blocks.chunk,
+        scale * LOG2E, num_landmarks, num_routed,
+        D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks, ALL_M=blocks.all_landmarks,
+        BLOCK_N=blocks.probe.rows, BLOCK_Q=PROBE_QUERIES, KEY_BLOCK=blocks.key_block,
+        ROUTED=routed, SHARED=shared, PRECISION=precision(key.dtype), STAGES=blocks.probe.stages,
+        EVEN=tokens % blocks.probe.rows == 0, WIDE=wide, **blocks.probe.launch,
+    )  # fmt: skip
+    return Scored(scores, maxima, part, part_total, part_peak, row_expert, row_rank, counts)

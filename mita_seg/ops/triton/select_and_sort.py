@@ -9,9 +9,15 @@ are selected first, then the entries themselves. Absent entries count as -inf: t
 others, so that no tie is ever decided for them.
 """
 
+import torch
 import triton
 import triton.language as tl
 
+from .blocks import SELECT_SCORES, Blocks
+from .launch import cdiv, next_power_of_2
+from .plan import Plan
+from .score_and_route import Scored
+from .state import State
 from .steps import _load_rows
 
 _LOWEST = tl.constexpr(-2139095041)  # -inf in the order of `_ordered`
@@ -271,3 +277,39 @@ def _assign_kernel(
             p_part, p_part_total, p_part_peak, p_values, p_lse,
             splits, num_landmarks, D, BLOCK_D, BLOCK_S,
         )  # fmt: skip
+
+
+def select_and_sort(
+    plan: Plan, scored: Scored, state: State, topk: int, num_routed: int, shared: bool,
+    blocks: Blocks,
+) -> None:  # fmt: skip
+    """Writes the experts, the shared values and the tiles of a State."""
+    rows, num_tiles = state.tiles.shape[0], state.tiles.shape[1] - 1
+    tokens, routed = state.lse.shape[1], topk > 0
+    num_rows, num_blocks = tokens * num_routed, cdiv(tokens, blocks.key_block)
+    num_landmarks, dim = state.indices.shape[1], state.values.shape[2]
+    chunks = scored.counts.shape[1] if routed else 0
+    chosen = scored.scores
+    if routed and blocks.key_block > 1:
+        chosen = plan.scratch(rows, num_landmarks, next_power_of_2(topk), dtype=torch.int32)
+    block_rows = min(128 * blocks.select_warps, blocks.chunk)
+    place_programs = cdiv(num_rows, block_rows) if routed else 0
+    select_programs = num_landmarks if routed else 0
+    merge_programs = num_landmarks if shared else 0
+    per_step = max(1, SELECT_SCORES * blocks.select_warps // blocks.all_landmarks)
+    plan.launch(
+        _assign_kernel, ((select_programs + place_programs + merge_programs) * rows,),
+        scored.scores, scored.maxima, chosen, state.indices,
+        scored.part_values, scored.part_total, scored.part_peak, state.values,
+        state.landmark_lse, scored.row_expert, scored.row_rank, scored.counts,
+        state.row_of_slot, state.tiles, state.first_tile,
+        rows, tokens, num_blocks, topk, blocks.splits, num_landmarks,
+        num_rows, chunks, blocks.chunk * num_routed, num_tiles,
+        select_programs, place_programs,
+        D=dim, BLOCK_D=blocks.dim, BLOCK_S=min(16, next_power_of_2(blocks.splits)),
+        KEY_BLOCK=blocks.key_block, BLOCK_K=next_power_of_2(max(topk, 1)),
+        BLOCK_B=next_power_of_2(num_blocks), HEIGHT=blocks.height, ALL_M=blocks.all_landmarks,
+        BLOCK_C=min(per_step, next_power_of_2(max(chunks, 1))), BLOCK_R=block_rows,
+        BLOCK_T=min(per_step, 64),
+        ROUTED=routed, SHARED=shared, num_warps=blocks.select_warps,
+    )  # fmt: skip

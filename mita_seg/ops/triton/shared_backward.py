@@ -6,8 +6,13 @@ added up by kernels of their own, in a fixed order.
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .pool import _window
+from .blocks import REDUCE, Blocks, choose_reduce_blocks
+from .launch import LOG2E, cdiv, precision
+from .plan import Plan
+from .pool import window_of
+from .state import State
 from .steps import _backward_step, _dot, _load_rows, _logits, _scaled_sum, _store_rows
 
 
@@ -240,7 +245,7 @@ def _sum_splits(
 
 
 @triton.jit
-def _reduce_values(
+def reduce_values(
     program, head, p_part, p_values, p_grad_values, p_value_delta, num_landmarks, splits,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
@@ -268,8 +273,93 @@ def _reduce_landmarks_kernel(
     b_sum = _sum_splits(p_part, o_m, head, splits, num_landmarks, D, BLOCK_D, BLOCK_S)
     b_sum += _sum_splits(p_key_part, o_m, head, splits, num_landmarks, D, BLOCK_D, BLOCK_S)
     if AVERAGE:
-        top, bottom = _window(o_m // columns, rows, height)
-        left, right = _window(o_m % columns, columns, width)
+        top, bottom = window_of(o_m // columns, rows, height)
+        left, right = window_of(o_m % columns, columns, width)
         b_sum /= ((bottom - top) * (right - left)).to(tl.float32)[:, None]
     o_row = head * num_landmarks + o_m
     _store_rows(p_out, b_sum, o_row, D, 1, o_m < num_landmarks, D, BLOCK_D)
+
+
+def grad_from_queries(
+    plan: Plan, grad: Tensor, query: Tensor, landmarks: Tensor, out: Tensor, state: State,
+    delta: Tensor, part_values: Tensor, part_landmarks: Tensor, grad_query: Tensor,
+    landmark_scale: float, shared: bool, one_pass: bool, blocks: Blocks, wide: bool,
+) -> None:  # fmt: skip
+    """Writes delta [B H, N] and the queries' parts of the shared expert's gradients.
+
+    `part_values`, `part_landmarks` [B H, splits, m, d]; with `one_pass` also part of `grad_query`.
+    """
+    batch, heads, tokens, dim = query.shape
+    num_landmarks, rows, lse = landmarks.shape[2], batch * heads, state.lse
+    landmark_blocks = cdiv(num_landmarks, blocks.landmarks)
+    plan.launch(
+        _shared_backward_kernel,
+        (blocks.backward_splits, landmark_blocks if shared else 1, rows),
+        query, grad, out, lse, delta, landmarks, state.values,
+        part_values, part_landmarks, grad_query,
+        *query.stride(), *grad.stride(), *out.stride(), *landmarks.stride(), *grad_query.stride(),
+        heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
+        landmark_scale * LOG2E, landmark_scale,
+        BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.shared_backward.rows,
+        SHARED=shared, WITH_QUERY=one_pass, EVEN=tokens % blocks.shared_backward.rows == 0,
+        STAGES=blocks.shared_backward.stages,
+        D=dim, BLOCK_D=blocks.dim, PRECISION=precision(query.dtype), WIDE=wide,
+        **blocks.shared_backward.launch,
+    )  # fmt: skip
+
+
+def grad_from_values(
+    plan: Plan, key: Tensor, value: Tensor, landmarks: Tensor, state: State,
+    grad_values: Tensor, value_delta: Tensor, grad_key: Tensor, grad_value: Tensor,
+    part_keys: Tensor, scale: float, blocks: Blocks, wide: bool,
+) -> None:  # fmt: skip
+    """Writes what the shared values' gradient gives to keys, values and landmarks.
+
+    The landmarks' in parts, `part_keys` [B H, splits, m, d].
+    """
+    batch, heads, tokens, dim = key.shape
+    num_landmarks, rows = landmarks.shape[2], batch * heads
+    one_block = blocks.one_landmark_block
+    common = {
+        'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(key.dtype), 'WIDE': wide
+    }  # fmt: skip
+    # One block of landmarks: a program sums their gradient; else another kernel does.
+    options = blocks.key_backward
+    per_program = blocks.backward_tokens if one_block else options.rows
+    plan.launch(
+        _key_backward_kernel, (cdiv(tokens, per_program), rows),
+        key, value, landmarks, state.landmark_lse, grad_values, value_delta,
+        grad_key, grad_value, part_keys,
+        *key.stride(), *value.stride(), *landmarks.stride(), *grad_key.stride(),
+        *grad_value.stride(),
+        heads, tokens, num_landmarks, blocks.backward_splits, per_program, scale * LOG2E, scale,
+        BLOCK_N=options.rows, BLOCK_M=blocks.landmarks, ONE_BLOCK=one_block,
+        EVEN=tokens % options.rows == 0, STAGES=options.stages, **common, **options.launch,
+    )  # fmt: skip
+    if not one_block:
+        options = blocks.landmark_backward
+        plan.launch(
+            _landmark_backward_kernel,
+            (blocks.backward_splits, cdiv(num_landmarks, blocks.landmarks), rows),
+            key, value, landmarks, state.landmark_lse, grad_values, value_delta, part_keys,
+            *key.stride(), *value.stride(), *landmarks.stride(),
+            heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
+            scale * LOG2E, scale,
+            BLOCK_N=options.rows, BLOCK_M=blocks.landmarks, EVEN=tokens % options.rows == 0,
+            STAGES=options.stages, **common, **options.launch,
+        )  # fmt: skip
+
+
+def reduce_landmarks(
+    plan: Plan, part_landmarks: Tensor, part_keys: Tensor, grad_landmarks: Tensor,
+    window: tuple[int, int, int, int] | None, blocks: Blocks,
+) -> None:  # fmt: skip
+    """Adds up the parts; of pooled landmarks, divided by the number of tokens in their window."""
+    rows, _, num_landmarks, dim = part_landmarks.shape
+    reduce = choose_reduce_blocks(blocks, **REDUCE)
+    plan.launch(
+        _reduce_landmarks_kernel, (cdiv(num_landmarks, reduce['BLOCK_M']), rows),
+        part_landmarks, part_keys, grad_landmarks, num_landmarks, blocks.backward_splits,
+        *(window or (1, 1, 1, num_landmarks)), AVERAGE=bool(window),
+        D=dim, BLOCK_D=blocks.dim, **reduce, **REDUCE,
+    )  # fmt: skip
