@@ -82,9 +82,9 @@ def count_segments(query, case):
 
     An expert has one for each program that has some of its tiles.
     """
-    from mita_seg.ops.triton.entries import _program_of_tile  # needs Triton
+    from mita_seg.ops.triton.routed_backward import program_of_tile  # needs Triton
 
-    program_of_tile = _program_of_tile.fn  # plain arithmetic, on tensors too
+    program = program_of_tile.fn  # plain arithmetic, on tensors too
     blocks = choose_blocks(
         case.heads, case.tokens, HEAD_DIM, case.landmarks, case.topk, 1, query.element_size(),
         gpu_of(query.device),
@@ -96,8 +96,8 @@ def count_segments(query, case):
     tiles = (queries + blocks.height - 1).div(blocks.height, rounding_mode='floor').clamp(min=1)
     end = tiles.cumsum(1)
     begin, used = end - tiles, end[:, -1:]
-    first_program = program_of_tile(begin, used, programs)
-    last_program = program_of_tile(end - 1, used, programs)
+    first_program = program(begin, used, programs)
+    last_program = program(end - 1, used, programs)
     return (last_program - first_program + 1).sum().item()
 
 

@@ -7,7 +7,12 @@ the shared expert is loaded once.
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from .blocks import MERGE_TOKENS, Blocks, share_tiles
+from .launch import LOG2E, cdiv, precision
+from .plan import Plan
+from .state import State
 from .steps import _attend_step, _dot, _load_rows, _logits, _store_rows
 
 
@@ -127,6 +132,13 @@ def _attend_kernel(
     SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, ONE_BLOCK: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    """o = softmax([c_L q L^T, c q K_e^T]) [V_L; V_e], tile by tile. Grid (programs, B H).
+
+    Reads q [B, H, N, D] once, row by row, and the rows of the experts from the L2 cache. Writes
+    out [B, H, N, D], or [B H, N s, D] with s > 1, and log2 of the softmax sum [B H, N s]. A program
+    goes through many tiles, so that loads of the next ones run during the arithmetic of this one
+    and the shared expert is loaded once.
+    """
     program, programs = tl.program_id(0), tl.num_programs(0)
     head = tl.program_id(1).to(tl.int64)
     batch, local = head // heads, head % heads
@@ -254,3 +266,76 @@ def _attend_kernel(
                 )  # fmt: skip
         b_lse = b_peak.to(p_lse.dtype.element_ty) + tl.log2(b_total)
         tl.store(p_lse + o_row, b_lse, mask=q_mask)
+
+
+@triton.jit
+def _merge_kernel(
+    p_part, p_part_lse, p_out, p_lse,
+    so_b, so_h, so_n, so_d,
+    heads, num_tokens, num_routed,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Outputs, of a softmax each, as parts of one softmax."""
+    head = tl.program_id(1).to(tl.int64)
+    o_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    n_mask = o_n < num_tokens
+    o_row = (head * num_tokens + o_n) * num_routed
+    b_peak = tl.full([BLOCK_N], float('-inf'), dtype=tl.float32)
+    b_total = tl.zeros([BLOCK_N], dtype=tl.float32)
+    b_out = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    for j in range(num_routed):
+        b_lse = tl.load(p_part_lse + o_row + j, mask=n_mask, other=0.0)
+        b_part = _load_rows(p_part, o_row + j, D, 1, n_mask, D, BLOCK_D)  # [N, D]
+        b_new = tl.maximum(b_peak, b_lse.to(tl.float32))
+        b_shrink, b_weight = tl.exp2(b_peak - b_new), tl.exp2((b_lse - b_new).to(tl.float32))
+        b_total = b_total * b_shrink + b_weight
+        b_out = b_out * b_shrink[:, None] + b_part.to(tl.float32) * b_weight[:, None]
+        b_peak = b_new
+    p_out += head // heads * so_b + head % heads * so_h
+    _store_rows(p_out, b_out / b_total[:, None], o_n, so_n, so_d, n_mask, D, BLOCK_D, WIDE)
+    b_lse = b_peak.to(p_lse.dtype.element_ty) + tl.log2(b_total)
+    tl.store(p_lse + head * num_tokens + o_n, b_lse, mask=n_mask)
+
+
+def attend(
+    plan: Plan, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, state: State,
+    out: Tensor, topk: int, num_routed: int, scale: float, landmark_scale: float, shared: bool,
+    blocks: Blocks, wide: bool,
+) -> None:  # fmt: skip
+    """Writes the output [B, H, N, d] and the softmax sums."""
+    batch, heads, tokens, dim = query.shape
+    num_landmarks = landmarks.shape[2]
+    rows, num_rows = batch * heads, tokens * num_routed
+    lse = state.lse
+    partial = num_routed > 1
+    part_out, part_lse = out, lse
+    if partial:
+        part_out = plan.scratch(rows, num_rows, dim, dtype=query.dtype)
+        part_lse = plan.scratch(rows, num_rows, dtype=lse.dtype)
+    routed = topk > 0
+    num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, blocks.height)
+    one_block = max(num_landmarks if shared else 0, topk) <= blocks.keys
+    programs = num_tiles
+    if one_block:
+        # On average the last tile of an expert is half full.
+        used = cdiv(num_rows, blocks.height) + (num_landmarks // 2 if routed else 0)
+        programs = share_tiles(blocks.attend_programs, rows, used)
+    options = blocks.attend if one_block else blocks.attend_several
+    plan.launch(
+        _attend_kernel, (programs, rows),
+        query, key, value, landmarks, state.values, state.indices,
+        state.row_of_slot, state.tiles, part_out, part_lse,
+        *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *out.stride(),
+        heads, num_routed, num_tiles, num_rows, scale * LOG2E, landmark_scale * LOG2E,
+        num_landmarks, topk,
+        D=dim, BLOCK_D=blocks.dim, BLOCK_Q=blocks.height,
+        BLOCK_K=min(options.rows, blocks.keys), BLOCK_C=blocks.columns if one_block else blocks.dim,
+        SHARED=shared, ROUTED=routed, PARTIAL=partial, ONE_BLOCK=one_block,
+        PRECISION=precision(query.dtype), STAGES=options.stages, WIDE=wide, **options.launch,
+    )  # fmt: skip
+    if partial:
+        plan.launch(
+            _merge_kernel, (cdiv(tokens, MERGE_TOKENS), rows),
+            part_out, part_lse, out, lse, *out.stride(), heads, tokens, num_routed,
+            D=dim, BLOCK_D=blocks.dim, WIDE=wide, BLOCK_N=MERGE_TOKENS,
+        )  # fmt: skip

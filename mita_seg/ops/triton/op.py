@@ -13,8 +13,7 @@ from .fallback import differentiate_in_torch, or_else
 from .forward import mita_forward
 from .launch import empty_like_query
 from .plan import call
-from .pool import pool
-from .pool_backward import pool_backward
+from .pool import pool, pool_backward
 from .state import empty_state, lay_out
 
 

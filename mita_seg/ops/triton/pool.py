@@ -1,22 +1,21 @@
-"""Landmark pooling: adaptive average windows of the query map.
+"""Landmark pooling, adaptive average windows of the query map, and its gradient.
 
-Reads each patch token about once and writes m rows a head. A program has a window, taken row by row
-without a loop where it is small. Blocks of tokens are BLOCK_X columns wide, a power of two, as
-integer division by anything else is slow.
+Blocks of tokens are BLOCK_X columns wide, a power of two, as integer division by anything else is
+slow.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .blocks import choose_pool_blocks
+from .blocks import choose_pool_backward_blocks, choose_pool_blocks
 from .launch import cdiv, is_wide, next_power_of_2
 from .plan import Plan
-from .steps import _load_rows
+from .steps import _load_rows, _store_rows
 
 
 @triton.jit
-def _window(index, count, size):
+def window_of(index, count, size):
     """First and last + 1 of what window `index` of `count` covers of an axis of `size`."""
     return index * size // count, ((index + 1) * size + count - 1) // count
 
@@ -29,10 +28,15 @@ def _pool_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, ONE_BLOCK: tl.constexpr,
     BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    """Mean of each window of the map. Grid (windows, B H).
+
+    Reads each patch about once and writes m rows a head. A program has a window, taken row by row,
+    without a loop where it is small.
+    """
     landmark, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_query += head // heads * stride_b + head % heads * stride_h
-    top, bottom = _window(landmark // columns, rows, height)
-    left, right = _window(landmark % columns, columns, width)
+    top, bottom = window_of(landmark // columns, rows, height)
+    left, right = window_of(landmark % columns, columns, width)
     o_d = tl.arange(0, BLOCK_D)
     if ONE_BLOCK:
         x = left + tl.arange(0, BLOCK_X)
@@ -79,3 +83,69 @@ def pool(
 def _largest_window(count: int, size: int) -> int:
     """Of the adaptive windows of an axis: see `_window`."""
     return max(cdiv((i + 1) * size, count) - i * size // count for i in range(count))
+
+
+@triton.jit
+def _pool_backward_kernel(
+    p_grad_landmarks, p_grad_query,
+    stride_b, stride_h, stride_j, stride_d,
+    sx_b, sx_h, sx_n, sx_d,
+    heads, start, height, width, rows, columns, blocks_x,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+    OVERLAP_Y: tl.constexpr, OVERLAP_X: tl.constexpr, AVERAGED: tl.constexpr,
+):  # fmt: skip
+    """Adds to each patch token what the means of its windows give. Reads m rows a head."""
+    block, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    p_grad_landmarks += head // heads * stride_b + head % heads * stride_h
+    p_grad_query += head // heads * sx_b + head % heads * sx_h
+    o_t = tl.arange(0, BLOCK_Y * BLOCK_X)
+    y = block // blocks_x * BLOCK_Y + o_t // BLOCK_X
+    x = block % blocks_x * BLOCK_X + o_t % BLOCK_X
+    inside = (y < height) & (x < width)
+    o_n = start + y * width + x
+    b_grad = _load_rows(p_grad_query, o_n, sx_n, sx_d, inside, D, BLOCK_D, WIDE)  # [T, D]
+    b_grad = b_grad.to(tl.float32)
+    # Window i holds y when floor(i h / mh) <= y < ceil((i + 1) h / mh): floor(y mh / h) does, and
+    # the next ones that begin at y or before, OVERLAP_Y at most together. The same for x.
+    first_row, first_column = y * rows // height, x * columns // width
+    for i in tl.static_range(OVERLAP_Y):
+        row = first_row + i
+        row_holds = inside & (row < rows) & (row * height < (y + 1) * rows)
+        for j in tl.static_range(OVERLAP_X):
+            column = first_column + j
+            holds = row_holds & (column < columns) & (column * width < (x + 1) * columns)
+            b_row = _load_rows(
+                p_grad_landmarks, row * columns + column, stride_j, stride_d, holds, D, BLOCK_D
+            ).to(tl.float32)  # [T, D]
+            if not AVERAGED:
+                top, bottom = window_of(row, rows, height)
+                left, right = window_of(column, columns, width)
+                b_row /= ((bottom - top) * (right - left)).to(tl.float32)[:, None]
+            b_grad += b_row
+    _store_rows(p_grad_query, b_grad, o_n, sx_n, sx_d, inside, D, BLOCK_D, WIDE)
+
+
+def pool_backward(
+    plan: Plan, grad_landmarks: Tensor, grad_query: Tensor,
+    grid: tuple[int, int], num_landmarks: tuple[int, int], start: int, *, averaged: bool,
+) -> None:  # fmt: skip
+    """Adds the gradient of the patches' queries to what `grad_query` holds.
+
+    grad_landmarks [B, H, mh * mw, d], float32 or the dtype of the query; `averaged`: divided by the
+    number of tokens in their windows already. grad_query [B, H, N, d].
+    """
+    batch, heads, _, dim = grad_query.shape
+    overlaps = [
+        1 if size % count == 0 else cdiv(count, size) + 1
+        for count, size in zip(num_landmarks, grid, strict=True)
+    ]
+    blocks = choose_pool_backward_blocks(grid[1])
+    blocks_x = cdiv(grid[1], blocks['BLOCK_X'])
+    plan.launch(
+        _pool_backward_kernel, (cdiv(grid[0], blocks['BLOCK_Y']) * blocks_x, batch * heads),
+        grad_landmarks, grad_query, *grad_landmarks.stride(), *grad_query.stride(),
+        heads, start, *grid, *num_landmarks, blocks_x,
+        D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=is_wide(grad_query),
+        OVERLAP_Y=overlaps[0], OVERLAP_X=overlaps[1], AVERAGED=averaged, **blocks,
+    )  # fmt: skip

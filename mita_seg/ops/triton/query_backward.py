@@ -5,7 +5,12 @@ Reads q and do once and writes dq once; the rows of the experts come from the L2
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from .blocks import MERGE_TOKENS, Blocks
+from .launch import LOG2E, cdiv, precision
+from .plan import Plan
+from .state import State
 from .steps import _dot, _load_rows, _logits, _store_rows
 
 
@@ -38,6 +43,11 @@ def _query_backward_kernel(
     HEIGHT: tl.constexpr, BLOCK_K: tl.constexpr,
     SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """dq of a tile of queries, from all of its experts. Grid (tiles, B H).
+
+    Reads q and do once and writes dq [B, H, N, D], or [B H, N s, D] with s > 1; the rows of the
+    experts come from the L2 cache.
+    """
     tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, local = head // heads, head % heads
     o_q, o_k = tl.arange(0, HEIGHT), tl.arange(0, BLOCK_K)
@@ -98,3 +108,56 @@ def _query_backward_kernel(
     else:
         p_grad_query += batch * sx_b + local * sx_h
         _store_rows(p_grad_query, b_sum, o_n, sx_n, sx_d, q_mask, D, BLOCK_D, WIDE)
+
+
+@triton.jit
+def _sum_rows_kernel(
+    p_part, p_out,
+    so_b, so_h, so_n, so_d,
+    heads, num_tokens, num_routed,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """part [B H, N s, D], query by query -> out [B, H, N, D]"""
+    head = tl.program_id(1).to(tl.int64)
+    o_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    n_mask = o_n < num_tokens
+    o_row = (head * num_tokens + o_n) * num_routed
+    b_out = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    for j in range(num_routed):
+        b_out += _load_rows(p_part, o_row + j, D, 1, n_mask, D, BLOCK_D).to(tl.float32)
+    p_out += head // heads * so_b + head % heads * so_h
+    _store_rows(p_out, b_out, o_n, so_n, so_d, n_mask, D, BLOCK_D, WIDE)
+
+
+def grad_query_alone(
+    plan: Plan, grad_query: Tensor, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor,
+    grad: Tensor, delta: Tensor, state: State, topk: int, num_routed: int, scale: float,
+    landmark_scale: float, shared: bool, blocks: Blocks, wide: bool,
+) -> None:  # fmt: skip
+    """Writes the gradient of the queries [B, H, N, d] in a pass of its own."""
+    batch, heads, tokens, dim = query.shape
+    rows, num_rows, lse = batch * heads, tokens * num_routed, state.lse
+    routed, partial = topk > 0, num_routed > 1
+    part_query = grad_query
+    if partial:
+        part_query = plan.scratch(rows, num_rows, dim, dtype=query.dtype)
+    num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, blocks.height)
+    plan.launch(
+        _query_backward_kernel, (num_tiles, rows),
+        query, key, value, landmarks, state.values, state.indices, grad, lse, delta,
+        state.row_of_slot, state.tiles, part_query,
+        *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *grad.stride(),
+        *grad_query.stride(),
+        heads, tokens, num_routed, num_tiles, num_rows,
+        scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale, landmarks.shape[2], topk,
+        D=dim, BLOCK_D=blocks.dim, WIDE=wide,
+        HEIGHT=blocks.height, BLOCK_K=min(blocks.query_backward.rows, blocks.keys),
+        SHARED=shared, ROUTED=routed, PARTIAL=partial,
+        PRECISION=precision(query.dtype), **blocks.query_backward.launch,
+    )  # fmt: skip
+    if partial:
+        plan.launch(
+            _sum_rows_kernel, (cdiv(tokens, MERGE_TOKENS), rows),
+            part_query, grad_query, *grad_query.stride(), heads, tokens, num_routed,
+            D=dim, BLOCK_D=blocks.dim, WIDE=wide, BLOCK_N=MERGE_TOKENS,
+        )  # fmt: skip

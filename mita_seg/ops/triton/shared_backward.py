@@ -1,14 +1,19 @@
-"""Gradients through the shared expert, from queries in natural order.
+"""Gradients through the shared expert: its queries, its keys and values, and the landmarks.
 
-Reads q, o and do once; writes delta = sum(do * o) of each query and, for each split of the queries,
-a partial sum for the landmarks and their values. Where one block holds all landmarks it also writes
-their part of dq.
+All go through tokens in natural order. Sums over many tokens are partial, one for each split, and
+added up by kernels of their own, in a fixed order.
 """
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .steps import _backward_step, _dot, _load_rows, _store_rows
+from .blocks import REDUCE, Blocks, choose_reduce_blocks
+from .launch import LOG2E, cdiv, precision
+from .plan import Plan
+from .pool import window_of
+from .state import State
+from .steps import _backward_step, _dot, _load_rows, _logits, _scaled_sum, _store_rows
 
 
 @triton.jit
@@ -23,6 +28,12 @@ def _shared_backward_kernel(
     SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, EVEN: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    """Grid (splits of queries, blocks of landmarks, B H), queries in natural order.
+
+    Reads q, o and do once; writes delta = sum(do * o) [B H, N s] and, for each split, partial sums
+    [B H, splits, m, D] for the landmarks and their values. Where one block holds all landmarks it
+    also writes their part of dq.
+    """
     split, landmark_block = tl.program_id(0), tl.program_id(1)
     head = tl.program_id(2).to(tl.int64)
     batch, local = head // heads, head % heads
@@ -71,3 +82,284 @@ def _shared_backward_kernel(
         o_part = (head * splits + split) * num_landmarks + o_m
         _store_rows(p_part_values, b_grad_values, o_part, D, 1, m_mask, D, BLOCK_D)
         _store_rows(p_part_landmarks, b_grad_landmarks * scale, o_part, D, 1, m_mask, D, BLOCK_D)
+
+
+@triton.jit
+def _shared_value_step(
+    b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta, present, scale_log2,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Softmax weights and gradients of the scores [N, M] of keys under landmarks.
+
+    `present` [N]; None: all keys are there. Absent landmarks, whose rows and numbers are zero, meet
+    zeros alone in the products that follow; absent keys might meet infinite weights.
+    """
+    b_scores = _dot(b_key, tl.trans(b_landmarks), None, PRECISION)  # [N, M]
+    b_logits = _logits(b_scores, scale_log2, PRECISION)
+    b_weights = tl.exp2((b_logits - b_lse[None, :]).to(tl.float32))
+    if present is not None:
+        b_weights = tl.where(present[:, None], b_weights, 0.0)
+    b_inner = _dot(b_value, tl.trans(b_grad_shared), None, PRECISION)
+    b_grad_scores = b_weights * (b_inner - b_delta[None, :])
+    return b_weights.to(b_key.dtype), b_grad_scores.to(b_key.dtype)
+
+
+@triton.jit
+def _key_backward_kernel(
+    p_key, p_value, p_landmarks, p_landmark_lse, p_grad_values, p_value_delta,
+    p_grad_key, p_grad_value, p_part_landmarks,
+    sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d, sl_b, sl_h, sl_m, sl_d,
+    sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d,
+    heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+    ONE_BLOCK: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """dk and dv through the shared values softmax(c S) V. Grid (blocks of keys, B H).
+
+    Reads k and v and writes dk and dv [B, H, N, D] once. Where one block holds all landmarks, each
+    program also sums up their gradient over its keys.
+    """
+    split, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    batch, local = head // heads, head % heads
+    p_key += batch * sk_b + local * sk_h
+    p_value += batch * sv_b + local * sv_h
+    p_landmarks += batch * sl_b + local * sl_h
+    p_grad_key += batch * sx_b + local * sx_h
+    p_grad_value += batch * sy_b + local * sy_h
+    p_grad_values += head * num_landmarks * D
+    p_landmark_lse += head * num_landmarks
+    p_value_delta += head * num_landmarks
+    o_m = tl.arange(0, BLOCK_M)
+    m_mask = o_m < num_landmarks
+    if ONE_BLOCK:
+        b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)  # [M, D]
+        b_grad_shared = _load_rows(p_grad_values, o_m, D, 1, m_mask, D, BLOCK_D)  # [M, D]
+        b_lse = tl.load(p_landmark_lse + o_m, mask=m_mask, other=0.0)
+        b_delta = tl.load(p_value_delta + o_m, mask=m_mask, other=0.0)
+        b_grad_landmarks = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
+
+    begin = split * tokens_per_split
+    for start in tl.range(
+        begin, min(begin + tokens_per_split, num_tokens), BLOCK_N, num_stages=STAGES
+    ):
+        o_n = start + tl.arange(0, BLOCK_N)
+        n_mask = None if EVEN else o_n < num_tokens
+        b_key = _load_rows(p_key, o_n, sk_n, sk_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_value = _load_rows(p_value, o_n, sv_n, sv_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        if ONE_BLOCK:
+            b_weights, b_grad_scores = _shared_value_step(
+                b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
+                n_mask, scale_log2, PRECISION,
+            )  # fmt: skip
+            # Not the last dot of a step: see `_scaled_sum`.
+            b_grad_landmarks = _dot(tl.trans(b_grad_scores), b_key, b_grad_landmarks, PRECISION)
+            b_grad_value = _dot(b_weights, b_grad_shared, None, PRECISION)
+            b_grad_key = _dot(b_grad_scores, b_landmarks, None, PRECISION)
+        else:
+            b_grad_key = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+            b_grad_value = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+            for first in range(0, num_landmarks, BLOCK_M):
+                o_m = first + tl.arange(0, BLOCK_M)
+                m_mask = o_m < num_landmarks
+                b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)
+                b_grad_shared = _load_rows(p_grad_values, o_m, D, 1, m_mask, D, BLOCK_D)
+                b_lse = tl.load(p_landmark_lse + o_m, mask=m_mask, other=0.0)
+                b_delta = tl.load(p_value_delta + o_m, mask=m_mask, other=0.0)
+                b_weights, b_grad_scores = _shared_value_step(
+                    b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
+                    n_mask, scale_log2, PRECISION,
+                )  # fmt: skip
+                b_grad_value = _dot(b_weights, b_grad_shared, b_grad_value, PRECISION)
+                b_grad_key = _dot(b_grad_scores, b_landmarks, b_grad_key, PRECISION)
+        _store_rows(p_grad_key, b_grad_key * scale, o_n, sx_n, sx_d, n_mask, D, BLOCK_D, WIDE)
+        _store_rows(p_grad_value, b_grad_value, o_n, sy_n, sy_d, n_mask, D, BLOCK_D, WIDE)
+
+    if ONE_BLOCK:
+        o_part = (head * splits + split) * num_landmarks + o_m
+        _store_rows(p_part_landmarks, b_grad_landmarks * scale, o_part, D, 1, m_mask, D, BLOCK_D)
+
+
+@triton.jit
+def _landmark_backward_kernel(
+    p_key, p_value, p_landmarks, p_landmark_lse, p_grad_values, p_value_delta, p_part_landmarks,
+    sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d, sl_b, sl_h, sl_m, sl_d,
+    heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the landmarks through the shared values. Grid (splits of keys, blocks, B H).
+
+    For landmarks that need several blocks: reads k and v once a block and writes partial sums
+    [B H, splits, m, D].
+    """
+    split, head = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    batch, local = head // heads, head % heads
+    p_key += batch * sk_b + local * sk_h
+    p_value += batch * sv_b + local * sv_h
+    p_landmarks += batch * sl_b + local * sl_h
+    o_m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_mask = o_m < num_landmarks
+    o_row = head * num_landmarks + o_m
+    b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)  # [M, D]
+    b_grad_shared = _load_rows(p_grad_values, o_row, D, 1, m_mask, D, BLOCK_D)  # [M, D]
+    b_lse = tl.load(p_landmark_lse + o_row, mask=m_mask, other=0.0)
+    b_delta = tl.load(p_value_delta + o_row, mask=m_mask, other=0.0)
+    b_sum = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
+    begin = split * tokens_per_split
+    end = min(begin + tokens_per_split, num_tokens)
+    for first in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
+        o_n = first + tl.arange(0, BLOCK_N)
+        n_mask = None if EVEN else o_n < num_tokens
+        b_key = _load_rows(p_key, o_n, sk_n, sk_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_value = _load_rows(p_value, o_n, sv_n, sv_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        _, b_grad_scores = _shared_value_step(
+            b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
+            n_mask, scale_log2, PRECISION,
+        )  # fmt: skip
+        b_product = _dot(tl.trans(b_grad_scores), b_key, None, PRECISION)  # [M, D]
+        b_sum = _scaled_sum(b_product, tl.full([1, 1], scale, dtype=tl.float32), b_sum)
+    o_part = (head * splits + split) * num_landmarks + o_m
+    _store_rows(p_part_landmarks, b_sum, o_part, D, 1, m_mask, D, BLOCK_D)
+
+
+@triton.jit
+def _sum_splits(
+    p_part, o_m, head, splits, num_landmarks,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """part [B H, splits, m, D] -> the sums of landmarks `o_m` [M, D]; zero where there is none.
+
+    BLOCK_S splits are unrolled, so that their loads are on their way at once.
+    """
+    m_mask = o_m < num_landmarks
+    b_sum = tl.zeros([o_m.shape[0], BLOCK_D], dtype=tl.float32)
+    for first in range(0, splits, BLOCK_S):
+        for i in tl.static_range(BLOCK_S):
+            split = first + i
+            o_part = (head * splits + split) * num_landmarks + o_m
+            b_sum += _load_rows(p_part, o_part, D, 1, m_mask & (split < splits), D, BLOCK_D)
+    return b_sum
+
+
+@triton.jit
+def reduce_values(
+    program, head, p_part, p_values, p_grad_values, p_value_delta, num_landmarks, splits,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """Gradient dVs of the shared values, and delta = sum(dVs * Vs) of each landmark."""
+    o_m = program * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_mask = o_m < num_landmarks
+    b_sum = _sum_splits(p_part, o_m, head, splits, num_landmarks, D, BLOCK_D, BLOCK_S)
+    o_row = head * num_landmarks + o_m
+    b_values = _load_rows(p_values, o_row, D, 1, m_mask, D, BLOCK_D)  # [M, D]
+    tl.store(p_value_delta + o_row, tl.sum(b_sum * b_values.to(tl.float32), 1), mask=m_mask)
+    _store_rows(p_grad_values, b_sum, o_row, D, 1, m_mask, D, BLOCK_D)
+
+
+@triton.jit
+def _reduce_landmarks_kernel(
+    p_part, p_key_part, p_out, num_landmarks, splits, height, width, rows, columns,
+    AVERAGE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """Landmark gradient: from the output softmax plus, over the keys, through the values.
+
+    AVERAGE: divided by the number of tokens in the landmark's window, for pooled landmarks.
+    """
+    o_m, head = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.program_id(1).to(tl.int64)
+    b_sum = _sum_splits(p_part, o_m, head, splits, num_landmarks, D, BLOCK_D, BLOCK_S)
+    b_sum += _sum_splits(p_key_part, o_m, head, splits, num_landmarks, D, BLOCK_D, BLOCK_S)
+    if AVERAGE:
+        top, bottom = window_of(o_m // columns, rows, height)
+        left, right = window_of(o_m % columns, columns, width)
+        b_sum /= ((bottom - top) * (right - left)).to(tl.float32)[:, None]
+    o_row = head * num_landmarks + o_m
+    _store_rows(p_out, b_sum, o_row, D, 1, o_m < num_landmarks, D, BLOCK_D)
+
+
+def grad_from_queries(
+    plan: Plan, grad: Tensor, query: Tensor, landmarks: Tensor, out: Tensor, state: State,
+    delta: Tensor, part_values: Tensor, part_landmarks: Tensor, grad_query: Tensor,
+    landmark_scale: float, shared: bool, one_pass: bool, blocks: Blocks, wide: bool,
+) -> None:  # fmt: skip
+    """Writes delta [B H, N] and the queries' parts of the shared expert's gradients.
+
+    `part_values`, `part_landmarks` [B H, splits, m, d]; with `one_pass` also part of `grad_query`.
+    """
+    batch, heads, tokens, dim = query.shape
+    num_landmarks, rows, lse = landmarks.shape[2], batch * heads, state.lse
+    landmark_blocks = cdiv(num_landmarks, blocks.landmarks)
+    plan.launch(
+        _shared_backward_kernel,
+        (blocks.backward_splits, landmark_blocks if shared else 1, rows),
+        query, grad, out, lse, delta, landmarks, state.values,
+        part_values, part_landmarks, grad_query,
+        *query.stride(), *grad.stride(), *out.stride(), *landmarks.stride(), *grad_query.stride(),
+        heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
+        landmark_scale * LOG2E, landmark_scale,
+        BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.shared_backward.rows,
+        SHARED=shared, WITH_QUERY=one_pass, EVEN=tokens % blocks.shared_backward.rows == 0,
+        STAGES=blocks.shared_backward.stages,
+        D=dim, BLOCK_D=blocks.dim, PRECISION=precision(query.dtype), WIDE=wide,
+        **blocks.shared_backward.launch,
+    )  # fmt: skip
+
+
+def grad_from_values(
+    plan: Plan, key: Tensor, value: Tensor, landmarks: Tensor, state: State,
+    grad_values: Tensor, value_delta: Tensor, grad_key: Tensor, grad_value: Tensor,
+    part_keys: Tensor, scale: float, blocks: Blocks, wide: bool,
+) -> None:  # fmt: skip
+    """Writes what the shared values' gradient gives to keys, values and landmarks.
+
+    The landmarks' in parts, `part_keys` [B H, splits, m, d].
+    """
+    batch, heads, tokens, dim = key.shape
+    num_landmarks, rows = landmarks.shape[2], batch * heads
+    one_block = blocks.one_landmark_block
+    common = {
+        'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(key.dtype), 'WIDE': wide
+    }  # fmt: skip
+    # One block of landmarks: a program sums their gradient; else another kernel does.
+    options = blocks.key_backward
+    per_program = blocks.backward_tokens if one_block else options.rows
+    plan.launch(
+        _key_backward_kernel, (cdiv(tokens, per_program), rows),
+        key, value, landmarks, state.landmark_lse, grad_values, value_delta,
+        grad_key, grad_value, part_keys,
+        *key.stride(), *value.stride(), *landmarks.stride(), *grad_key.stride(),
+        *grad_value.stride(),
+        heads, tokens, num_landmarks, blocks.backward_splits, per_program, scale * LOG2E, scale,
+        BLOCK_N=options.rows, BLOCK_M=blocks.landmarks, ONE_BLOCK=one_block,
+        EVEN=tokens % options.rows == 0, STAGES=options.stages, **common, **options.launch,
+    )  # fmt: skip
+    if not one_block:
+        options = blocks.landmark_backward
+        plan.launch(
+            _landmark_backward_kernel,
+            (blocks.backward_splits, cdiv(num_landmarks, blocks.landmarks), rows),
+            key, value, landmarks, state.landmark_lse, grad_values, value_delta, part_keys,
+            *key.stride(), *value.stride(), *landmarks.stride(),
+            heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
+            scale * LOG2E, scale,
+            BLOCK_N=options.rows, BLOCK_M=blocks.landmarks, EVEN=tokens % options.rows == 0,
+            STAGES=options.stages, **common, **options.launch,
+        )  # fmt: skip
+
+
+def reduce_landmarks(
+    plan: Plan, part_landmarks: Tensor, part_keys: Tensor, grad_landmarks: Tensor,
+    window: tuple[int, int, int, int] | None, blocks: Blocks,
+) -> None:  # fmt: skip
+    """Adds up the parts; of pooled landmarks, divided by the number of tokens in their window."""
+    rows, _, num_landmarks, dim = part_landmarks.shape
+    reduce = choose_reduce_blocks(blocks, **REDUCE)
+    plan.launch(
+        _reduce_landmarks_kernel, (cdiv(num_landmarks, reduce['BLOCK_M']), rows),
+        part_landmarks, part_keys, grad_landmarks, num_landmarks, blocks.backward_splits,
+        *(window or (1, 1, 1, num_landmarks)), AVERAGE=bool(window),
+        D=dim, BLOCK_D=blocks.dim, **reduce, **REDUCE,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ pytest.importorskip('triton')
 from mita_seg.ops.triton.blocks import choose_blocks, choose_entry_blocks, choose_reduce_blocks
 from mita_seg.ops.triton.gpu import ARCHITECTURES
 from mita_seg.ops.triton.launch import cdiv
-from mita_seg.ops.triton.prepare_keys import _prepare_keys_kernel
+from mita_seg.ops.triton.routed_backward import _prepare_keys_kernel
 
 HEADS, KEYS = 2, 64
 

@@ -1,14 +1,23 @@
-"""Exact top-k keys of each landmark, and its shared value merged from the split-N partials.
+"""Top-k keys of each landmark, beside the sort of the queries into tiles of one expert.
 
-The threshold, the k-th largest score, is searched among integers in the order of the scores; of
-equal scores the lowest indices are kept. With block maxima, blocks that hold the top-k entries are
-selected first, then the entries themselves. Absent entries count as -inf: they follow all others,
-so that no tie is ever decided for them.
+One launch does both, and merges the shared values. The selections of all heads, which take the
+longest, come first: the others fill in behind them.
+
+Top-k: the threshold, the k-th largest score, is searched among integers in the order of the scores;
+of equal scores the lowest indices are kept. With block maxima, blocks that hold the top-k entries
+are selected first, then the entries themselves. Absent entries count as -inf: they follow all
+others, so that no tie is ever decided for them.
 """
 
+import torch
 import triton
 import triton.language as tl
 
+from .blocks import SELECT_SCORES, Blocks
+from .launch import cdiv, next_power_of_2
+from .plan import Plan
+from .score_and_route import Scored
+from .state import State
 from .steps import _load_rows
 
 _LOWEST = tl.constexpr(-2139095041)  # -inf in the order of `_ordered`
@@ -179,3 +188,128 @@ def _merge_values(
     p_out = p_values + row * D + o_d
     tl.store(p_out, (b_value / total).to(p_out.dtype.element_ty), mask=o_d < D)
     tl.store(p_lse + row, peak.to(p_lse.dtype.element_ty) + tl.log2(total))
+
+
+@triton.jit
+def _place_rows(
+    block, blocks, head, p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
+    num_rows, num_landmarks, chunks, rows_per_chunk, num_tiles,
+    HEIGHT: tl.constexpr, ALL_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """Rows sorted by expert, in tiles of one expert each: the second half of a counting sort.
+
+    Tiles of an expert follow each other; only its last one is partly filled, and an expert without
+    rows has an empty one. As many tiles are allotted as the worst case needs, so that shapes don't
+    depend on the data; how many are in use follows the last one. Writes row_of_slot [B H, tiles *
+    HEIGHT], tiles [B H, tiles + 1] and first_tile [B H, m], as State has them.
+    """
+    o_m, o_c = tl.arange(0, ALL_M), tl.arange(0, BLOCK_C)
+    p_tiles += head * (num_tiles + 1)
+    m_mask = o_m < num_landmarks
+    chunk = block * BLOCK_R // rows_per_chunk
+    p_counts += head * chunks * num_landmarks
+    b_total = tl.zeros([ALL_M], dtype=tl.int32)  # rows of each expert
+    b_before = tl.zeros([ALL_M], dtype=tl.int32)  # of these, in chunks before this one
+    for first in range(0, chunks, BLOCK_C):
+        o_chunk = first + o_c
+        mask = (o_chunk < chunks)[:, None] & m_mask[None, :]
+        o_count = o_chunk[:, None] * num_landmarks + o_m[None, :]
+        b_counts = tl.load(p_counts + o_count, mask=mask, other=0)  # [C, M]
+        b_total += tl.sum(b_counts, 0)
+        b_before += tl.sum(tl.where((o_chunk < chunk)[:, None], b_counts, 0), 0)
+    b_tiles = tl.where(m_mask, tl.maximum((b_total + HEIGHT - 1) // HEIGHT, 1), 0)
+    b_end = tl.cumsum(b_tiles, 0)  # [M], the tile after the expert's last
+    b_first = b_end - b_tiles
+
+    o_row = block * BLOCK_R + tl.arange(0, BLOCK_R)
+    mask = o_row < num_rows
+    b_expert = tl.load(p_expert + head * num_rows + o_row, mask=mask, other=0)
+    b_rank = tl.load(p_rank + head * num_rows + o_row, mask=mask, other=0)
+    b_slot = tl.gather(b_first * HEIGHT + b_before, b_expert, 0) + b_rank
+    tl.store(p_row_of_slot + head * num_tiles * HEIGHT + b_slot, o_row, mask=mask)
+
+    for first in range(block * BLOCK_T, num_tiles, blocks * BLOCK_T):
+        o_t = first + tl.arange(0, BLOCK_T)
+        own = (b_first[None, :] <= o_t[:, None]) & (o_t[:, None] < b_end[None, :])  # [T, M]
+        b_left = b_total[None, :] - (o_t[:, None] - b_first[None, :]) * HEIGHT
+        b_tile = o_m[None, :] * 256 + tl.minimum(b_left, HEIGHT)
+        b_tile = tl.sum(tl.where(own, b_tile, 0), 1)
+        tl.store(p_tiles + o_t, b_tile, mask=o_t < num_tiles)
+    if block == 0:
+        tl.store(p_tiles + num_tiles, tl.sum(b_tiles, 0))
+        tl.store(p_first_tile + head * num_landmarks + o_m, b_first, mask=m_mask)
+
+
+@triton.jit
+def _assign_kernel(
+    p_scores, p_maxima, p_blocks, p_indices, p_part, p_part_total, p_part_peak, p_values, p_lse,
+    p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
+    all_heads, num_tokens, num_blocks, topk, splits, num_landmarks,
+    num_rows, chunks, rows_per_chunk, num_tiles, select_programs, place_programs,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, KEY_BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, HEIGHT: tl.constexpr, ALL_M: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr,
+    ROUTED: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
+    """Grid (m programs that select, some that place, m that merge; each times B H).
+
+    Writes indices [B H, m, k], what `_place_rows` does, and shared values [B H, m, D].
+    """
+    program, head = tl.program_id(0) // all_heads, (tl.program_id(0) % all_heads).to(tl.int64)
+    if program < select_programs:
+        if ROUTED:
+            _select_keys(
+                head * num_landmarks + program, p_scores, p_maxima, p_blocks, p_indices,
+                num_tokens, num_blocks, topk, KEY_BLOCK, BLOCK_K, BLOCK_B,
+            )  # fmt: skip
+    elif program < select_programs + place_programs:
+        if ROUTED:
+            _place_rows(
+                program - select_programs, place_programs, head,
+                p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
+                num_rows, num_landmarks, chunks, rows_per_chunk, num_tiles,
+                HEIGHT, ALL_M, BLOCK_C, BLOCK_R, BLOCK_T,
+            )  # fmt: skip
+    elif SHARED:
+        _merge_values(
+            program - select_programs - place_programs, head,
+            p_part, p_part_total, p_part_peak, p_values, p_lse,
+            splits, num_landmarks, D, BLOCK_D, BLOCK_S,
+        )  # fmt: skip
+
+
+def select_and_sort(
+    plan: Plan, scored: Scored, state: State, topk: int, num_routed: int, shared: bool,
+    blocks: Blocks,
+) -> None:  # fmt: skip
+    """Writes the experts, the shared values and the tiles of a State."""
+    rows, num_tiles = state.tiles.shape[0], state.tiles.shape[1] - 1
+    tokens, routed = state.lse.shape[1], topk > 0
+    num_rows, num_blocks = tokens * num_routed, cdiv(tokens, blocks.key_block)
+    num_landmarks, dim = state.indices.shape[1], state.values.shape[2]
+    chunks = scored.counts.shape[1] if routed else 0
+    chosen = scored.scores
+    if routed and blocks.key_block > 1:
+        chosen = plan.scratch(rows, num_landmarks, next_power_of_2(topk), dtype=torch.int32)
+    block_rows = min(128 * blocks.select_warps, blocks.chunk)
+    place_programs = cdiv(num_rows, block_rows) if routed else 0
+    select_programs = num_landmarks if routed else 0
+    merge_programs = num_landmarks if shared else 0
+    per_step = max(1, SELECT_SCORES * blocks.select_warps // blocks.all_landmarks)
+    plan.launch(
+        _assign_kernel, ((select_programs + place_programs + merge_programs) * rows,),
+        scored.scores, scored.maxima, chosen, state.indices,
+        scored.part_values, scored.part_total, scored.part_peak, state.values,
+        state.landmark_lse, scored.row_expert, scored.row_rank, scored.counts,
+        state.row_of_slot, state.tiles, state.first_tile,
+        rows, tokens, num_blocks, topk, blocks.splits, num_landmarks,
+        num_rows, chunks, blocks.chunk * num_routed, num_tiles,
+        select_programs, place_programs,
+        D=dim, BLOCK_D=blocks.dim, BLOCK_S=min(16, next_power_of_2(blocks.splits)),
+        KEY_BLOCK=blocks.key_block, BLOCK_K=next_power_of_2(max(topk, 1)),
+        BLOCK_B=next_power_of_2(num_blocks), HEIGHT=blocks.height, ALL_M=blocks.all_landmarks,
+        BLOCK_C=min(per_step, next_power_of_2(max(chunks, 1))), BLOCK_R=block_rows,
+        BLOCK_T=min(per_step, 64),
+        ROUTED=routed, SHARED=shared, num_warps=blocks.select_warps,
+    )  # fmt: skip
