@@ -3,7 +3,9 @@
 import torch
 from operator_cases import NAMES, relative_error, with_gradients
 
-from mita_seg.ops import mita_attention, reference
+from mita_seg.ops import mita_attention
+from mita_seg.ops.options import MiTAOptions
+from mita_seg.ops.reference import reference_attention
 
 
 def assert_kernels_agree(tensors, tolerance=1e-5, **arguments):
@@ -62,12 +64,13 @@ def assert_as_precise_as_plain_operations(tensors, topk, num_routed=1, shared=Tr
     if topk:
         chosen['experts'], chosen['routes'] = read_choice(tensors, **options)
     scale = tensors[0].shape[-1] ** -0.5
-    scales = {'scale': scale, 'landmark_scale': scale}
+
+    def define(*tensors, **chosen):
+        filled_in = MiTAOptions(scale=scale, landmark_scale=scale, **options)
+        return reference_attention(*tensors, filled_in, **chosen)
+
     exact_inputs = [tensor.detach().double().requires_grad_() for tensor in tensors]
-    exact, plain = (
-        with_gradients(inputs, reference.mita_attention, **options, **scales, **chosen)
-        for inputs in (exact_inputs, tensors)
-    )
+    exact, plain = (with_gradients(inputs, define, **chosen) for inputs in (exact_inputs, tensors))
     results = with_gradients(tensors, mita_attention, **options, backend='triton')
     for name, result, rounded, wanted in zip(NAMES, results, plain, exact, strict=True):
         if wanted is None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mita_seg.ops.reference import gather_rows, route_queries, select_experts
+from mita_seg.ops.reference import gather_rows, rank_keys, rank_landmarks
 
 from .observe import observe
 
@@ -100,8 +100,8 @@ def _attend(ways, pool, topk, num_routed, landmark_scale, shared) -> Tensor:
         logits.append(landmark_scale * (query @ landmarks.mT))
     if topk:
         with torch.no_grad():
-            experts = select_experts(ways['key_routed'], landmarks, topk)
-            picked = gather_rows(experts, route_queries(query, landmarks, num_routed)).flatten(3)
+            experts = rank_keys(ways['key_routed'], landmarks, topk)
+            picked = gather_rows(experts, rank_landmarks(query, landmarks, num_routed)).flatten(3)
         keys = gather_rows(ways['key_routed'], picked)  # [B, H, N, s * k, d]
         routed_values = gather_rows(ways['value_routed'], picked)
         logits.append(scale * (keys @ query.unsqueeze(-1)).squeeze(-1))

@@ -3,7 +3,8 @@
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from mita_seg.ops import reference
+from mita_seg.ops.options import MiTAOptions
+from mita_seg.ops.reference import reference_attention
 
 from .backends import FULL, MITA
 from .cases import HEAD_DIM
@@ -137,17 +138,10 @@ def _mita_attention(query, key, value, rows, case, dtype):
     heads = query.shape[1]
     patches = query.mT.reshape(1, -1, *case.grid)
     pooled = adaptive_avg_pool2d(patches, case.landmark_grid).reshape(1, heads, HEAD_DIM, -1).mT
-    return reference.mita_attention(
-        query[:, :, rows],
-        key,
-        value,
-        pooled.to(dtype).to(query.dtype),  # landmarks have the dtype of the backend's inputs
-        topk=min(case.topk, case.tokens),
-        num_routed=1,
-        scale=HEAD_DIM**-0.5,
-        landmark_scale=HEAD_DIM**-0.5,
-        shared=True,
-    )
+    scale = HEAD_DIM**-0.5
+    options = MiTAOptions(min(case.topk, case.tokens), 1, scale, scale, shared=True)
+    landmarks = pooled.to(dtype).to(query.dtype)  # the dtype of the backend's inputs
+    return reference_attention(query[:, :, rows], key, value, landmarks, options)
 
 
 def _errors(results, truth):

@@ -1,24 +1,27 @@
 """The public operator: checks its arguments and picks a backend."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import exporting, masked, reference, tiled
-from .exporting import is_exporting
-from .pooling import pool_in_torch, pool_landmarks
-from .surroundings import in_forward_mode, in_transform
+from . import exporting
+from .masked import masked_attention
+from .options import MiTAOptions, Window
+from .pooling import pool, pool_in_torch
+from .reference import reference_attention
+from .surroundings import in_forward_mode, in_transform, is_exporting
+from .tiled import tiled_attention
 from .tracing import traced_attention
 from .triton.support import warn_once, why_not
 from .validation import (
-    check_experts,
     check_grid,
     check_heads,
     check_pair,
     check_same_tokens,
-    check_scale,
+    make_options,
 )
 
 
@@ -87,11 +90,12 @@ def mita_attention(
     tensors, lowered = _lower_all(query=query, key=key, value=value, landmarks=landmarks)
     check_heads(**tensors)
     query, landmarks = tensors['query'], tensors['landmarks']
-    options = _check_options(
-        tensors, landmarks.shape[2], topk, num_routed, scale, landmark_scale, shared
+    check_same_tokens(query=query, key=tensors['key'], value=tensors['value'])
+    options = make_options(
+        query.shape[2:], landmarks.shape[2], topk, num_routed, scale, landmark_scale, shared
     )
-    run = _select_backend(backend, query, landmarks.shape[2], options)
-    return _run(run, tensors, options, lowered)
+    chosen = _select_backend(backend, query, landmarks.shape[2], options)
+    return _run(chosen, tensors, options, lowered)
 
 
 def pooled_mita_attention(
@@ -130,65 +134,57 @@ def pooled_mita_attention(
     query = tensors['query']
     check_pair('num_landmarks', num_landmarks)
     check_grid(grid, start, query.shape[2])
+    check_same_tokens(**tensors)
     count = num_landmarks[0] * num_landmarks[1]
-    options = _check_options(tensors, count, topk, num_routed, scale, landmark_scale, shared)
-    run = _select_backend(backend, query, count, options)
-    if run in (_triton, _triton_or_torch) and not torch.jit.is_tracing():
-        window = (*grid, *num_landmarks, start)
-        return run(*tensors.values(), None, window=window, **options)
-    tensors['landmarks'] = pool_landmarks(query, grid, num_landmarks, start=start)
-    return _run(run, tensors, options, lowered)
+    options = make_options(query.shape[2:], count, topk, num_routed, scale, landmark_scale, shared)
+    chosen = _select_backend(backend, query, count, options)
+    window = Window(*grid, *num_landmarks, start)
+    if chosen.pools and not torch.jit.is_tracing():
+        tensors['landmarks'], options = None, options._replace(window=window)
+    else:
+        tensors['landmarks'] = pool(query, window)
+    return _run(chosen, tensors, options, lowered)
 
 
-def _run(run, tensors: dict[str, Tensor], options: dict, lowered: bool) -> Tensor:
+def _run(chosen: 'Backend', tensors: dict, options: MiTAOptions, lowered: bool) -> Tensor:
     """Checked arguments through a backend; traced, they are one node, whatever the backend."""
+    tensors = tuple(tensors.values())
     if torch.jit.is_tracing() and not is_exporting():
-        return traced_attention(*tensors.values(), *options.values())
-    device = tensors['query'].device.type
+        return traced_attention(
+            *tensors,
+            topk=options.topk,
+            num_routed=options.num_routed,
+            scale=options.scale,
+            landmark_scale=options.landmark_scale,
+            shared=options.shared,
+        )
+    device = tensors[0].device.type
     with torch.autocast(device, enabled=False) if lowered else nullcontext():
-        return run(*tensors.values(), **options)
+        return chosen.run(*tensors, options)
 
 
-def _check_options(
-    tensors: dict[str, Tensor], num_landmarks: int, topk, num_routed, scale, landmark_scale, shared
-) -> dict:
-    """The options with their defaults filled in, else TypeError or ValueError."""
-    query, key, value = (tensors[name] for name in ('query', 'key', 'value'))
-    check_same_tokens(query=query, key=key, value=value)
-    check_experts(topk, num_routed, num_landmarks, shared)
-    scale = query.shape[-1] ** -0.5 if scale is None else check_scale('scale', scale)
-    landmark_scale = (
-        scale if landmark_scale is None else check_scale('landmark_scale', landmark_scale)
-    )
-    return {
-        'topk': topk if is_exporting() else min(topk, key.shape[2]),
-        'num_routed': num_routed,
-        'scale': scale,
-        'landmark_scale': landmark_scale,
-        'shared': shared,
-    }
-
-
-def _select_backend(backend: str, query: Tensor, num_landmarks: int, options: dict):
+def _select_backend(
+    backend: str, query: Tensor, num_landmarks: int, options: MiTAOptions
+) -> 'Backend':
     if backend not in BACKENDS:
         known = ', '.join(map(repr, BACKENDS))
         raise ValueError(f'backend must be one of {known}, got {backend!r}')
     if is_exporting():
-        return exporting.mita_attention
+        return Backend(exporting.exported_attention)
     if backend == 'masked' and in_forward_mode():
         raise NotImplementedError(
             "backend='masked' has no derivatives in forward mode, 'tiled' has"
         )
     if backend in ('auto', 'triton'):
-        scales = options['scale'], options['landmark_scale']
-        reason = why_not(query, num_landmarks, options['topk'], scales)
+        scales = options.scale, options.landmark_scale
+        reason = why_not(query, num_landmarks, options.topk, scales)
         if reason and backend == 'triton':
             raise NotImplementedError(f"backend='triton' can't run: {reason}")
         if reason or (backend == 'auto' and not query.is_cuda):
             if query.is_cuda:
                 warn_once(f"backend='auto' uses torch operations: triton can't run, as {reason}")
             backend = torch_backend(query)
-    return _attend_to_nothing if 0 in query.shape[:2] else BACKENDS[backend]
+    return Backend(_attend_to_nothing) if 0 in query.shape[:2] else BACKENDS[backend]
 
 
 def torch_backend(query: Tensor) -> str:
@@ -203,46 +199,54 @@ def torch_backend(query: Tensor) -> str:
     return 'masked'
 
 
-def _attend_to_nothing(query, key, value, landmarks, **_) -> Tensor:
+def _attend_to_nothing(query, key, value, landmarks, options) -> Tensor:
     """Empty batches, which kernels don't take; all inputs get gradients, empty too."""
     return query + key + value + landmarks.sum(2, keepdim=True)
 
 
-_NO_WINDOW = (0, 0, 0, 0, 0)  # of pooling: landmarks are given
-
-
-def _triton(
-    query, key, value, landmarks, *, topk, num_routed, scale, landmark_scale, shared,
-    window=_NO_WINDOW, instead=None,
-) -> Tensor:  # fmt: skip
+def _triton(query, key, value, landmarks, options: MiTAOptions, instead=None) -> Tensor:
     from .triton.op import attention  # needs Triton
 
+    window = options.window or Window(0, 0, 0, 0, 0)  # the operator takes plain numbers
     return attention(
-        query, key, value, landmarks, *window, topk, num_routed, scale, landmark_scale, shared,
+        query, key, value, landmarks,
+        window.height, window.width, window.rows, window.columns, window.start,
+        options.topk, options.num_routed, options.scale, options.landmark_scale, options.shared,
         instead=instead,
     )  # fmt: skip
 
 
-def _triton_or_torch(query, key, value, landmarks, *, window=_NO_WINDOW, **options) -> Tensor:
+def _triton_or_torch(query, key, value, landmarks, options: MiTAOptions) -> Tensor:
     """The kernels; torch operations if Triton finds that the machine lacks what they take."""
 
     def instead(query, key, value, landmarks):
-        height, width, *num_landmarks, start = window
         if landmarks is None:
-            landmarks = pool_in_torch(query, (height, width), num_landmarks, start)
-        return BACKENDS[torch_backend(query)](query, key, value, landmarks, **options)
+            landmarks = pool_in_torch(query, options.window)
+        return BACKENDS[torch_backend(query)].run(query, key, value, landmarks, options)
 
-    return _triton(query, key, value, landmarks, window=window, instead=instead, **options)
+    return _triton(query, key, value, landmarks, options, instead)
+
+
+class Backend(NamedTuple):
+    """A way to compute MiTA attention.
+
+    Attributes:
+        run: (query, key, value, landmarks, options) -> output [B, H, N, d].
+        pools: Whether it pools the landmarks itself, from `options.window`, and is given None.
+    """
+
+    run: Callable
+    pools: bool = False
 
 
 # On one H100 'masked' took 0.85 times as long as 'tiled' at 2,304 tokens and 1.8 times at 4,096.
 MASKED_TOKENS = 2560
 BACKENDS = {
-    'auto': _triton_or_torch,  # where the kernels can run
-    'reference': reference.mita_attention,
-    'tiled': tiled.mita_attention,
-    'masked': masked.mita_attention,
-    'triton': _triton,
+    'auto': Backend(_triton_or_torch, pools=True),  # where the kernels can run
+    'reference': Backend(reference_attention),
+    'tiled': Backend(tiled_attention),
+    'masked': Backend(masked_attention),
+    'triton': Backend(_triton, pools=True),
 }
 
 

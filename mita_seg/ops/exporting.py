@@ -8,16 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from .options import MiTAOptions
 from .tiled import Partial, Tiling, attend, attend_in_tiles, gather_rows, merge
 
 TILE = 32  # rows; how many suit the map is not known
-
-
-def is_exporting() -> bool:
-    """Whether torch.export or torch.onnx.export, by either of its exporters, is at work."""
-    if torch.compiler.is_exporting():
-        return True
-    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
 
 
 def pool(patch_map: Tensor, height: int, width: int) -> Tensor:
@@ -36,19 +30,10 @@ def _window_weights(size: int, count: int, like: Tensor) -> Tensor:
     return inside.to(like.dtype) / (stop - start).to(like.dtype)
 
 
-def mita_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    landmarks: Tensor,
-    *,
-    topk: int,
-    num_routed: int,
-    scale: float,
-    landmark_scale: float,
-    shared: bool,
+def exported_attention(
+    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, options: MiTAOptions
 ) -> Tensor:
-    """MiTA attention, tile by tile; arguments as in :func:`mita_seg.ops.mita_attention`.
+    """MiTA attention, tile by tile; tensors as in :func:`mita_seg.ops.mita_attention`.
 
     The same choices, and the same sums up to rounding, as of the backend 'tiled'. float16 is
     computed in float32, as there.
@@ -61,16 +46,16 @@ def mita_attention(
     closeness = query @ landmarks.transpose(1, 2)  # [heads, N, m]
     scores = landmarks @ key.transpose(1, 2)  # [heads, m, N]
     partials: list[Partial] = []
-    if shared:
-        landmark_values = (scale * scores).softmax(-1) @ value  # [heads, m, d]
-        partials.append(attend(landmark_scale * closeness, landmark_values))
-    if topk:
+    if options.shared:
+        landmark_values = (options.scale * scores).softmax(-1) @ value  # [heads, m, d]
+        partials.append(attend(options.landmark_scale * closeness, landmark_values))
+    if options.topk:
         with torch.no_grad():
-            experts = top_indices(scores, _at_most(topk, num_tokens))
-            routes = top_indices(closeness, num_routed)
+            experts = top_indices(scores, _at_most(options.topk, num_tokens))
+            routes = top_indices(closeness, options.num_routed)
             tiling = tile_rows(routes.flatten(1), landmarks.shape[1])
         partials += attend_in_tiles(
-            query, key, value, experts, num_routed, scale, tiling, TILE, gather_rows
+            query, key, value, experts, options.num_routed, options.scale, tiling, TILE, gather_rows
         )
     return merge(partials).to(dtype).reshape(batch, heads, num_tokens, dim)
 

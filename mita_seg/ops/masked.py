@@ -16,6 +16,7 @@ from torch.func import vjp
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .autocast import without_autocast
+from .options import MiTAOptions
 from .selection import closest_landmarks, in_top, scores_between
 from .surroundings import fold, in_transform, unfold
 
@@ -23,35 +24,28 @@ MASK_BYTES = 2**26  # of the heads that are computed together
 ALIGNMENT = 16  # elements; kernels copy masks whose rows start elsewhere
 
 
-def mita_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    landmarks: Tensor,
-    *,
-    topk: int,
-    num_routed: int,
-    scale: float,
-    landmark_scale: float,
-    shared: bool,
+def masked_attention(
+    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, options: MiTAOptions
 ) -> Tensor:
-    """MiTA attention under a mask; arguments as in :func:`mita_seg.ops.mita_attention`."""
+    """MiTA attention under a mask; tensors as in :func:`mita_seg.ops.mita_attention`."""
+    scale, landmark_scale = options.scale, options.landmark_scale
     tensors = tuple(map(with_whole_rows, (query, key, value, landmarks)))
     if not torch.compiler.is_compiling() and gradients_may_follow(tensors):
         tensors = OnlyFirstGradients.apply(*tensors)
     query, key, value, landmarks = tensors
-    if shared:
+    if options.shared:
         shared_values = attend(landmarks, key, value, scale)
-        if topk == 0:
+        if options.topk == 0:
             return attend(query, landmarks, shared_values, landmark_scale)
 
     batch_shape = query.shape[:2]
     query, key, value, landmarks = (rows.flatten(0, 1) for rows in (query, key, value, landmarks))
     with torch.no_grad():
-        held = in_top(scores_between(landmarks, key), topk)
-        routes = closest_landmarks(scores_between(query, landmarks), num_routed)
-        table = tabulate(held, landmarks.shape[1] if shared else 0, num_routed, query.dtype)
-    if shared:
+        held = in_top(scores_between(landmarks, key), options.topk)
+        routes = closest_landmarks(scores_between(query, landmarks), options.num_routed)
+        num_shared = landmarks.shape[1] if options.shared else 0
+        table = tabulate(held, num_shared, options.num_routed, query.dtype)
+    if options.shared:
         # One scale serves all. Tiny ones would make the landmarks overflow.
         common = scale if scale > 0 and abs(landmark_scale) <= 16 * scale else 1.0
         key = torch.cat((times(landmarks, landmark_scale / common), times(key, scale / common)), 1)

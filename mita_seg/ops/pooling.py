@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from . import exporting
-from .exporting import is_exporting
-from .surroundings import in_transform
+from .options import Window
+from .surroundings import in_transform, is_exporting
 from .tracing import traced_pooling
 from .triton.support import why_not
 from .validation import check_grid, check_heads, check_pair
@@ -40,30 +40,32 @@ def pool_landmarks(
     check_heads(query=query)
     check_pair('num_landmarks', num_landmarks)
     check_grid(grid, start, query.shape[2])
-    height, width = grid
+    return pool(query, Window(*grid, *num_landmarks, start))
+
+
+def pool(query: Tensor, window: Window) -> Tensor:
+    """:func:`pool_landmarks` of arguments that were checked, by what suits them."""
     if 0 in query.shape[:2]:  # which kernels don't take
-        return query[:, :, :1].expand(-1, -1, num_landmarks[0] * num_landmarks[1], -1)
+        return query[:, :, :1].expand(-1, -1, window.rows * window.columns, -1)
     # The kernel's operator has no rules for torch.func.
     in_torch = torch.jit.is_tracing() or is_exporting() or in_transform()
     if query.is_cuda and not in_torch and why_not(query) is None:
         from .triton.op import triton_pool  # needs Triton
 
-        return triton_pool(query, height, width, *num_landmarks, start)
-    return pool_in_torch(query, grid, num_landmarks, start)
+        return triton_pool(query, *window)
+    return pool_in_torch(query, window)
 
 
-def pool_in_torch(
-    query: Tensor, grid: Sequence[int], num_landmarks: Sequence[int], start: int
-) -> Tensor:
-    """:func:`pool_landmarks` in torch operations, of arguments that were checked."""
-    height, width = grid
+def pool_in_torch(query: Tensor, window: Window) -> Tensor:
+    """The same in torch operations."""
     batch, heads, _, dim = query.shape
-    patches = query[:, :, start : start + height * width]
+    height, width, num_landmarks = window.height, window.width, (window.rows, window.columns)
+    patches = query[:, :, window.start : window.start + height * width]
     patch_map = patches.transpose(2, 3).reshape(batch, heads * dim, height, width)
     if is_exporting():
         pooled = exporting.pool(patch_map, *num_landmarks)
     elif torch.jit.is_tracing():  # one node in the graph, which counts no FLOPs
         pooled = traced_pooling(patch_map, *num_landmarks)
     else:
-        pooled = adaptive_avg_pool2d(patch_map, tuple(num_landmarks))
+        pooled = adaptive_avg_pool2d(patch_map, num_landmarks)
     return pooled.reshape(batch, heads, dim, -1).transpose(2, 3)

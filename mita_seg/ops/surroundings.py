@@ -1,4 +1,4 @@
-"""What a call is surrounded by: transforms of torch.func, derivatives in forward mode."""
+"""What surrounds a call: an export, transforms of torch.func, derivatives in forward mode."""
 
 from collections.abc import Sequence
 
@@ -15,6 +15,13 @@ def in_transform() -> bool:
 def in_forward_mode() -> bool:
     """Whether tensors may carry tangents: in torch.func.jvp and torch.autograd.forward_ad."""
     return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def is_exporting() -> bool:
+    """Whether torch.export or torch.onnx.export, by either of its exporters, is at work."""
+    if torch.compiler.is_exporting():
+        return True
+    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
 
 
 def fold(size: int, in_dims: Sequence[int | None], tensors: Sequence) -> list[Tensor | None]:

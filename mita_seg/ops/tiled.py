@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, pad
 
+from .options import MiTAOptions
 from .selection import closest_landmarks, top_indices
 
 MIN_TILE, MAX_TILE = 16, 64
@@ -211,19 +212,10 @@ def tile_height(rows: int, num_experts: int) -> int:
     return height
 
 
-def mita_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    landmarks: Tensor,
-    *,
-    topk: int,
-    num_routed: int,
-    scale: float,
-    landmark_scale: float,
-    shared: bool,
+def tiled_attention(
+    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, options: MiTAOptions
 ) -> Tensor:
-    """MiTA attention, tile by tile; arguments as in :func:`mita_seg.ops.mita_attention`.
+    """MiTA attention, tile by tile; tensors as in :func:`mita_seg.ops.mita_attention`.
 
     float16 is computed in float32: its products exceed 65504, the largest float16, at activations
     at which those of scaled_dot_product_attention, which sums in float32, do not.
@@ -235,12 +227,12 @@ def mita_attention(
     partials = []
     closeness = query @ landmarks.transpose(1, 2)  # [heads, N, m]
     scores = landmarks @ key.transpose(1, 2)  # [heads, m, N]
-    if shared:
-        landmark_values = (scale * scores).softmax(-1) @ value  # [heads, m, d]
-        partials.append(attend(landmark_scale * closeness, landmark_values))
-    if topk:
+    if options.shared:
+        landmark_values = (options.scale * scores).softmax(-1) @ value  # [heads, m, d]
+        partials.append(attend(options.landmark_scale * closeness, landmark_values))
+    if options.topk:
         with torch.no_grad():
-            experts = top_indices(scores, topk)
-            routes = closest_landmarks(closeness, num_routed)
-        partials += routed_partials(query, key, value, experts, routes, scale)
+            experts = top_indices(scores, options.topk)
+            routes = closest_landmarks(closeness, options.num_routed)
+        partials += routed_partials(query, key, value, experts, routes, options.scale)
     return merge(partials).to(dtype).unflatten(0, batch_shape)

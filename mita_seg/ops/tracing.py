@@ -12,7 +12,8 @@ without this package are those of torch.export and torch.onnx.export, see
 from torch import Tensor, library
 from torch.nn.functional import adaptive_avg_pool2d
 
-from . import tiled
+from .options import MiTAOptions
+from .tiled import tiled_attention
 
 
 @library.custom_op('mita_seg::mita_attention', mutates_args=())
@@ -28,17 +29,8 @@ def traced_attention(
     shared: bool,
 ) -> Tensor:
     """MiTA attention without autograd; arguments as in the public operator, none optional."""
-    return tiled.mita_attention(
-        query,
-        key,
-        value,
-        landmarks,
-        topk=topk,
-        num_routed=num_routed,
-        scale=scale,
-        landmark_scale=landmark_scale,
-        shared=shared,
-    )
+    options = MiTAOptions(topk, num_routed, scale, landmark_scale, shared)
+    return tiled_attention(query, key, value, landmarks, options)
 
 
 @library.custom_op('mita_seg::pool_landmarks', mutates_args=())

@@ -1,9 +1,18 @@
 """Every bad argument is refused with its name, its value and what is accepted."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from mita_seg.ops import mita_attention, pool_landmarks, route_queries, select_experts
+from mita_seg.ops import (
+    mita_attention,
+    pool_landmarks,
+    pooled_mita_attention,
+    route_queries,
+    select_experts,
+)
 
 
 def call(**changes):
@@ -93,3 +102,29 @@ def test_select_experts_and_route_queries():
 def test_a_single_wide_landmark_grid_and_lists_are_accepted():
     query = torch.randn(1, 2, 12, 8)
     assert pool_landmarks(query, [3, 4], [1, 4]).shape == (1, 2, 4, 8)
+
+
+def test_a_pooled_call_is_validated_and_dispatched_once():
+    """Inner functions trust what the public one has checked."""
+    entered = []
+
+    def count(frame, event, _):
+        if event == 'call':
+            code = frame.f_code
+            entered.append((Path(code.co_filename).name, code.co_name))
+
+    tokens = torch.randn(3, 1, 2, 12, 16)
+    sys.setprofile(count)
+    try:
+        pooled_mita_attention(*tokens, (3, 4), (2, 2), topk=3)
+    finally:
+        sys.setprofile(None)
+    for function in [
+        ('attention.py', 'pooled_mita_attention'),
+        ('attention.py', '_select_backend'),
+        ('validation.py', 'check_heads'),
+        ('validation.py', 'check_grid'),
+        ('validation.py', 'make_options'),
+        ('support.py', 'why_not'),
+    ]:
+        assert entered.count(function) == 1, function

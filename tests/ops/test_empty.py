@@ -11,6 +11,7 @@ from mita_seg.ops import (
     select_experts,
 )
 from mita_seg.ops.attention import BACKENDS
+from mita_seg.ops.options import MiTAOptions
 
 EMPTY = [(0, 2), (3, 0), (0, 0)]
 
@@ -39,8 +40,8 @@ def test_nothing_in_gives_nothing_out(shape, backend, options):
 @pytest.mark.parametrize('backend', ['reference', 'tiled', 'masked'])
 def test_the_backends_themselves_take_nothing(shape, backend):
     *tensors, landmarks = (torch.randn(*shape, n, 16) for n in (12, 12, 12, 4))
-    scales = {'scale': 0.25, 'landmark_scale': 0.25}
-    output = BACKENDS[backend](*tensors, landmarks, topk=3, num_routed=1, shared=True, **scales)
+    options = MiTAOptions(3, 1, 0.25, 0.25, shared=True)
+    output = BACKENDS[backend].run(*tensors, landmarks, options)
     assert output.shape == tensors[0].shape
 
 

@@ -5,21 +5,23 @@ from torch import nn
 from torch.export import Dim, export
 from torch.nn.functional import adaptive_avg_pool2d
 
-from mita_seg.ops import exporting, pooled_mita_attention, reference, selection
+from mita_seg.ops import exporting, pooled_mita_attention, selection
+from mita_seg.ops.options import MiTAOptions
+from mita_seg.ops.reference import reference_attention
 
 GRID = (2, 3)  # of landmarks
 
 
 def filled_in(tensors, arguments):
-    return {'scale': tensors[0].shape[-1] ** -0.5, 'landmark_scale': 0.3, **arguments}
+    return MiTAOptions(scale=tensors[0].shape[-1] ** -0.5, landmark_scale=0.3, **arguments)
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_what_is_exported_equals_the_definition(case):
     tensors, arguments = make_inputs(case)
-    arguments = filled_in(tensors, arguments)
-    output = exporting.mita_attention(*tensors, **arguments)
-    expected = reference.mita_attention(*tensors, **arguments)
+    options = filled_in(tensors, arguments)
+    output = exporting.exported_attention(*tensors, options)
+    expected = reference_attention(*tensors, options)
     torch.testing.assert_close(output, expected)
     for got, wanted in zip(gradients(output, tensors), gradients(expected, tensors), strict=True):
         if wanted is not None:  # of landmarks that are only chosen by
@@ -28,10 +30,10 @@ def test_what_is_exported_equals_the_definition(case):
 
 def test_float16_does_not_overflow():
     tensors, arguments = make_inputs('usual', requires_grad=False)
-    arguments = filled_in(tensors, arguments)
+    options = filled_in(tensors, arguments)
     halves = [(100 * tensor).half() for tensor in tensors]
-    output = exporting.mita_attention(*halves, **arguments)
-    expected = reference.mita_attention(*(half.double() for half in halves), **arguments)
+    output = exporting.exported_attention(*halves, options)
+    expected = reference_attention(*(half.double() for half in halves), options)
     torch.testing.assert_close(output, expected.half(), atol=0.2, rtol=2e-3)
 
 

@@ -32,7 +32,7 @@ from mita_seg.models.builder import (
 from mita_seg.models.pretrained import load_weights, read_weights
 from mita_seg.models.sine_cosine import sine_cosine_embedding
 from mita_seg.models.token_norm import check_token_norm
-from mita_seg.ops.exporting import is_exporting
+from mita_seg.ops.surroundings import is_exporting
 
 
 @MODELS.register_module()

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.func import vjp
 
-from .. import tiled
 from ..autocast import without_autocast
+from ..options import MiTAOptions, Window
 from ..pooling import pool_in_torch
+from ..tiled import tiled_attention
 
 NUM_TENSORS = 4  # query, key, value, landmarks
 
@@ -33,18 +34,9 @@ def differentiate_gradients(
 
     def attend(query, key, value, landmarks=None):
         if landmarks is None:
-            landmarks = pool_in_torch(query, (height, width), (rows, columns), start)
-        return tiled.mita_attention(
-            query,
-            key,
-            value,
-            landmarks,
-            topk=topk,
-            num_routed=num_routed,
-            scale=scale,
-            landmark_scale=landmark_scale,
-            shared=shared,
-        )
+            landmarks = pool_in_torch(query, Window(height, width, rows, columns, start))
+        chosen = MiTAOptions(topk, num_routed, scale, landmark_scale, shared)
+        return tiled_attention(query, key, value, landmarks, chosen)
 
     def differentiate(grad, *given):
         return vjp(attend, *given)[1](grad)

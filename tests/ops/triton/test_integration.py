@@ -11,7 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from mita_seg.layers.mita_attention import MiTAAttention
-from mita_seg.ops import mita_attention, pool_landmarks, pooled_mita_attention, reference
+from mita_seg.ops import mita_attention, pool_landmarks, pooled_mita_attention
+from mita_seg.ops.options import MiTAOptions
+from mita_seg.ops.reference import reference_attention
 
 pytest.importorskip('triton')
 
@@ -185,9 +187,7 @@ def test_a_million_tokens():
         sample = torch.randint(side * side, (256,), device=DEVICE)
         sample[:2] = torch.tensor([0, side * side - 1])
         exact = query[:, :, sample].double(), key.double(), value.double(), marks.double()
-        expected = reference.mita_attention(
-            *exact, topk=topk, num_routed=1, scale=0.125, landmark_scale=0.125, shared=True
-        )
+        expected = reference_attention(*exact, MiTAOptions(topk, 1, 0.125, 0.125, shared=True))
     assert relative_error(output[:, :, sample], expected) < 0.01
 
 

@@ -5,11 +5,13 @@ import torch
 from kernel_cases import assert_kernels_agree
 from operator_cases import DEVICE, draw_inputs, relative_error
 
-from mita_seg.ops import mita_attention, reference
+from mita_seg.ops import mita_attention
 
 pytest.importorskip('triton')
 
 from mita_seg.kernel_check.launches import DryPlan
+from mita_seg.ops.options import MiTAOptions
+from mita_seg.ops.reference import reference_attention
 from mita_seg.ops.triton import backward, forward, plan
 from mita_seg.ops.triton.gpu import ARCHITECTURES
 from mita_seg.ops.triton.launch import is_wide
@@ -76,7 +78,8 @@ def test_rows_of_many_experts_a_query_pass_2_to_the_31():
     some = query.detach()[:, :, sample].double().requires_grad_()
     others = [tensor.detach().double() for tensor in (key, value, landmarks)]
     scales = {'scale': dim**-0.5, 'landmark_scale': dim**-0.5}
-    expected = reference.mita_attention(some, *others, **options, **scales, shared=True)
+    filled_in = MiTAOptions(**options, **scales, shared=True)
+    expected = reference_attention(some, *others, filled_in)
     (wanted,) = torch.autograd.grad(expected, some, torch.ones_like(expected))
     assert relative_error(output[:, :, sample], expected) < 0.02
     assert relative_error(grad[:, :, sample], wanted) < 0.05

@@ -8,6 +8,7 @@ import torch
 from operator_cases import on_device
 
 from mita_seg.ops import attention, mita_attention, pooled_mita_attention
+from mita_seg.ops.options import MiTAOptions, Window
 from mita_seg.ops.triton import support
 from mita_seg.ops.triton.gpu import Gpu
 
@@ -132,8 +133,8 @@ def scarce(monkeypatch):
 def test_what_triton_cannot_launch_is_left_to_torch_with_one_warning(kernel, pooled, scarce):
     scarce.add(kernel)
     tensors = on_device([torch.randn(1, 2, rows, 16) for rows in (20, 20, 20, 4)])
-    options = {'topk': 3, 'num_routed': 1, 'scale': 0.25, 'landmark_scale': 0.2, 'shared': True}
-    options['window'] = (4, 5, 2, 2, 0) if pooled else (0, 0, 0, 0, 0)
+    window = Window(4, 5, 2, 2, 0) if pooled else None
+    options = MiTAOptions(3, 1, 0.25, 0.2, shared=True, window=window)
     if pooled:
         tensors = tensors[:3]
         expected = pooled_mita_attention(
@@ -143,7 +144,7 @@ def test_what_triton_cannot_launch_is_left_to_torch_with_one_warning(kernel, poo
         expected = mita_attention(*tensors, topk=3, landmark_scale=0.2, backend='reference')
     with pytest.warns(UserWarning, match='out of resource: shared memory') as warnings:
         for _ in range(2):
-            output = attention.BACKENDS['auto'](*tensors, *[None] * pooled, **options)
+            output = attention.BACKENDS['auto'].run(*tensors, *[None] * pooled, options)
             grads = torch.autograd.grad(output.square().sum(), tensors)
     assert len(warnings) == 1
     torch.testing.assert_close(output, expected)
@@ -152,5 +153,5 @@ def test_what_triton_cannot_launch_is_left_to_torch_with_one_warning(kernel, poo
     ):
         torch.testing.assert_close(grad, wanted)
     with pytest.raises(Exception, match='out of resource: shared memory'):
-        output = attention.BACKENDS['triton'](*tensors, *[None] * pooled, **options)
+        output = attention.BACKENDS['triton'].run(*tensors, *[None] * pooled, options)
         output.sum().backward()
