@@ -62,6 +62,7 @@ def draw_class_queries(image, labels, routings, heads, classes, path):
     title = 'Where the query of each class looks'
     if len(heads) > 1:
         title += f', mean of {len(heads)} heads'
+    title += '; from black, 0, to the brightest, the most of each map'
     return MosaicFigure(panels, list(layers), ['image', *titles], title).save(path)
 
 

@@ -45,30 +45,32 @@ def draw_expert_maps(image, routings, heads, path):
     Returns:
         Path: The file.
     """
-    mosaic = MosaicFigure(
-        expert_panels(image, routings.values(), heads),
-        list(routings),
-        [f'head {head}' for head in heads],
-        'The expert that each patch goes to',
-    )
-    grids = list(dict.fromkeys(routing.landmark_grid for routing in routings.values()))
-    key = mosaic.figure.add_axes([0, 0, 1, 1])
-    key.set_in_layout(False)
-    return _save_with_key(mosaic, key, grids[0], path)
+    panels = _beside_image(image, routings, expert_panels(image, routings.values(), heads))
+    columns = ['image', *(f'head {head}' for head in heads)]
+    mosaic = MosaicFigure(panels, list(routings), columns, 'The expert that each patch goes to')
+    # Models whose layers differ in their landmarks are rare: the first layer's colours do.
+    _add_key(mosaic, next(iter(routings.values())).landmark_grid)
+    return mosaic.save(path)
 
 
-def _save_with_key(mosaic, key, landmark_grid, path):
-    """Add the colours of the landmarks, each in its place, at the right margin."""
-    width, height = mosaic.figure.get_size_inches()
-    mosaic.figure.get_layout_engine().set(rect=(0, 0, 1 - 1.15 / width, 1))
+def _beside_image(image, routings, panels):
+    """Panels with the image before the first row."""
+    grid = next(iter(routings.values())).grid
+    under = fit_image(image, grid, patch_pixels(grid))
+    return [[None if row else under, *rest] for row, rest in enumerate(panels)]
+
+
+def _add_key(mosaic, landmark_grid):
+    """Add the colours of the landmarks, each in its place, at the right."""
     rows, columns = landmark_grid
-    side = 0.9 / max(rows, columns)
-    box = (1 - 1.05 / width, 0.5, columns * side / width, rows * side / height)
-    key.set_position(box)
+    side = 110 / max(rows, columns)  # pixels
+    height, width = mosaic.shape
+    key = mosaic.axes.inset_axes(
+        (1 + 18 / width, 1 - rows * side / height, columns * side / width, rows * side / height)
+    )
     key.imshow(expert_colours(landmark_grid).reshape(rows, columns, 3), aspect='auto')
     key.set(xticks=[], yticks=[])
-    key.set_xlabel('colour: place of\nthe landmark', fontsize=8, loc='left')
-    return mosaic.save(path)
+    key.set_xlabel('colour: place\nof the landmark', fontsize=8)
 
 
 def draw_shared_share(image, routings, heads, path):
@@ -101,9 +103,7 @@ def _draw_values(image, routings, heads, path, measure, title, colours='viridis'
         ]
         for maps in values.values()
     ]
-    first = next(iter(routings.values()))
-    under = fit_image(image, first.grid, patch_pixels(first.grid))
-    panels = [[under if row == 0 else None, *rest] for row, rest in enumerate(panels)]
+    panels = _beside_image(image, routings, panels)
     columns = ['image', *(f'head {head}' for head in heads)]
     mosaic = MosaicFigure(panels, list(routings), columns, title)
     scale = ScalarMappable(Normalize(0, limit), colours)

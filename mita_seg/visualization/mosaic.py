@@ -51,15 +51,16 @@ class MosaicFigure:
     Attributes:
         figure (Figure), axes (Axes): Matplotlib's.
         tops, lefts (list[int]): Where the rows and columns of panels begin, pixels.
+        shape (tuple[int, int]): Height and width of the mosaic, pixels.
         size (tuple[int, int]): Height and width of the largest panel, pixels.
     """
 
     def __init__(self, panels, rows, columns, title, gap=6):
         mosaic, self.tops, self.lefts = make_mosaic(panels, gap)
-        height, width = mosaic.shape[:2]
+        self.shape = height, width = mosaic.shape[:2]
         self.size = (height - self.tops[-1], width - self.lefts[-1])
         # Room for labels, a colour bar and a title that may be wider than the mosaic.
-        inches = (max(width / _DPI + 2.4, 0.075 * len(title) + 0.4), height / _DPI + 1.3)
+        inches = (max(width / _DPI + 2.4, 0.075 * len(title) + 0.4), height / _DPI + 0.9)
         self.figure = Figure(figsize=inches, layout='constrained')
         self.axes = self.figure.subplots()
         self.axes.imshow(mosaic, interpolation='nearest')

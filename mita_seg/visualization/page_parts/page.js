@@ -73,7 +73,10 @@ function draw() {
   const shown = current();
   const { height, width, layer } = shown;
   const ratio = window.devicePixelRatio || 1;
-  const across = canvas.clientWidth;
+  const across = Math.min(
+    find('picture').clientWidth, Math.max(320, 0.8 * window.innerHeight * width / height)
+  );
+  canvas.style.width = `${across}px`;
   canvas.style.height = `${across * height / width}px`;
   canvas.width = Math.round(across * ratio);
   canvas.height = Math.round(across * ratio * height / width);
@@ -173,12 +176,12 @@ function describe(shown, mine) {
   const rows = [];
   const place = (n) => `row ${Math.floor(n / width) + 1}, column ${(n % width) + 1}`;
   for (const expert of mine) {
-    const where = `${Math.floor(expert / layer.landmarks[1]) + 1}, ` +
-      `${(expert % layer.landmarks[1]) + 1}`;
+    const where = `row ${Math.floor(expert / layer.landmarks[1]) + 1}, ` +
+      `column ${(expert % layer.landmarks[1]) + 1}`;
     let fellows = 0;
     for (let n = 0; n < shown.patches; n++) fellows += shown.goesTo(n, expert);
     rows.push([layer.topk ? 'Expert' : 'Closest landmark',
-      `${expert + 1} of ${layer.colours.length}, landmark at row and column ${where}`,
+      `${expert + 1} of ${layer.colours.length}, landmark in ${where}`,
       layer.colours[expert]]);
     rows.push(['Patches', `${fellows} of ${shown.patches} go to it`]);
     const others = shown.keysOf(expert).filter((token) => token in layer.special);
@@ -188,7 +191,7 @@ function describe(shown, mine) {
       : 'no routed experts here']);
   }
   rows.push(['Shared expert', `${percent(shown.values('share')[patch] / 255)} of its softmax`]);
-  rows.push(['Recall', `${percent(shown.values('recall')[patch] / 255)} of full attention`]);
+  rows.push(['Recall', `${percent(shown.values('recall')[patch] / 255)} of full attention's mass`]);
   const use = shown.values('use')[patch];
   rows.push(['As a key', use ? `in ${use} expert${use > 1 ? 's' : ''}` : 'in no expert']);
   const list = element('dl');
