@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
 from mmseg.registry import DATASETS, MODELS
 
-from mita_seg.checkpoint import guard_mmengine_loading
+from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.cli import leave_out_pretrained
 from mita_seg.datasets.label_need import find_label_loading
+from mita_seg.matching import describe_mismatch
 
 
 @dataclass
@@ -41,10 +41,7 @@ class Looker:
         image = _shrink(packed['inputs'], self.longest_side)
         data = {'inputs': [image], 'data_samples': [packed['data_samples']]}
         inputs = self.model.data_preprocessor(data, False)['inputs']
-        # As MMSegmentation loads them, the channels run blue, green, red.
-        shown = image[:3].flip(0) if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
-        shown = shown.float().clamp(0, 255).byte().permute(1, 2, 0).contiguous()
-        return shown.numpy(), inputs
+        return shown_image(image, inputs.shape[-2:]), inputs
 
     @torch.no_grad()
     def predict(self, inputs):
@@ -60,6 +57,23 @@ class Looker:
         if logits.shape[1] == 1:
             return (logits[0, 0] > 0).long().cpu().numpy()
         return logits[0].argmax(0).cpu().numpy()
+
+
+def shown_image(image, size):
+    """An image of a pipeline as it is shown, with what a preprocessor pads as white.
+
+    Args:
+        image (Tensor): `[C, h, w]`, values 0 to 255, as MMSegmentation loads them: blue, green,
+            red, then any others; or grey.
+        size (tuple[int, int]): Height and width of the network's input.
+
+    Returns:
+        ndarray: uint8 `[H, W, 3]`, RGB.
+    """
+    shown = image[:3].flip(0) if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    below, right = (max(0, whole - part) for whole, part in zip(size, shown.shape[1:], strict=True))
+    shown = F.pad(shown.float().clamp(0, 255), (0, right, 0, below), value=255)
+    return shown.byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def load_looker(cfg, checkpoint, device, longest_side):
@@ -79,15 +93,15 @@ def load_looker(cfg, checkpoint, device, longest_side):
         ValueError: The checkpoint is damaged, refused or does not fit, there is no such device, or
             the config has no pipeline.
     """
+    loaded = load_checkpoint_safely(checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     pipeline = _pipeline(cfg)
     leave_out_pretrained(cfg)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    guard_mmengine_loading()
     try:
-        loaded = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+        model.load_state_dict(loaded.get('state_dict', loaded), strict=True)
     except RuntimeError as error:
-        raise ValueError(f'checkpoint {checkpoint!r} does not fit the config: {error}') from error
+        raise ValueError(describe_mismatch(checkpoint, error)) from error
     model.eval()  # apart: train() of stock backbones returns nothing
     try:
         model.to(device)

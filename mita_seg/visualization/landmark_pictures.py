@@ -39,7 +39,8 @@ def draw_landmarks(image, routing, head, title, path):
         panels.append(_panel(under, routing, patch, queries, keys[landmark], window))
         others = sum(key not in patches for key in keys[landmark])
         texts.append(
-            f'{landmark + 1}: {queries.sum():,} queries' + (f', +{others} key{"s" * (others > 1)}' if others else '')
+            f'{landmark + 1}: {queries.sum():,} queries'
+            + (f', +{others} key{"s" * (others > 1)}' if others else '')
         )
     mosaic = MosaicFigure(
         [panels[row * columns : (row + 1) * columns] for row in range(rows)],

@@ -1,7 +1,5 @@
 """Pictures and page of what a model's experts do on images."""
 
-import numpy as np
-
 from mita_seg.analysis import record_routing
 from mita_seg.analysis.observe import mita_layers
 
@@ -9,6 +7,7 @@ from .class_queries import draw_class_queries
 from .curves import draw_layers
 from .landmark_pictures import draw_landmarks
 from .maps import draw_expert_maps, draw_recall, draw_shared_share, draw_token_use
+from .names import short_layer_names
 from .page import describe_image
 
 
@@ -68,26 +67,6 @@ def choose_heads(model, layers, wanted):
     return sorted(set(wanted))
 
 
-def short_layer_names(names):
-    """Names of layers without what tells nothing, where they still differ then.
-
-    Args:
-        names (Sequence[str]): Such as ``backbone.layers.0.attn``.
-
-    Returns:
-        list[str]: Such as ``backbone 0``.
-    """
-    idle = {'layers', 'attn', 'mita', 'attention', 'blocks', 'decode_head', 'self_attn'}
-    short = [
-        ' '.join(
-            ['decoder'] * name.startswith('decode_head')
-            + [part for part in name.split('.') if part not in idle]
-        )
-        for name in names
-    ]
-    return short if len(set(short)) == len(short) and all(short) else list(names)
-
-
 class RoutingView:
     """Draws images one after another.
 
@@ -116,7 +95,6 @@ class RoutingView:
         """
         with record_routing(self.looker.model, self.layers) as records:
             labels = self.looker.predict(inputs)
-        image = _pad(image, inputs.shape[-2:])
         routings = {self.short[layer]: calls[-1] for layer, calls in records.items() if calls}
         folder = self.out / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,10 +127,3 @@ class RoutingView:
                 file = folder / f'{layer.replace(" ", "_")}_head_{head}.png'
                 title = f'{layer}, head {head}: landmarks and their experts'
                 draw_landmarks(image, routing, head, title, file)
-
-
-def _pad(image, size):
-    """Add what the model's preprocessor adds below and to the right, as white."""
-    height, width = image.shape[:2]
-    below, right = max(0, size[0] - height), max(0, size[1] - width)
-    return np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=255)

@@ -108,25 +108,28 @@ function draw() {
   }
   context.globalAlpha = 1;
 
-  for (const expert of layer.topk ? mine : []) {
+  // A special token looks elsewhere than the patch does.
+  const marked = kind === 'looks' ? [] : mine;
+  for (const expert of layer.topk ? marked : []) {
     for (const token of shown.keysOf(expert)) {
       const n = token - layer.start;
       if (n < 0 || n >= shown.patches) continue;
       const margin = 0.24 * Math.min(sideX, sideY);
-      context.fillStyle = '#ff8c00';
+      context.fillStyle = '#fff';
       context.strokeStyle = '#000';
-      context.lineWidth = Math.max(1, ratio);
+      context.lineWidth = 1.5 * ratio;
       context.fillRect(...box(n, margin));
       context.strokeRect(...box(n, margin));
     }
   }
-  for (const expert of mine) {
+  for (const expert of marked) {
     const [top, left, bottom, right] = layer.windows[expert];
     const window_ = [left * sideX, top * sideY, (right - left) * sideX, (bottom - top) * sideY];
     outline(window_, 2 * ratio, [5 * ratio, 4 * ratio]);
   }
   outline(box(patch), 3 * ratio, []);
   drawScale(kind, limit);
+  find('marks').hidden = !marked.length;
   describe(shown, mine);
 }
 
