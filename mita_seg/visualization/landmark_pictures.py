@@ -10,7 +10,7 @@ from .colours import enlarge, fit_image, tint
 from .mosaic import MosaicFigure
 
 QUERY_COLOUR, KEY_COLOUR, WINDOW_COLOUR = (0, 130, 220), (255, 140, 0), (255, 255, 255)
-_WIDEST = 1800  # pixels of all panels side by side
+_WIDEST = 1400  # pixels of all panels side by side
 _TITLE = 26  # pixels above a panel
 
 

@@ -73,9 +73,9 @@ function draw() {
   const shown = current();
   const { height, width, layer } = shown;
   const ratio = window.devicePixelRatio || 1;
-  const across = Math.min(
-    find('picture').clientWidth, Math.max(320, 0.8 * window.innerHeight * width / height)
-  );
+  const beside = window.matchMedia('(min-width: 52rem)').matches; // as in the styles
+  const room = find('view').clientWidth - (beside ? 20 * 16 : 0);
+  const across = Math.min(room, Math.max(320, 0.8 * window.innerHeight * width / height));
   canvas.style.width = `${across}px`;
   canvas.style.height = `${across * height / width}px`;
   canvas.width = Math.round(across * ratio);
