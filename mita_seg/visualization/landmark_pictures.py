@@ -37,11 +37,10 @@ def draw_landmarks(image, routing, head, title, path):
     for landmark, window in enumerate(windows):
         queries = (goes_to == landmark).any(1)
         panels.append(_panel(under, routing, patch, queries, keys[landmark], window))
-        others = sum(key not in patches for key in keys[landmark])
-        texts.append(
-            f'{landmark + 1}: {queries.sum():,} queries'
-            + (f', +{others} key{"s" * (others > 1)}' if others else '')
-        )
+        others = sum(int(key) not in patches for key in keys[landmark])
+        count = int(queries.sum())
+        text = f'{landmark + 1}: {count:,} {"query" if count == 1 else "queries"}'
+        texts.append(text + (f', +{others} key{"s" * (others > 1)}' if others else ''))
     mosaic = MosaicFigure(
         [panels[row * columns : (row + 1) * columns] for row in range(rows)],
         [''] * rows,
@@ -68,12 +67,12 @@ def _panel(under, routing, patch, queries, keys, window):
     stop = start + grid[0] * grid[1]
     routed = enlarge(queries[start:stop].reshape(*grid, 1), patch)
     panel = tint(under, np.array(QUERY_COLOUR), 0.6 * routed)
-    border = max(1, patch // 6)
+    border = patch // 6 if patch >= 8 else 0  # of small patches the key would be a dot
     for key in keys:
         if start <= key < stop:
             row, column = divmod(int(key) - start, grid[1])
             cell = panel[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
-            cell[border:-border, border:-border] = KEY_COLOUR
+            cell[border : patch - border, border : patch - border] = KEY_COLOUR
     top, left, bottom, right = window * patch
     # A dark line beside the light one shows on any picture.
     _outline(panel, top, left, bottom, right, max(2, patch // 4), (0, 0, 0))
@@ -93,7 +92,7 @@ def _legend(routing, texts):
 
     handles = [
         Patch(facecolor=colour(QUERY_COLOUR), alpha=0.6, label='queries that go to its expert'),
-        Patch(facecolor=colour(KEY_COLOUR), label=f'its {min(routing.topk, 10**9):,} keys'),
+        Patch(facecolor=colour(KEY_COLOUR), label=f'its {routing.experts.shape[-1]:,} keys'),
         Line2D([], [], color='black', linewidth=2, label='window of the landmark'),
     ]
     if any('+' in text for text in texts):

@@ -60,7 +60,8 @@ class MosaicFigure:
         self.shape = height, width = mosaic.shape[:2]
         self.size = (height - self.tops[-1], width - self.lefts[-1])
         # Room for labels, a colour bar and a title that may be wider than the mosaic.
-        inches = (max(width / _DPI + 2.4, 0.075 * len(title) + 0.4), height / _DPI + 0.9)
+        beside = 2.4 if any(rows) else 0.5
+        inches = (max(width / _DPI + beside, 0.075 * len(title) + 0.4), height / _DPI + 0.9)
         self.figure = Figure(figsize=inches, layout='constrained')
         self.axes = self.figure.subplots()
         self.axes.imshow(mosaic, interpolation='nearest')
