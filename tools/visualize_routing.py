@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mita_seg.cli import add_config_options, load_config, prepare_work_dir, user_errors
+from mita_seg.cli import add_config_options, load_config, prepare_work_dir, say, user_errors
 
 PROG = 'visualize_routing.py'
 
@@ -48,6 +48,16 @@ def parse_args(argv=None):
     return args
 
 
+def say_if_trained_otherwise(checkpoint, cfg):
+    """Say so where the model was trained with another attention than is shown."""
+    from mita_seg.checkpoint import load_checkpoint_safely
+    from mita_seg.trained_attention import describe_other_attention
+
+    difference = describe_other_attention(load_checkpoint_safely(checkpoint), cfg)
+    if difference:
+        say(PROG, difference)
+
+
 def draw_all(view, images):
     """Draw every image; what cannot be read is named and left out."""
     from mita_seg.engine.save_predictions import distinct_names
@@ -73,6 +83,7 @@ def main(argv=None):
         args = parse_args(argv)
         cfg = load_config(args.config, args.cfg_options)
         prepare_work_dir(args.out, '--out')
+        say_if_trained_otherwise(args.checkpoint, cfg)
 
         from mita_seg.visualization.inputs import load_looker
         from mita_seg.visualization.page import write_page

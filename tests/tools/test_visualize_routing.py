@@ -39,7 +39,8 @@ def visualize(tool, shapes_configs, tmp_path):
         init_default_scope('mmseg')
         cfg.merge_from_dict(OPTIONS)
         checkpoint = tmp_path / 'model.pth'
-        torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, checkpoint)
+        meta = {'cfg': "model = dict(backbone=dict(attn_cfg=dict(type='FullAttention')))"}
+        torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta}, checkpoint)
         options = [f'{name}={value}' for name, value in OPTIONS.items()]
         options = [option.replace(' ', '') for option in options]
         command = [config, checkpoint, *arguments, '--out', tmp_path / 'out']
@@ -77,6 +78,7 @@ def test_every_image_gets_its_pictures_and_a_bad_one_is_named(visualize, images,
     said = capsys.readouterr()
     assert 'broken.png' in said.err and 'cannot be decoded' in said.err
     assert said.out.strip().endswith(str(tmp_path / 'out/index.html'))
+    assert 'trained with another attention' in said.out
     overviews = {'experts', 'shared_share', 'recall', 'tokens_in_experts', 'layers'}
     for name in ('a/street', 'b/street'):
         folder = tmp_path / 'out' / name
