@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mita_seg.cli import add_config_options, load_config, prepare_work_dir, say, user_errors
+from mita_seg.cli import add_config_options, prepare_work_dir, user_errors
+from mita_seg.quiet import import_mmseg_quietly
 
 PROG = 'visualize_routing.py'
 
@@ -40,7 +41,7 @@ def parse_args(argv=None):
         metavar='PIXELS',
         help='shrink images whose longer side has more pixels (default: 1024)',
     )
-    parser.add_argument('--device', default='cpu', help='where the model runs (default: cpu)')
+    parser.add_argument('--device', help='where the model runs (default: a GPU if there is one)')
     add_config_options(parser)
     args = parser.parse_args(argv)
     if args.max_side < 1:
@@ -48,19 +49,9 @@ def parse_args(argv=None):
     return args
 
 
-def say_if_trained_otherwise(checkpoint, cfg):
-    """Say so where the model was trained with another attention than is shown."""
-    from mita_seg.checkpoint import load_checkpoint_safely
-    from mita_seg.trained_attention import describe_other_attention
-
-    difference = describe_other_attention(load_checkpoint_safely(checkpoint), cfg)
-    if difference:
-        say(PROG, difference)
-
-
 def draw_all(view, images):
     """Draw every image; what cannot be read is named and left out."""
-    from mita_seg.engine.save_predictions import distinct_names
+    from mita_seg.distinct_names import distinct_names
     from mita_seg.progress_bar import progress_bar
 
     names = distinct_names(images)
@@ -68,7 +59,7 @@ def draw_all(view, images):
     with progress_bar(len(names), 'images') as advance:
         for path, name in names.items():
             try:
-                image, inputs = view.looker.read(path)
+                image, inputs = view.images.read(path)
             except (ValueError, OSError) as error:
                 print(f'{PROG}: {" ".join(str(error).split())}', file=sys.stderr)
             else:
@@ -81,19 +72,24 @@ def main(argv=None):
     """Run the tool; the exit status is 1 if an image was left out."""
     with user_errors(PROG):
         args = parse_args(argv)
-        cfg = load_config(args.config, args.cfg_options)
         prepare_work_dir(args.out, '--out')
-        say_if_trained_otherwise(args.checkpoint, cfg)
+        import_mmseg_quietly()
 
-        from mita_seg.visualization.inputs import load_looker
+        from mita_seg.inference import load_segmentor
+
+        segmentor = load_segmentor(
+            args.config, args.checkpoint, args.device, cfg_options=args.cfg_options
+        )
+
+        from mita_seg.visualization.inputs import WholeImages
         from mita_seg.visualization.page import write_page
         from mita_seg.visualization.routing_view import RoutingView, choose_heads, choose_layers
 
-        looker = load_looker(cfg, args.checkpoint, args.device, args.max_side)
-        layers = choose_layers(looker.model, args.layers)
-        heads = choose_heads(looker.model, layers, args.heads)
+        layers = choose_layers(segmentor.model, args.layers)
+        heads = choose_heads(segmentor.model, layers, args.heads)
     out = Path(args.out)
-    view = RoutingView(looker, layers, heads, out, landmarks=not args.no_landmarks)
+    images = WholeImages(segmentor, args.max_side)
+    view = RoutingView(images, layers, heads, out, landmarks=not args.no_landmarks)
     drawn, left_out = draw_all(view, args.images)
     if drawn:
         title = f'{Path(args.config).stem}, {Path(args.checkpoint).name}'

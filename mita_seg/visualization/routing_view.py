@@ -71,15 +71,15 @@ class RoutingView:
     """Draws images one after another.
 
     Args:
-        looker (Looker): The model.
+        images (WholeImages): The model, and how images are read.
         layers (Sequence[str]): Names of the attentions to show.
         heads (Sequence[int]): Heads to show.
         out (Path): Folder of the pictures.
         landmarks (bool): Also draw a picture of all landmarks for every layer and head.
     """
 
-    def __init__(self, looker, layers, heads, out, landmarks=True):
-        self.looker, self.layers, self.heads, self.out = looker, list(layers), list(heads), out
+    def __init__(self, images, layers, heads, out, landmarks=True):
+        self.images, self.layers, self.heads, self.out = images, list(layers), list(heads), out
         self.landmarks = landmarks
         self.short = dict(zip(self.layers, short_layer_names(self.layers), strict=True))
 
@@ -88,13 +88,13 @@ class RoutingView:
 
         Args:
             name (str): Folder of its pictures in `out`.
-            image (ndarray), inputs (Tensor): From :meth:`Looker.read`.
+            image (ndarray), inputs (Tensor): From :meth:`WholeImages.read`.
 
         Returns:
             dict: The image's part of the page, see :func:`page.describe_image`.
         """
-        with record_routing(self.looker.model, self.layers) as records:
-            labels = self.looker.predict(inputs)
+        with record_routing(self.images.model, self.layers) as records:
+            labels = self.images.predict(inputs)
         routings = {self.short[layer]: calls[-1] for layer, calls in records.items() if calls}
         folder = self.out / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,12 +102,12 @@ class RoutingView:
         if self.landmarks:
             self._draw_landmarks(image, routings, folder / 'landmarks')
         return describe_image(
-            name, image, labels, routings, self.heads, self.looker.classes, figures
+            name, image, labels, routings, self.heads, self.images.classes, figures
         )
 
     def _draw_overviews(self, image, labels, routings, folder):
         """The pictures of all layers; their files."""
-        classes = self.looker.classes
+        classes = self.images.classes
         files = [
             draw_expert_maps(image, routings, self.heads, folder / 'experts.png'),
             draw_shared_share(image, routings, self.heads, folder / 'shared_share.png'),
