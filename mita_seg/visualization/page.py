@@ -104,7 +104,7 @@ def build_page(title, images):
 
 def _describe_layer(layer, routing, heads, classes, shown):
     looks = _looking_tokens(routing, classes, shown)
-    rows = patches_of(attention_rows(routing, looks.values())[0], routing)  # [H, n, h, w]
+    rows = patches_of(attention_rows(routing, looks)[0], routing)  # [H, n, h, w]
     rows = rows / np.maximum(rows.max((2, 3), keepdims=True), 1e-12)
     keys = expert_keys(routing)[0]
     shares, recalls, use = (
@@ -114,7 +114,7 @@ def _describe_layer(layer, routing, heads, classes, shown):
         patches_of(values, routing) for values in (shares, recalls, use)
     )
     routes = patches_of(routing.routes[0].mT.cpu().numpy(), routing)  # [H, s, h, w]
-    names = {token: label for label, token in _special_names(routing, classes).items()}
+    names = _special_names(routing, classes)
     return {
         'name': layer,
         'grid': routing.grid,
@@ -125,7 +125,7 @@ def _describe_layer(layer, routing, heads, classes, shown):
         'windows': landmark_windows(routing).tolist(),
         'topk': keys.shape[-1],
         'routed': routing.num_routed,
-        'looks': list(looks),
+        'looks': [names[token] for token in looks],
         'heads': [
             {
                 'head': head,
@@ -145,13 +145,14 @@ def _describe_layer(layer, routing, heads, classes, shown):
 
 
 def _special_names(routing, classes):
-    """What the tokens are that are no patches: their indices by name."""
+    """What the tokens are that are no patches, by their indices."""
     queries = class_tokens(routing, classes)
     if len(queries) == 1:
-        return {'foreground query': queries[0]}
-    named = {f'query of {classes[i]}': token for i, token in enumerate(queries)}
-    before = [token for token in routing.special_tokens if token not in queries]
-    return {**{_special_name(token): token for token in before}, **named}
+        named = {queries[0]: 'foreground query'}
+    else:
+        named = {token: f'query of {classes[i]}' for i, token in enumerate(queries)}
+    before = [token for token in routing.special_tokens if token not in named]
+    return {**{token: _special_name(token) for token in before}, **named}
 
 
 def _special_name(token):
@@ -159,12 +160,11 @@ def _special_name(token):
 
 
 def _looking_tokens(routing, classes, shown):
-    """The special tokens of which the page shows where they look, by name."""
+    """The special tokens of which the page shows where they look: of classes those shown."""
     queries = class_tokens(routing, classes)
-    chosen = {queries[i] for i in shown} if len(queries) > 1 else set(routing.special_tokens)
-    named = _special_names(routing, classes)
-    looks = {name: token for name, token in named.items() if token in chosen}
-    return dict(list(looks.items())[:_MOST_CLASSES])
+    others = [token for token in routing.special_tokens if token not in queries]
+    chosen = [queries[i] for i in shown] if len(queries) > 1 else queries
+    return [*others, *chosen][:_MOST_CLASSES]
 
 
 def _image_address(image):
