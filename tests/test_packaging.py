@@ -55,6 +55,8 @@ def test_wheel_holds_the_package_and_mims_files_only(wheel):
         f'mita_seg-{__version__}.dist-info',
     }
     assert not [name for name in names if 'tests' in name.parts or '__pycache__' in name.parts]
+    page = {name.name for name in names if name.match('visualization/page_parts/*')}
+    assert page == {'page.html', 'page.js', 'style.css'}
     for folder in ('_mita_seg_mim', 'mita_seg/.mim'):
         inside = {str(name.relative_to(folder)) for name in names if name.is_relative_to(folder)}
         assert {'model-index.yml', 'tools/train.py', 'tools/test.py'} <= inside

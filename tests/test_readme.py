@@ -142,6 +142,7 @@ def test_example_of_a_swap_runs_and_is_undone():
         'configs/mita_segmenter/README.md',
         'configs/mita_segmenter_camvid/README.md',
         'docs/mmsegmentation_tools.md',
+        'docs/seeing.md',
     ],
 )
 def test_links_lead_to_files(document):

@@ -28,7 +28,8 @@ def analyze(runner, images):
     import torch
     from mmengine.dataset import pseudo_collate
 
-    from mita_seg.analysis.observe import average, observe_routing
+    from mita_seg.analysis.observe import average
+    from mita_seg.analysis.routing import observe_routing
 
     dataset = runner.test_dataloader.dataset
     runner.load_or_resume()

@@ -2,14 +2,12 @@
 
 import contextlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from torch import nn
 
 from mita_seg.layers import MiTAAttention
-
-from .routing import routing_figures
 
 
 def mita_layers(model: nn.Module) -> dict[str, MiTAAttention]:
@@ -27,20 +25,27 @@ def mita_layers(model: nn.Module) -> dict[str, MiTAAttention]:
 
 
 @contextlib.contextmanager
-def observe(model: nn.Module, observed: Callable):
-    """Run every layer's attention through `observed`(layer, attend, passes, q, k, v, grid, start).
+def observe(model: nn.Module, observed: Callable, names: Collection[str] | None = None):
+    """Run layers' attention through `observed`(layer, attend, passes, q, k, v, grid, start).
 
     Args:
         model: Any model with MiTA attentions.
         observed: Returns what `attend`(q, k, v, grid, start) does, and may append to `passes`.
+        names: Names of the layers; all by default.
 
     Yields:
         The lists `passes` of the layers by name.
 
     Raises:
-        ValueError: The model has no MiTA attention.
+        ValueError: The model has no MiTA attention, or none of such a name.
     """
     layers = mita_layers(model)
+    if names is not None:
+        if unknown := [name for name in names if name not in layers]:
+            raise ValueError(
+                f'layers must be among {", ".join(layers)}, got {", ".join(map(repr, unknown))}'
+            )
+        layers = {name: layer for name, layer in layers.items() if name in names}
     collected = {name: [] for name in layers}
     for name, layer in layers.items():
         layer.attend = partial(observed, layer, layer.attend, collected[name])
@@ -51,40 +56,9 @@ def observe(model: nn.Module, observed: Callable):
             del layer.attend  # the class's own comes back
 
 
-def observe_routing(model: nn.Module):
-    """Collect :func:`routing_figures` of every layer at every forward pass.
-
-    The model computes what it computes otherwise.
-
-    Args:
-        model: Any model with MiTA attentions.
-
-    Returns:
-        A context manager; of :func:`observe`, with a dict of figures for each pass.
-
-    Raises:
-        ValueError: The model has no MiTA attention.
-    """
-    return observe(model, _observed)
-
-
 def average(collected: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
     """Mean figures of each layer over all passes."""
     return {
         layer: {name: statistics.fmean(each[name] for each in passes) for name in passes[0]}
         for layer, passes in collected.items()
     }
-
-
-def _observed(layer, attend, passes, q, k, v, grid, start):
-    figures = routing_figures(
-        q,
-        k,
-        layer.pool(q, grid, start),
-        topk=layer.topk,
-        num_routed=layer.num_routed,
-        landmark_scale=layer.landmark_scale,
-        shared=layer.shared,
-    )
-    passes.append(figures)
-    return attend(q, k, v, grid, start)

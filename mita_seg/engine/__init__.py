@@ -3,6 +3,7 @@
 from .deferred_runtime_info import DeferredRuntimeInfoHook
 from .exact_resume import ExactResumeHook
 from .layer_decay import ViTLayerDecayOptimWrapperConstructor
+from .mita_stats import MiTAStatsHook
 from .optim_wrapper import BFloat16OptimWrapper
 from .paint_predictions import PaintPredictionsHook
 from .resumable_runner import ResumableRunner
@@ -13,6 +14,7 @@ __all__ = [
     'BFloat16OptimWrapper',
     'DeferredRuntimeInfoHook',
     'ExactResumeHook',
+    'MiTAStatsHook',
     'PaintPredictionsHook',
     'ResumableRunner',
     'SavePredictionsHook',

@@ -132,6 +132,31 @@ class Segmentor:
             image = np.repeat(image[..., None], 3, axis=2)
         return image.astype(np.float32) if getattr(self._load, 'to_float32', False) else image
 
+    def prepare(self, image):
+        """Read an image and pass it through the rest of the pipeline.
+
+        Args:
+            image: As described above.
+
+        Returns:
+            tuple[ndarray, dict]: The image as :meth:`read` gives it, and what the model's
+            preprocessor takes: ``inputs`` and ``data_samples``.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            TypeError, ValueError: It is no image, or cannot be decoded.
+        """
+        pixels = self.read(image)
+        sample = self._prepare(
+            {
+                'img': pixels,
+                'img_path': os.fspath(image) if _is_path(image) else '',
+                'img_shape': pixels.shape[:2],
+                'ori_shape': pixels.shape[:2],
+            }
+        )
+        return pixels, sample
+
     def stream(self, images, on_bad=None):
         """Predict images one after another, without holding more than a batch of them.
 
@@ -147,15 +172,7 @@ class Segmentor:
         group, shape = [], None
         for key, image in images:
             try:
-                pixels = self.read(image)
-                sample = self._prepare(
-                    {
-                        'img': pixels,
-                        'img_path': os.fspath(image) if _is_path(image) else '',
-                        'img_shape': pixels.shape[:2],
-                        'ori_shape': pixels.shape[:2],
-                    }
-                )
+                pixels, sample = self.prepare(image)
             # Whatever a transform raises, it is of this image.
             except Exception as error:
                 if on_bad is None:

@@ -3,11 +3,15 @@ import math
 import pytest
 import torch
 
-from mita_seg.analysis.observe import average, mita_layers, observe_routing
-from mita_seg.analysis.routing import routing_figures
+from mita_seg.analysis import Routing, observe_routing, routing_figures
+from mita_seg.analysis.observe import average, mita_layers
 from mita_seg.layers import FullAttention, MiTAAttention
 
 OPTIONS = {'topk': 2, 'num_routed': 1, 'landmark_scale': 0.5, 'shared': True}
+
+
+def figures_of(query, key, landmarks, **options):
+    return routing_figures(Routing(query, key, landmarks, **options))
 
 
 def axes(*signed):
@@ -22,18 +26,19 @@ def test_figures_of_a_case_by_hand():
     landmarks = axes(1, 2, 3)
     query = axes(1, 1, 1, 2)  # three to the first expert, one to the second, none to the third
     key = axes(1, 1, 2, 3)  # expert 0: keys 0 and 1; 1: keys 2 and 0; 2: keys 3 and 0
-    figures = routing_figures(query, key, landmarks, **OPTIONS)
+    figures = figures_of(query, key, landmarks, **OPTIONS)
     assert figures['empty_experts'] == pytest.approx(1 / 3)
     assert figures['busiest_expert'] == pytest.approx(3 / 4)
     assert figures['unchosen_keys'] == 0
     assert figures['unreached_keys'] == pytest.approx(1 / 4)  # key 3 is in the empty expert only
+    assert figures['overlap'] == pytest.approx(3 / 6)  # key 0 is in all three
 
 
 def test_shared_mass_is_the_landmarks_part_of_the_softmax():
     query, key = torch.randn(2, 3, 12, 8), torch.randn(2, 3, 12, 8)
     landmarks = torch.randn(2, 3, 4, 8)
     # With all keys in every expert, routing does not matter.
-    figures = routing_figures(query, key, landmarks, **{**OPTIONS, 'topk': 99})
+    figures = figures_of(query, key, landmarks, **{**OPTIONS, 'topk': 99})
     logits = torch.cat((0.5 * query @ landmarks.mT, 8**-0.5 * query @ key.mT), -1)
     expected = logits.softmax(-1)[..., :4].sum(-1).mean().item()
     assert figures['shared_mass'] == pytest.approx(expected, rel=1e-5)
@@ -42,14 +47,14 @@ def test_shared_mass_is_the_landmarks_part_of_the_softmax():
 
 def test_compress_only_and_route_only():
     tensors = torch.randn(3, 1, 2, 6, 8)
-    compress = routing_figures(*tensors, **{**OPTIONS, 'topk': 0})
+    compress = figures_of(*tensors, **{**OPTIONS, 'topk': 0})
     assert compress['shared_mass'] == 1 and math.isnan(compress['empty_experts'])
-    assert routing_figures(*tensors, **{**OPTIONS, 'shared': False})['shared_mass'] == 0
+    assert figures_of(*tensors, **{**OPTIONS, 'shared': False})['shared_mass'] == 0
 
 
 def test_several_routes_a_query_all_count():
     query, key, landmarks = torch.randn(3, 1, 2, 6, 8)
-    figures = routing_figures(query, key, landmarks, **{**OPTIONS, 'num_routed': 6, 'topk': 1})
+    figures = figures_of(query, key, landmarks, **{**OPTIONS, 'num_routed': 6, 'topk': 1})
     assert figures['empty_experts'] == 0
     assert figures['busiest_expert'] == pytest.approx(1 / 6)
 

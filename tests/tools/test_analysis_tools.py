@@ -80,7 +80,7 @@ def test_sweep_evaluates_each_cell_and_draws_them(run, tmp_path, capsys):
     run('sweep_experts', '--landmarks', '1x2', '4x4', '--topk', '0', '16')
     assert '4x4 landmarks, 16 keys' in capsys.readouterr().out
     sweep = json.loads((tmp_path / 'sweep.json').read_text())
-    assert sweep['trained'] == {'landmarks': [4, 4], 'topk': 16}
+    assert sweep['trained'] == {'landmarks': [6, 6], 'topk': 36}
     assert len(sweep['cells']) == 4
     assert (tmp_path / 'sweep.png').stat().st_size > 5_000
 

@@ -276,7 +276,16 @@ def test_pretrained_weights_without_a_network(
 
 
 FAMILY = ('mmengine', 'mmcv', 'mmseg')
-NEEDED_FOR_HELP = ('analyze_routing', 'compare', 'export', 'sweep_experts', 'test', 'train')
+NEEDED_FOR_HELP = (
+    'analyze_routing',
+    'compare',
+    'complexity',
+    'export',
+    'sweep_experts',
+    'test',
+    'train',
+    'visualize_routing',
+)
 ARGUMENTS = {'make_shapes_dataset': ['out'], 'prepare_camvid': ['in'], 'prepare_ade20k': ['.']}
 
 

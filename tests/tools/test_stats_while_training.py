@@ -1,0 +1,91 @@
+"""MiTAStatsHook in a training run."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip('mmseg')
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from PIL import Image
+
+from mita_seg.checkpoint import load_checkpoint_safely
+from mita_seg.engine import MiTAStatsHook, mita_stats
+
+
+@HOOKS.register_module()
+class NoteMode(Hook):
+    """Notes whether the model is in training mode after each iteration."""
+
+    priority = 'LOWEST'
+    training = []  # noqa: RUF012
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.training.append(runner.model.training)
+
+
+LAYERS = ('backbone_0', 'backbone_1', 'decoder_0')
+
+
+@pytest.fixture
+def train(tool, tiny, shapes_configs, tmp_path):
+    """Train a tiny model in a folder; half of the second layer is dropped at random."""
+
+    def train(folder, *hooks):
+        config = tmp_path / f'{folder}.py'
+        config.write_text(f'_base_ = {shapes_configs[1]!r}\ncustom_hooks = {list(hooks)!r}\n')
+        name = f'stats_{time.monotonic_ns()}'  # MMEngine keeps a run's visualizer by its name
+        options = [*tiny, f'experiment_name={name}', f'visualizer.name={name}']
+        options += ['model.backbone.num_layers=2', 'model.backbone.drop_path_rate=0.5']
+        options += ['randomness.seed=0']
+        path = tmp_path / folder
+        tool('train').main([str(config), '--work-dir', str(path), '--cfg-options', *options])
+        return path, load_checkpoint_safely(path / 'iter_4.pth')['state_dict']
+
+    return train
+
+
+def test_stats_are_logged_and_training_ends_with_the_same_bits(train):
+    _, expected = train('without')
+    path, weights = train(
+        'with', {'type': 'MiTAStatsHook', 'interval': 2, 'images': 2}, {'type': 'NoteMode'}
+    )
+    assert NoteMode.training == [True] * 4
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+    (log,) = path.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    stats = [line for line in lines if 'mita/shared_mass' in line]
+    assert [line['step'] for line in stats] == [2, 4]
+    for name in ('empty_experts', 'busiest_expert', 'unchosen_keys', 'overlap', 'shared_mass'):
+        layers = [stats[0][f'mita_{layer}/{name}'] for layer in LAYERS]
+        assert stats[0][f'mita/{name}'] == pytest.approx(np.mean(layers))
+    loads = [value for name, value in stats[0].items() if name.startswith('mita_load_decoder_0/')]
+    assert len(loads) > 1 and sum(loads) == pytest.approx(1)
+
+    pictures = sorted(path.glob('*/vis_data/vis_image/mita_experts_*.png'))
+    assert [picture.stem for picture in pictures] == ['mita_experts_2', 'mita_experts_4']
+    pixels = np.asarray(Image.open(pictures[0]))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_model_without_mita_attention_is_warned_of_and_left_alone(monkeypatch):
+    said = []
+    monkeypatch.setattr(mita_stats, 'print_log', lambda text, **_: said.append(text))
+    runner = SimpleNamespace(model=torch.nn.Linear(2, 2), iter=0, visualizer=None)
+    hook = MiTAStatsHook(interval=1)
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0, {'inputs': [], 'data_samples': []})
+    assert said == ['MiTAStatsHook logs nothing: the model has no MiTAAttention']
+
+
+@pytest.mark.parametrize('options', [{'interval': 0}, {'images': 0}, {'image_interval': -1}])
+def test_numbers_out_of_range_are_refused(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=rf'{name} must be an int of at least'):
+        MiTAStatsHook(**options)
