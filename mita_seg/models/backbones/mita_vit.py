@@ -88,7 +88,7 @@ class MiTAVisionTransformer(BaseModule):
         norm_eval: Keep normalisation layers in eval mode.
         with_cp: Recompute the blocks in the backward pass to save memory.
         frozen_exclude: Parameters to train, by parts of their names; ``'all'`` freezes none.
-        pretrained: Path of weights. MMSegmentation's ``EncoderDecoder(pretrained=...)`` sets it, and
+        pretrained: Path of weights. MMSegmentation's ``EncoderDecoder(pretrained=...)`` sets it and
             deprecates it in favour of `init_cfg`.
         init_cfg: Initialisation. ``dict(type='Pretrained', checkpoint=...)`` takes a file or URL
             (``.pth``, ``.safetensors`` or ``.npz``) and, optionally, the `prefix` of the names to
