@@ -407,7 +407,7 @@ def _merge_pretrained(pretrained, init_cfg):
             f'pretrained and init_cfg cannot both be given, got {pretrained=}, {init_cfg=}'
         )
     warnings.warn(
-        "MMSegmentation deprecates pretrained; "
+        'MMSegmentation deprecates pretrained; '
         "use init_cfg=dict(type='Pretrained', checkpoint=...)",
         DeprecationWarning,
         stacklevel=3,
