@@ -88,7 +88,7 @@ IN_EXTRA := -c "import importlib.metadata as m; print(*(r.partition(';')[0] \
     for r in m.requires('mita_seg') if 'docs' in r.partition('extra')[2]), sep='\n')"
 
 docs: $(DOCS)/.installed
-	$(DOCS)/bin/mkdocs build --strict --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --site-dir site
 
 $(DOCS)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(DOCS)
