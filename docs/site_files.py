@@ -26,7 +26,6 @@ def on_files(files, config):
     own = [
         File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path))
         for path in paths
-        if path != Path(__file__)
     ]
     theme = [file for file in files if not file.abs_src_path.startswith(str(ROOT / 'docs'))]
     return Files([*own, *theme])
