@@ -134,6 +134,13 @@ def test_recipe_of_the_operator():
     assert names['output'].shape == names['query'].shape
 
 
+def test_example_of_recorded_routing():
+    (code,) = (code for code in PYTHON if 'with record_routing' in code)
+    names = {}
+    exec(compile(code, 'document', 'exec'), names)
+    assert names['expert_map'](names['routing']).shape == (1, 2, 12, 16)
+
+
 def test_example_of_a_swap_runs_and_is_undone():
     (code,) = (code for code in PYTHON if 'swap_attention' in code)
     names = {}
