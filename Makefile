@@ -7,6 +7,7 @@
 #                      maintained ones, in an environment inside .venv; about 20 minutes
 # make check-kernels   compile every Triton kernel for every GPU that is known; needs no GPU, and
 #                      about 20 minutes on two cores
+# make docs    build the documentation into site/, in an environment inside .venv
 # make clean   remove everything the above made
 #
 # PYTHON selects the interpreter of the virtual environment: make demo PYTHON=python3.12
@@ -19,7 +20,7 @@ SHAPES := configs/mita_segmenter_shapes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-families test-upstream check-kernels lint clean
+.PHONY: demo test test-families test-upstream check-kernels lint docs clean
 
 demo: $(VENV)/.runtime
 	@echo 'Drawing 860 images:'
@@ -42,7 +43,8 @@ FAMILIES := $(VENV)/families
 
 test-families: $(FAMILIES)/.installed
 	PYTHONPATH=$(CURDIR)/tests/swap $(FAMILIES)/bin/python -m pytest -p torchvision_operators \
-	    tests/swap tests/conversion/test_against_timm.py tests/test_stock_tools.py
+	    tests/swap tests/conversion/test_against_timm.py tests/test_stock_tools.py \
+	    tests/test_examples.py::test_a_vit_of_timm_is_swapped_and_restored
 
 $(FAMILIES)/.installed: $(VENV)/.test
 	$(PYTHON) -m venv --clear $(FAMILIES)
@@ -80,8 +82,24 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The packages of the extra `docs` alone: the API pages are read from the source, without torch.
+DOCS := $(VENV)/docs
+IN_EXTRA := -c "import importlib.metadata as m; print(*(r.partition(';')[0] \
+    for r in m.requires('mita_seg') if 'docs' in r.partition('extra')[2]), sep='\n')"
+
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --site-dir site
+
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --no-deps --editable .
+	$(DOCS)/bin/python $(IN_EXTRA) > $(DOCS)/requirements.txt
+	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt \
+	    --requirement $(DOCS)/requirements.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) data/shapes work_dirs/demo dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) data/shapes work_dirs/demo dist site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are touched last: an interrupted installation starts again. They are older than the

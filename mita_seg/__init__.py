@@ -4,7 +4,11 @@ __version__ = '0.1.0'
 
 # `import mita_seg` alone imports no torch.
 _LAZY = {
+    'FullAttention': 'mita_seg.layers',
+    'MiTAAttention': 'mita_seg.layers',
     'load_segmentor': 'mita_seg.inference',
+    'mita_attention': 'mita_seg.ops',
+    'pooled_mita_attention': 'mita_seg.ops',
     'restore_attention': 'mita_seg.swap',
     'swap_attention': 'mita_seg.swap',
 }

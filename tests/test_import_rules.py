@@ -57,6 +57,22 @@ def test_lower_rooms_import_only_torch_and_rooms_below(room):
             assert allowed, f'{path} imports {module}'
 
 
+def test_package_offers_its_main_names_and_imports_torch_for_none_before_it_is_used():
+    script = """
+import sys
+sys.modules['mmengine'] = None  # importing it raises ImportError
+import mita_seg
+assert 'torch' not in sys.modules
+from mita_seg import FullAttention, MiTAAttention, restore_attention, swap_attention
+from mita_seg import mita_attention, pooled_mita_attention
+import mita_seg.layers, mita_seg.ops, mita_seg.swap
+assert MiTAAttention is mita_seg.layers.MiTAAttention
+assert mita_attention is mita_seg.ops.mita_attention
+assert 'pooled_mita_attention' in dir(mita_seg)
+"""
+    subprocess.run([sys.executable, '-c', script], check=True)
+
+
 @pytest.mark.parametrize('room', ALLOWED)
 def test_lower_rooms_import_without_any_mm_package(room):
     script = f"""

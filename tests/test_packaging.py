@@ -57,6 +57,7 @@ def test_wheel_holds_the_package_and_mims_files_only(wheel):
     assert not [name for name in names if 'tests' in name.parts or '__pycache__' in name.parts]
     page = {name.name for name in names if name.match('visualization/page_parts/*')}
     assert page == {'page.html', 'page.js', 'style.css'}
+    assert Path('mita_seg/py.typed') in names  # type checkers read the annotations then
     for folder in ('_mita_seg_mim', 'mita_seg/.mim'):
         inside = {str(name.relative_to(folder)) for name in names if name.is_relative_to(folder)}
         assert {'model-index.yml', 'tools/train.py', 'tools/test.py'} <= inside

@@ -1,7 +1,9 @@
-"""The README's examples run, and the files and links that it names exist."""
+"""The documents: examples run, tools take the commands, and what is named exists."""
 
 import os
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ pytest.importorskip('mmseg')
 
 import mmseg
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.apis import init_model
@@ -22,17 +25,22 @@ from user_config import write_user_config
 from mita_seg.comparison.measure import make_training_iteration
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / 'README.md').read_text()
-PYTHON = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
-
-
-SEGMENTORS = [code for code in PYTHON if 'scores = ' in code]
+DOCUMENTS = sorted(
+    path
+    for pattern in ('*.md', 'docs/*.md', 'configs/*/README.md')
+    for path in ROOT.glob(pattern)
+    if path.name != 'CHANGELOG.md'
+)
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in DOCUMENTS}
+TEXT = '\n'.join(TEXTS.values())
+PYTHON = re.findall(r'```python\n(.*?)```', TEXT, re.DOTALL)
+SEGMENTORS = [code for code in PYTHON if 'scores = segmentor(' in code]
 
 
 @pytest.mark.parametrize('code', SEGMENTORS, ids=['head', 'attention'])
 def test_example_runs_forward_and_backward(code):
     names = {}
-    exec(compile(code, 'README.md', 'exec'), names)
+    exec(compile(code, 'document', 'exec'), names)
     scores = names['scores']
     promised = re.search(r'scores = .*# \[([\d, ]+)\]', code).group(1)
     assert list(scores.shape) == [int(n) for n in promised.split(',')]
@@ -122,36 +130,102 @@ def test_attention_of_ones_own(tmp_path, monkeypatch):
 def test_recipe_of_the_operator():
     (code,) = (code for code in PYTHON if 'pooled_mita_attention' in code)
     names = {}
-    exec(compile(code, 'README.md', 'exec'), names)
+    exec(compile(code, 'document', 'exec'), names)
     assert names['output'].shape == names['query'].shape
+
+
+def test_example_of_recorded_routing():
+    (code,) = (code for code in PYTHON if 'with record_routing' in code)
+    names = {}
+    exec(compile(code, 'document', 'exec'), names)
+    assert names['expert_map'](names['routing']).shape == (1, 2, 12, 16)
 
 
 def test_example_of_a_swap_runs_and_is_undone():
     (code,) = (code for code in PYTHON if 'swap_attention' in code)
     names = {}
-    exec(compile(code, 'README.md', 'exec'), names)
+    exec(compile(code, 'document', 'exec'), names)
     assert names['tokens'].shape == (1, 192, 64)
     plain = names['nn'].MultiheadAttention
     assert all(type(layer.self_attn) is plain for layer in names['model'].layers)
 
 
-@pytest.mark.parametrize(
-    'document',
-    [
-        'README.md',
-        'configs/mita_segmenter/README.md',
-        'configs/mita_segmenter_camvid/README.md',
-        'docs/mmsegmentation_tools.md',
-        'docs/seeing.md',
-    ],
-)
+@pytest.mark.parametrize('document', TEXTS)
 def test_links_lead_to_files(document):
-    path = ROOT / document
-    for link in re.findall(r'\]\(([^)]+)\)', path.read_text()):
+    """Anchors are checked by `make docs`."""
+    folder = (ROOT / document).parent
+    for link in re.findall(r'\]\(([^)]+)\)', TEXTS[document]):
         if '://' not in link:
-            assert (path.parent / link.partition('#')[0]).exists(), link
+            assert (folder / link.partition('#')[0]).exists(), link
 
 
-def test_named_tools_and_configs_exist():
-    for name in set(re.findall(r'(?:tools|configs)/[\w./-]*\w', README)):
-        assert (ROOT / name).exists(), name
+def test_named_files_exist():
+    pattern = r'(?<![\w/.-])(?:tools|configs|tests|examples|mita_seg|docs)/[\w./-]*\w'
+    of_mmsegmentation = 'configs/segmenter'
+    for name in set(re.findall(pattern, TEXT)) - {of_mmsegmentation}:
+        assert (ROOT / name).exists() or re.search('NAME|FAMILY', name), name
+
+
+def test_named_targets_of_make_exist():
+    known = set(re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
+    named = re.findall(r'(?:^|`)make ((?:[a-z-]+ ?)+)(?=[`#\n A-Z])', TEXT, re.MULTILINE)
+    assert {'demo', 'test', 'docs'} <= {word for names in named for word in names.split()} <= known
+
+
+def commands():
+    """The arguments of each command of a tool in a block of bash, without what is optional."""
+    blocks = re.findall(r'```bash\n(.*?)```', TEXT, re.DOTALL)
+    variables = dict(re.findall(r'^([A-Z]+)="?([^"\n]*)"?$', '\n'.join(blocks), re.MULTILINE))
+    for line in '\n'.join(blocks).replace('\\\n', ' ').splitlines():
+        line = re.sub(r'\$([A-Z]+)', lambda name: variables[name[1]], line)
+        words = shlex.split(re.sub(r'\[.*?\](?= |$)', '', line), comments=True)
+        if len(words) > 1 and words[0] == 'python' and words[1].startswith('tools/'):
+            yield words[1], [word for word in words[2:] if word != '...']
+
+
+@pytest.mark.parametrize('tool', sorted({tool for tool, _ in commands()}))
+def test_tools_take_the_commands(tool, monkeypatch):
+    """Those that run for long or need a GPU too; what they do is tested elsewhere."""
+    monkeypatch.setenv('LOCAL_RANK', '0')  # the tools set it
+    parse_args = runpy.run_path(str(ROOT / tool))['parse_args']
+    for named, arguments in commands():
+        if named == tool:
+            parse_args(arguments)
+
+
+def test_errors_of_the_faq_are_messages_of_ours():
+    of_others = {
+        'CUDA out of memory',
+        'multiple config files',
+        'MiTA is slower than full attention',
+    }
+    code = ''.join(
+        path.read_text() for path in (*ROOT.glob('mita_seg/**/*.py'), ROOT / '.ci/check_machine.py')
+    )
+    code = re.sub(r'[\'"]\s*\n\s*\+?\s*f?[\'"]', '', code)  # strings in several parts
+    headings = re.findall(r'^### (.*)$', TEXTS['docs/faq.md'], re.MULTILINE)
+    for heading in set(headings) - of_others:
+        assert heading in code, heading
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / 'mkdocs.yml').read_text()
+    for page in ROOT.glob('docs/**/*.md'):
+        assert f': {page.relative_to(ROOT).as_posix()}\n' in navigation, page
+
+
+def test_forms_and_hooks_are_read_and_name_what_exists():
+    paths = [
+        *ROOT.glob('.github/**/*.yml'),
+        ROOT / '.pre-commit-config.yaml',
+        ROOT / 'CITATION.cff',
+    ]
+    assert len(paths) >= 5
+    for path in paths:
+        assert yaml.safe_load(path.read_text()), path
+    report = (ROOT / '.github/ISSUE_TEMPLATE/kernel_report.yml').read_text()
+    assert 'tools/check_kernels.py --here' in report
+    hooks = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos'][0]['hooks']
+    for hook in hooks:
+        for word in hook['entry'].split():
+            assert not word.startswith('tests/') or (ROOT / word).exists()

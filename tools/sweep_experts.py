@@ -34,7 +34,7 @@ def parse_args(argv=None):
         type=int,
         default=[0, 12, 24, 48, 96],
         metavar='K',
-        help='keys an expert (default: 0 12 24 48 96)',
+        help='keys per expert (default: 0 12 24 48 96)',
     )
     return parse_runner_args(parser, argv)
 

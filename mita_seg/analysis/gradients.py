@@ -67,8 +67,8 @@ def split_gradient(
         query, key, value: [B, H, N, d].
         output_gradient: Gradient of the output, [B, H, N, d].
         pool: Makes landmarks [B, H, m, d] of the queries.
-        topk: Keys an expert, k; 0 for no routed experts.
-        num_routed: Experts a query, s.
+        topk: Keys per expert, k; 0 for no routed experts.
+        num_routed: Experts per query, s.
         landmark_scale: Factor of the shared expert's logits.
         shared: Whether there is a shared expert.
 

@@ -14,7 +14,7 @@ def check_sweep(model, landmarks, topks):
     Args:
         model (nn.Module): The model, with MiTA attentions.
         landmarks (Sequence[tuple[int, int]]): Landmark grids (mh, mw).
-        topks (Sequence[int]): Keys an expert.
+        topks (Sequence[int]): Keys per expert.
 
     Raises:
         ValueError: A number is out of range, or the model has no MiTA attention.
@@ -33,7 +33,7 @@ def sweep_experts(evaluate, model, landmarks, topks):
         evaluate (Callable): Evaluates the model as it is then; returns its metrics.
         model (nn.Module): The model, with MiTA attentions.
         landmarks (Sequence[tuple[int, int]]): Landmark grids (mh, mw).
-        topks (Sequence[int]): Keys an expert.
+        topks (Sequence[int]): Keys per expert.
 
     Yields:
         dict: ``landmarks``, ``topk`` and ``mIoU`` (percent).
@@ -53,7 +53,7 @@ def sweep_experts(evaluate, model, landmarks, topks):
 
 
 def draw_sweep(cells, trained, path):
-    """Draw a heat map: landmarks down, keys an expert across, mIoU in the cells.
+    """Draw a heat map: landmarks down, keys per expert across, mIoU in the cells.
 
     Args:
         cells (Sequence[dict]): What `sweep_experts` yields, every combination.
@@ -86,7 +86,7 @@ def draw_sweep(cells, trained, path):
             )
     axes.set_xticks(range(len(topks)), topks)
     axes.set_yticks(range(len(grids)), [f'{h}x{w} = {h * w}' for h, w in grids])
-    axes.set_xlabel('keys an expert, k')
+    axes.set_xlabel('keys per expert, k')
     axes.set_ylabel('landmarks, m')
     axes.set_title('mIoU (%); framed: as trained', fontsize=10)
     figure.colorbar(image)

@@ -5,6 +5,6 @@
 function is measured, ``race`` measures several in turn and ``outcome`` notes why one dropped out.
 ``operator``, ``kernels``, ``models`` and ``training`` put that together, the second with
 ``kernel_times`` and ``kernel_bytes``; ``report``, ``kernel_report``, ``training_report`` and
-``plot`` show the rows that they return, in ``formats``. All but ``models`` and ``training`` need
-torch alone.
+``plot`` show the rows that they return, in ``formats``. ``models`` and ``training`` need
+MMSegmentation, ``plot`` needs matplotlib, and the rest torch alone.
 """

@@ -13,7 +13,7 @@ class Case(NamedTuple):
     tokens: int  # N, patches of a square grid
     heads: int  # batch size times heads
     landmarks: int  # m, of a square grid
-    topk: int  # k, keys an expert
+    topk: int  # k, keys per expert
 
     def __str__(self) -> str:
         return CASE_TITLE.format(**self._asdict())

@@ -1,10 +1,10 @@
 """Weights of other implementations, converted to ours and back, with an account of every name.
 
 :func:`convert` runs the steps: ``sources`` finds the weights in a checkpoint and tells its layout;
-``augreg``, ``projections``, ``special_tokens`` and ``layer_scale`` each turn one peculiarity of a
-source into what our models have; ``key_map`` renames; ``position_embedding`` resizes; ``target``
-turns the result into the layout wanted; ``report`` tells it. Needs PyTorch, and safetensors for
-files of that kind.
+``augreg``, ``mita_deit``, ``special_tokens``, ``layer_scale`` and ``input_channels`` each turn one
+peculiarity of a source into what our models have; ``key_map`` renames; ``position_embedding``
+resizes; ``target`` turns the result into the layout wanted; ``report`` tells it. Needs PyTorch, and
+safetensors for files of that kind.
 """
 
 from .conversion import Conversion

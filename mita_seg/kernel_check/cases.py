@@ -19,8 +19,8 @@ class Case:
         dim: Head dimension d.
         tokens: N; the map is as near a square as it can be, what is left are other tokens.
         landmarks: Landmark grid (mh, mw).
-        topk: Keys an expert, k; 0: no routed experts.
-        num_routed: Experts a query, s.
+        topk: Keys per expert, k; 0: no routed experts.
+        num_routed: Experts per query, s.
         shared: Whether there is a shared expert.
         heads: B H.
         packed: Whether query, key and value lie in one tensor of all heads, row by row.

@@ -21,7 +21,7 @@ class Finding:
 
     shared: int = 0  # bytes of shared memory a program
     registers: int = 0  # a thread
-    spills: int = 0  # registers a thread that are kept in memory
+    spills: int = 0  # registers per thread that are kept in memory
     cases: int = 0
 
     def add(self, resources: Resources) -> None:

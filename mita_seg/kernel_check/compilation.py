@@ -21,7 +21,7 @@ class Resources(NamedTuple):
 
     shared: int  # bytes of shared memory
     registers: int  # a thread
-    spills: int  # registers a thread that are kept in memory, of 4 bytes
+    spills: int  # registers per thread that are kept in memory, of 4 bytes
 
 
 class _Driver:

@@ -84,7 +84,7 @@ def tabulate(held: Tensor, num_shared: int, num_routed: int, dtype: torch.dtype)
     Args:
         held: Whether an expert holds a key, bool [heads, m, N].
         num_shared: Landmarks, which come before the keys; all experts hold them.
-        num_routed: Experts a query, s.
+        num_routed: Experts per query, s.
         dtype: Of the result.
 
     Returns:

@@ -20,7 +20,7 @@ def select_experts(key: Tensor, landmarks: Tensor, topk: int) -> Tensor:
     Args:
         key: Keys of every token, special ones too, [B, H, N, d].
         landmarks: Landmark queries [B, H, m, d].
-        topk: Keys an expert, k; clamped to N.
+        topk: Keys per expert, k; clamped to N.
 
     Returns:
         int64 indices [B, H, m, k] into the N tokens, ascending. Of equal scores at the boundary
@@ -44,7 +44,7 @@ def route_queries(query: Tensor, landmarks: Tensor, num_routed: int) -> Tensor:
     Args:
         query: Queries [B, H, N, d].
         landmarks: Landmark queries [B, H, m, d].
-        num_routed: Experts a query, s, from 1 to m.
+        num_routed: Experts per query, s, from 1 to m.
 
     Returns:
         int64 indices [B, H, N, s] into the m landmarks, closest first; of equal scores the

@@ -88,7 +88,8 @@ class MiTAVisionTransformer(BaseModule):
         norm_eval: Keep normalisation layers in eval mode.
         with_cp: Recompute the blocks in the backward pass to save memory.
         frozen_exclude: Parameters to train, by parts of their names; ``'all'`` freezes none.
-        pretrained: Deprecated; use `init_cfg`.
+        pretrained: Path of weights. MMSegmentation's ``EncoderDecoder(pretrained=...)`` sets it and
+            deprecates it in favour of `init_cfg`.
         init_cfg: Initialisation. ``dict(type='Pretrained', checkpoint=...)`` takes a file or URL
             (``.pth``, ``.safetensors`` or ``.npz``) and, optionally, the `prefix` of the names to
             load. Type ``'Pretrained_Part'`` loads the names under ``image_encoder.``.
@@ -406,7 +407,8 @@ def _merge_pretrained(pretrained, init_cfg):
             f'pretrained and init_cfg cannot both be given, got {pretrained=}, {init_cfg=}'
         )
     warnings.warn(
-        "pretrained is deprecated: use init_cfg=dict(type='Pretrained', checkpoint=...)",
+        'MMSegmentation deprecates pretrained; '
+        "use init_cfg=dict(type='Pretrained', checkpoint=...)",
         DeprecationWarning,
         stacklevel=3,
     )

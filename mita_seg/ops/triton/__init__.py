@@ -1,5 +1,6 @@
 """Triton kernels for MiTA attention.
 
-Its modules need Triton, but for `support`, which tells whether they can run; :mod:`mita_seg.ops`
-imports the others when the backend is first used.
+`support` tells whether they can run, `gpu` what the GPU has, `blocks` chooses block sizes, `launch`
+holds small helpers: these four need no Triton. :mod:`mita_seg.ops` imports the other modules, which
+do, when the backend is first used.
 """

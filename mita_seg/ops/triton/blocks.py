@@ -26,7 +26,7 @@ class Options(NamedTuple):
 
     rows: int  # tokens, queries, keys or entries of a step
     stages: int  # steps whose rows are on their way at a time
-    maxnreg: int | None = None  # registers a thread, so that more programs run at once
+    maxnreg: int | None = None  # registers per thread, so that more programs run at once
     num_warps: int = 4
 
     @property
@@ -64,7 +64,7 @@ class Table:
     expert_backward_several: Options
     fold: Options
     fold_sparse: Options
-    # Programs a multiprocessor that share tokens or tiles, as many as run at once: of the forward
+    # Programs per multiprocessor that share tokens or tiles, as many as run at once: of the forward
     # pass, and of the backward pass.
     programs: int = 3
     backward_programs: int = 2
@@ -75,7 +75,7 @@ class Table:
 # memory: blocks of 64 everywhere. 227 KiB a program and 228 a multiprocessor hold three stages.
 _HOPPER = Table(
     shared_memory=227 * 1024,
-    # Three programs a multiprocessor.
+    # Three programs per multiprocessor.
     probe=Options(32, 4, 168),
     probe_several=Options(64, 3, 168),
     attend_low=Options(32, 2, 168, 2),  # mma.sync: wgmma would pad 32 rows to 64

@@ -12,7 +12,7 @@ from ..surroundings import in_forward_mode
 from .gpu import LEAST_CAPABILITY, LEAST_SHARED_MEMORY, gpu_of
 
 MAX_TOKENS = 2**20
-MAX_ROWS = 1024  # landmarks, and keys an expert
+MAX_ROWS = 1024  # landmarks, and keys per expert
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -62,7 +62,7 @@ def why_not(
         return f'it takes positive scales; got {" and ".join(map(str, scales))}'
     if max(num_landmarks, topk) > MAX_ROWS:
         return (
-            f'it takes at most {MAX_ROWS} landmarks and keys an expert; got {num_landmarks} and '
+            f'it takes at most {MAX_ROWS} landmarks and keys per expert; got {num_landmarks} and '
             f'{topk}'
         )
     return None
