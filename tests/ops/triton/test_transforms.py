@@ -9,6 +9,7 @@ from torch.func import grad, jacrev, jvp, vmap
 pytest.importorskip('triton')
 
 from mita_seg.ops import mita_attention, pooled_mita_attention
+from mita_seg.ops.options import Window
 from mita_seg.ops.pooling import pool_in_torch
 from mita_seg.ops.triton import op
 
@@ -97,7 +98,7 @@ def test_gradients_of_gradients_of_the_registered_operators():
         (op.triton_attention(*given, *[0] * 5, 5, 1, 0.25, 0.2, True)[0], key),
         (mita_attention(*given, topk=5, landmark_scale=0.2, backend='reference'), key),
         (op.triton_pool(query, 3, 4, 2, 2, 1), query),
-        (pool_in_torch(query, (3, 4), (2, 2), 1), query),
+        (pool_in_torch(query, Window(3, 4, 2, 2, 1)), query),
     ]
     results = []
     for output, tensor in pairs:
