@@ -14,11 +14,12 @@ class WholeImages:
     Attributes:
         model (BaseSegmentor): Its model.
         classes (tuple[str, ...]): Names of its classes.
+        palette (ndarray): Their colours, uint8 `[classes, 3]`.
     """
 
     def __init__(self, segmentor, longest_side):
         self.model = segmentor.model
-        self.classes = segmentor.classes
+        self.classes, self.palette = segmentor.classes, segmentor.palette
         self._segmentor = segmentor
         self._longest_side = longest_side
 

@@ -36,7 +36,7 @@ def draw_landmarks(image, routing, head, title, path):
     panels, texts = [], []
     for landmark, window in enumerate(windows):
         queries = (goes_to == landmark).any(1)
-        panels.append(_panel(under, routing, patch, queries, keys[landmark], window))
+        panels.append(landmark_panel(under, routing, patch, queries, keys[landmark], window))
         others = sum(int(key) not in patches for key in keys[landmark])
         count = int(queries.sum())
         text = f'{landmark + 1}: {count:,} {"query" if count == 1 else "queries"}'
@@ -53,7 +53,7 @@ def draw_landmarks(image, routing, head, title, path):
         size = min(8.5, 1.1 * mosaic.size[1] / len(text))
         mosaic.axes.text(left, top - 4, text, fontsize=size, va='bottom', ha='left')
     mosaic.figure.legend(
-        handles=_legend(routing, texts),
+        handles=landmark_legend(routing, texts),
         loc='outside lower center',
         ncols=2 if columns * routing.grid[1] * patch < 900 else 4,
         fontsize=9,
@@ -62,7 +62,20 @@ def draw_landmarks(image, routing, head, title, path):
     return mosaic.save(path)
 
 
-def _panel(under, routing, patch, queries, keys, window):
+def landmark_panel(under, routing, patch, queries, keys, window):
+    """One landmark over an image.
+
+    Args:
+        under (ndarray): The image, uint8 `[h * patch, w * patch, 3]`.
+        routing (Routing): What the grids are those of.
+        patch (int): Pixels a side of a patch.
+        queries (ndarray): Which tokens go to its expert, bool `[N]`.
+        keys (ndarray): Tokens that are keys of its expert, `[k]`.
+        window (ndarray): Top, left, bottom and right of its window, patches.
+
+    Returns:
+        ndarray: uint8, of the shape of `under`.
+    """
     grid, start = routing.grid, routing.start
     stop = start + grid[0] * grid[1]
     routed = enlarge(queries[start:stop].reshape(*grid, 1), patch)
@@ -86,7 +99,9 @@ def _outline(panel, top, left, bottom, right, width, colour):
     box[:, :width] = box[:, -width:] = colour
 
 
-def _legend(routing, texts):
+def landmark_legend(routing, texts):
+    """Handles of a legend; of keys that are no patches, if one of the `texts` counts some."""
+
     def colour(rgb):
         return np.array(rgb) / 255
 

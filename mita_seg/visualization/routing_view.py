@@ -8,6 +8,7 @@ from .curves import draw_layers
 from .landmark_pictures import draw_landmarks
 from .maps import draw_expert_maps, draw_recall, draw_shared_share, draw_token_use
 from .names import short_layer_names
+from .overview import draw_overview
 from .page import describe_image
 
 
@@ -108,6 +109,9 @@ class RoutingView:
     def _draw_overviews(self, image, labels, routings, folder):
         """The pictures of all layers; their files."""
         classes = self.images.classes
+        draw_overview(
+            image, labels, routings, self.heads[0], self.images.palette, folder / 'overview.png'
+        )
         files = [
             draw_expert_maps(image, routings, self.heads, folder / 'experts.png'),
             draw_shared_share(image, routings, self.heads, folder / 'shared_share.png'),

@@ -79,7 +79,7 @@ def test_every_image_gets_its_pictures_and_a_bad_one_is_named(visualize, images,
     said = capsys.readouterr()
     assert 'broken.png' in said.err and 'cannot be decoded' in said.err
     assert said.out.strip().endswith(str(tmp_path / 'out/index.html'))
-    overviews = {'experts', 'shared_share', 'recall', 'tokens_in_experts', 'layers'}
+    overviews = {'overview', 'experts', 'shared_share', 'recall', 'tokens_in_experts', 'layers'}
     for name in ('a/street', 'b/street'):
         folder = tmp_path / 'out' / name
         assert {path.stem for path in folder.glob('*.png')} == {*overviews, 'class_queries'}
