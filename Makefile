@@ -42,7 +42,7 @@ test: $(VENV)/.test
 FAMILIES := $(VENV)/families
 
 test-families: $(FAMILIES)/.installed
-	PYTHONPATH=$(CURDIR)/tests/swap $(FAMILIES)/bin/python -m pytest -p torchvision_operators \
+	PYTHONPATH=$(CURDIR)/tests $(FAMILIES)/bin/python -m pytest -p support.torchvision_operators \
 	    tests/swap tests/conversion/test_against_timm.py tests/test_stock_tools.py \
 	    tests/test_examples.py::test_a_vit_of_timm_is_swapped_and_restored
 
@@ -64,7 +64,7 @@ test-upstream: $(UPSTREAM)/.installed
 	    tests/models tests/datasets tests/engine tests/checkpoint tests/conversion tests/tools \
 	    tests/analysis tests/benchmark tests/swap/test_mmseg.py $(wildcard tests/test_*.py)
 
-$(UPSTREAM)/.installed: $(VENV)/.test tests/upstream/mmcv_ext.py
+$(UPSTREAM)/.installed: $(VENV)/.test tests/support/upstream_mmcv_ext.py
 	$(PYTHON) -m venv --clear $(UPSTREAM)
 	mkdir $(UPSTREAM)/normal
 	ln -s "$$($(BIN)/python $(PURELIB))"/* $(UPSTREAM)/normal
@@ -72,7 +72,7 @@ $(UPSTREAM)/.installed: $(VENV)/.test tests/upstream/mmcv_ext.py
 	echo "$(abspath $(UPSTREAM)/normal)" > "$$($(UPSTREAM)/bin/python $(PURELIB))"/normal.pth
 	$(UPSTREAM)/bin/python -m pip install --quiet --no-deps \
 	    mmcv-lite==2.1.0 mmengine==0.10.7 mmsegmentation==1.2.2
-	cp tests/upstream/mmcv_ext.py "$$($(UPSTREAM)/bin/python $(PURELIB))"/mmcv/_ext.py
+	cp tests/support/upstream_mmcv_ext.py "$$($(UPSTREAM)/bin/python $(PURELIB))"/mmcv/_ext.py
 	@touch $@
 
 check-kernels: $(VENV)/.test

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import conversion_cases
 import pytest
+from support import conversion_cases
 
 pytest.importorskip('mmseg')
 
@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.apis import init_model
 from mmseg.registry import MODELS
-from user_config import write_user_config
+from support.user_config import write_user_config
 
 from mita_seg.comparison.measure import make_training_iteration
 

@@ -120,7 +120,7 @@ def folder(tmp_path_factory, shapes_root):
     (folder / 'commands.json').write_text(json.dumps(commands))
     variables = {**os.environ, 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}
     subprocess.run(
-        [sys.executable, ROOT / 'tests/stock_tools.py', 'commands.json'],
+        [sys.executable, ROOT / 'tests/support/stock_tools.py', 'commands.json'],
         cwd=folder,
         env=variables,
         check=True,

@@ -1,9 +1,9 @@
 """The converted model computes what timm computes from the same file."""
 
-import conversion_cases as cases
 import numpy as np
 import pytest
 import torch
+from support import conversion_cases as cases
 
 pytest.importorskip('mmseg')
 

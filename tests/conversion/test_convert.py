@@ -2,10 +2,10 @@
 
 from argparse import Namespace
 
-import conversion_cases as cases
 import pytest
 import torch
-from conversion_cases import GRID, HEADS, WIDTH, augreg_tensors, mmseg, ours
+from support import conversion_cases as cases
+from support.conversion_cases import GRID, HEADS, WIDTH, augreg_tensors, mmseg, ours
 
 from mita_seg.conversion import convert, detect_source
 from mita_seg.conversion.key_map import our_name

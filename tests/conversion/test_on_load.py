@@ -1,9 +1,9 @@
 """A config's `init_cfg` names the original file; it is converted while it is loaded."""
 
-import conversion_cases as cases
 import numpy as np
 import pytest
 import torch
+from support import conversion_cases as cases
 
 pytest.importorskip('mmseg')
 

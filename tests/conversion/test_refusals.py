@@ -1,9 +1,9 @@
 """What cannot be converted is refused, with the name that stands in the way."""
 
-import conversion_cases as cases
 import pytest
 import torch
-from conversion_cases import WIDTH, augreg_tensors, mmseg
+from support import conversion_cases as cases
+from support.conversion_cases import WIDTH, augreg_tensors, mmseg
 
 from mita_seg.conversion import convert
 

@@ -1,9 +1,9 @@
 """Damaged and hostile files end in a sentence that names the weight."""
 
-import conversion_cases as cases
 import pytest
 import torch
-from conversion_cases import WIDTH
+from support import conversion_cases as cases
+from support.conversion_cases import WIDTH
 
 from mita_seg.conversion import convert
 

@@ -1,9 +1,9 @@
 """Class token, registers and distillation token, and their entries in the position embedding."""
 
-import conversion_cases as cases
 import pytest
 import torch
-from conversion_cases import GRID, WIDTH
+from support import conversion_cases as cases
+from support.conversion_cases import GRID, WIDTH
 
 from mita_seg.conversion import convert
 

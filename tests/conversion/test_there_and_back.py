@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conversion_cases import mmseg, ours
+from support.conversion_cases import mmseg, ours
 
 from mita_seg.conversion import convert, detect_source
 

@@ -10,8 +10,8 @@ pytest.importorskip('mmseg')
 import numpy as np
 import torch
 import torch.distributed as dist
-from engine_runs import EPOCHS, ITERATIONS, make_runner, weights
 from mmengine.runner import IterBasedTrainLoop
+from support.engine_runs import EPOCHS, ITERATIONS, make_runner, weights
 
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.engine.random_state import seed_generators

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip('mmseg')
 
 import torch
-from engine_runs import ITERATIONS, Draws, make_runner, weights
 from mmengine.fileio import LocalBackend
+from support.engine_runs import ITERATIONS, Draws, make_runner, weights
 
 from mita_seg.checkpoint import find_newest, load_checkpoint_safely
 

@@ -14,7 +14,7 @@ from mmseg.apis import inference_model, init_model
 from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from PIL import ExifTags, Image
-from user_config import write_user_config
+from support.user_config import write_user_config
 
 from mita_seg import load_segmentor
 from mita_seg.inference.classes import find_classes

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmseg.apis import init_model
-from user_config import STOCK
+from support.user_config import STOCK
 
 from mita_seg.comparison.measure import measure
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_cases import DEVICE, gradients
+from support.operator_cases import DEVICE, gradients
 
 from mita_seg.ops import mita_attention, pool_landmarks
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from operator_cases import CASES, gradients, make_inputs
+from support.operator_cases import CASES, gradients, make_inputs
 from torch import nn
 from torch.export import Dim, export
 from torch.nn.functional import adaptive_avg_pool2d

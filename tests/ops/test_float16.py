@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_cases import gradients, relative_error, with_gradients
+from support.operator_cases import gradients, relative_error, with_gradients
 from torch.nn.functional import scaled_dot_product_attention
 
 from mita_seg.ops import mita_attention, route_queries, select_experts

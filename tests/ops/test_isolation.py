@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from operator_cases import NAMES, gradients, make_inputs, with_gradients
+from support.operator_cases import NAMES, gradients, make_inputs, with_gradients
 
 from mita_seg.ops import pooled_mita_attention
 

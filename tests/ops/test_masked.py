@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_cases import CASES, NAMES, gradients, make_inputs, with_gradients
+from support.operator_cases import CASES, NAMES, gradients, make_inputs, with_gradients
 
 from mita_seg.ops import masked, mita_attention, pooled_mita_attention
 from mita_seg.ops.attention import MASKED_TOKENS, torch_backend

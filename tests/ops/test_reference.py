@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_cases import CASES, gradients, make_inputs
+from support.operator_cases import CASES, gradients, make_inputs
 from torch.nn.functional import scaled_dot_product_attention
 
 from mita_seg.ops import mita_attention

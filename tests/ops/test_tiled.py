@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_cases import CASES, gradients, make_inputs
+from support.operator_cases import CASES, gradients, make_inputs
 
 from mita_seg.ops import mita_attention, route_queries, select_experts
 from mita_seg.ops.tiled import tile_rows

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_cases import make_inputs
+from support.operator_cases import make_inputs
 from torch.func import grad, jacrev, jvp, vmap
 
 from mita_seg.ops import mita_attention, pooled_mita_attention

@@ -2,9 +2,9 @@
 
 import json
 
-import drawn_folders as drawn
 import numpy as np
 import pytest
+from support import drawn_folders as drawn
 
 pytest.importorskip('mmseg')
 

@@ -11,7 +11,7 @@ from mmseg.models.backbones import (
     VisionTransformer,
 )
 from mmseg.registry import MODELS
-from swap.contract import EVERYTHING, USUAL, SwapContract
+from support.swap_contract import EVERYTHING, USUAL, SwapContract
 
 import mita_seg.models  # noqa: F401
 from mita_seg import restore_attention, swap_attention

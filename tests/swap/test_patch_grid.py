@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from swap.contract import USUAL
+from support.swap_contract import USUAL
 from torch import nn
 from torch.export import Dim, export
 from torch.utils.checkpoint import checkpoint

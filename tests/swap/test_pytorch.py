@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from swap.contract import EVERYTHING, USUAL, SwapContract
+from support.swap_contract import EVERYTHING, USUAL, SwapContract
 from torch import nn
 
 from mita_seg import restore_attention, swap_attention

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from swap.contract import EVERYTHING, USUAL
+from support.swap_contract import EVERYTHING, USUAL
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

@@ -4,7 +4,7 @@ from inspect import signature
 
 import pytest
 import torch
-from swap.contract import EVERYTHING, USUAL, SwapContract, import_or_skip
+from support.swap_contract import EVERYTHING, USUAL, SwapContract, import_or_skip
 from torch import nn
 
 from mita_seg import swap_attention

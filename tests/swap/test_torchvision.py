@@ -1,7 +1,7 @@
 """torchvision's VisionTransformer, which takes images of one size."""
 
 import torch
-from swap.contract import USUAL, SwapContract, import_or_skip
+from support.swap_contract import USUAL, SwapContract, import_or_skip
 
 from mita_seg import swap_attention
 

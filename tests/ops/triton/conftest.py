@@ -4,7 +4,7 @@ import pytest
 import torch
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def poisoned_memory():
     """New tensors hold NaN, so that an element that no kernel writes shows."""
     torch.use_deterministic_algorithms(True)

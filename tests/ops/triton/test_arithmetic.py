@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from kernel_cases import assert_kernels_agree
-from operator_cases import CASES, DEVICE, draw_inputs, make_inputs, on_device
+from support.kernel_cases import assert_kernels_agree
+from support.operator_cases import CASES, DEVICE, draw_inputs, make_inputs, on_device
 
 from mita_seg.ops import route_queries
 
@@ -11,7 +11,7 @@ pytest.importorskip('triton')
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_equals_reference_in_outputs_and_gradients(case, poisoned_memory):
+def test_equals_reference_in_outputs_and_gradients(case):
     tensors, arguments = make_inputs(case)
     assert_kernels_agree(on_device(tensors), **arguments, landmark_scale=0.1)
 
@@ -25,7 +25,7 @@ def test_head_dimensions(dim):
     ('tokens', 'landmarks', 'topk', 'num_routed'),
     [(1100, 5, 7, 1), (300, 66, 7, 2), (700, 6, 130, 1)],
 )
-def test_several_blocks(tokens, landmarks, topk, num_routed, poisoned_memory):
+def test_several_blocks(tokens, landmarks, topk, num_routed):
     """Selection through block maxima, several chunks of queries, blocks of landmarks and keys."""
     assert_kernels_agree(draw_inputs(tokens, landmarks), topk=topk, num_routed=num_routed)
 
@@ -34,14 +34,14 @@ def test_several_blocks(tokens, landmarks, topk, num_routed, poisoned_memory):
     ('landmarks', 'options'),
     [(9, {'topk': 40}), (9, {'topk': 40, 'shared': False}), (20, {'topk': 35, 'num_routed': 2})],
 )
-def test_low_tiles_in_pieces_of_keys_and_columns(landmarks, options, poisoned_memory):
+def test_low_tiles_in_pieces_of_keys_and_columns(landmarks, options):
     """Tiles of 32 queries, two pieces of keys, and two blocks of columns, the second of 8."""
     tensors = draw_inputs(200, landmarks, 40, dtype=torch.float16)
     assert_kernels_agree(tensors, 2e-2, **options)
 
 
 @pytest.mark.skipif(DEVICE == 'cpu', reason='takes minutes under the interpreter')
-def test_the_most_landmarks_and_keys(poisoned_memory):
+def test_the_most_landmarks_and_keys():
     assert_kernels_agree(draw_inputs(3000, 1024, 32, heads=2), topk=1024)
 
 

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from operator_cases import DEVICE, draw_inputs, gradients, make_inputs, on_device, with_gradients
+from support.operator_cases import (
+    DEVICE,
+    draw_inputs,
+    gradients,
+    make_inputs,
+    on_device,
+    with_gradients,
+)
 
 from mita_seg.ops import pooled_mita_attention
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_cases import DEVICE, relative_error
+from support.operator_cases import DEVICE, relative_error
 
 pytest.importorskip('triton')
 

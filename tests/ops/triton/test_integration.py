@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from operator_cases import DEVICE, draw_inputs, gradients, on_device, relative_error
+from support.operator_cases import DEVICE, draw_inputs, gradients, on_device, relative_error
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint

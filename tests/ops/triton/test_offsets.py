@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from kernel_cases import assert_kernels_agree
-from operator_cases import DEVICE, draw_inputs, relative_error
+from support.kernel_cases import assert_kernels_agree
+from support.operator_cases import DEVICE, draw_inputs, relative_error
 
 from mita_seg.ops import mita_attention
 

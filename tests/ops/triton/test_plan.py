@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from operator_cases import DEVICE, draw_inputs, gradients
+from support.operator_cases import DEVICE, draw_inputs, gradients
 
 from mita_seg.ops import mita_attention, pooled_mita_attention
 

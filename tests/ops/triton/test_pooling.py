@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_cases import DEVICE, gradients, on_device
+from support.operator_cases import DEVICE, gradients, on_device
 
 from mita_seg.ops import mita_attention, pool_landmarks, pooled_mita_attention
 
@@ -13,7 +13,7 @@ pytest.importorskip('triton')
     ('grid', 'num_landmarks', 'start'),
     [((7, 11), (3, 4), 1), ((5, 3), (6, 6), 0), ((8, 8), (4, 4), 2), ((20, 3), (1, 2), 0)],
 )
-def test_pooling_equals_adaptive_average_pooling(grid, num_landmarks, start, poisoned_memory):
+def test_pooling_equals_adaptive_average_pooling(grid, num_landmarks, start):
     from mita_seg.ops.triton.op import triton_pool
 
     shape = (2, 2, start + grid[0] * grid[1] + 1, 16)
@@ -28,7 +28,7 @@ def test_pooling_equals_adaptive_average_pooling(grid, num_landmarks, start, poi
 
 
 @pytest.mark.parametrize('options', [{}, {'num_routed': 2}, {'topk': 0}, {'shared': False}])
-def test_pooled_attention_equals_pooling_then_attention(options, poisoned_memory):
+def test_pooled_attention_equals_pooling_then_attention(options):
     tensors = on_device([torch.randn(2, 2, 37, 16) for _ in range(3)])
     options = {'topk': 6, **options, 'backend': 'triton'}
     output = pooled_mita_attention(*tensors, (7, 5), (3, 2), start=1, **options)

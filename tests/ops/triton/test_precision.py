@@ -5,8 +5,8 @@ Outputs may be off by twice as much as those of plain operations, gradients by t
 
 import pytest
 import torch
-from kernel_cases import assert_as_precise_as_plain_operations
-from operator_cases import DEVICE, draw_inputs
+from support.kernel_cases import assert_as_precise_as_plain_operations
+from support.operator_cases import DEVICE, draw_inputs
 
 pytest.importorskip('triton')
 

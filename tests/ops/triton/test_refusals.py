@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from operator_cases import on_device
+from support.operator_cases import on_device
 
 from mita_seg.ops import attention, mita_attention, pooled_mita_attention
 from mita_seg.ops.options import MiTAOptions, Window

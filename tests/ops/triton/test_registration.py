@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_cases import DEVICE, draw_inputs, on_device
+from support.operator_cases import DEVICE, draw_inputs, on_device
 from torch import library
 
 pytest.importorskip('triton')
@@ -31,12 +31,12 @@ def make_arguments(options, pooled):
 
 # Memory is filled, as the bytes of the state that no kernel writes are compared too.
 @pytest.mark.parametrize(('options', 'pooled'), CASES)
-def test_attention(options, pooled, poisoned_memory):
+def test_attention(options, pooled):
     library.opcheck(op.triton_attention, make_arguments(options, pooled))
 
 
 @pytest.mark.parametrize(('options', 'pooled'), CASES)
-def test_attention_backward(options, pooled, poisoned_memory):
+def test_attention_backward(options, pooled):
     """Without gradients of its own, which test_transforms.py compares."""
     tensors = [
         each.detach() if torch.is_tensor(each) else each for each in make_arguments(options, pooled)
@@ -46,7 +46,7 @@ def test_attention_backward(options, pooled, poisoned_memory):
     library.opcheck(op.triton_attention_backward, arguments)
 
 
-def test_pooling(poisoned_memory):
+def test_pooling():
     (query,) = on_device([torch.randn(2, 2, 14, 16)])
     library.opcheck(op.triton_pool, (query, *GRID))
     grad = torch.randn(2, 2, 4, 16, device=DEVICE)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from kernel_cases import read_choice, read_state
-from operator_cases import DEVICE, draw_inputs, on_device
+from support.kernel_cases import read_choice, read_state
+from support.operator_cases import DEVICE, draw_inputs, on_device
 
 from mita_seg.ops import route_queries, select_experts
 

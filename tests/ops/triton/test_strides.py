@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from operator_cases import DEVICE, NAMES, relative_error
+from support.operator_cases import DEVICE, NAMES, relative_error
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mita_seg.ops import mita_attention, pooled_mita_attention

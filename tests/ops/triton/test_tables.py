@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from kernel_cases import assert_kernels_agree
-from operator_cases import DEVICE, draw_inputs
+from support.kernel_cases import assert_kernels_agree
+from support.operator_cases import DEVICE, draw_inputs
 
 pytest.importorskip('triton')
 
@@ -15,7 +15,7 @@ from mita_seg.ops.triton.gpu import ARCHITECTURES, Gpu, treat_gpus_as
 @pytest.fixture(params=[80, 89, 100, 120])
 def other_gpu(request, monkeypatch):
     if DEVICE == 'cuda':
-        pytest.skip('tests/compile_as.py runs all tests that way')
+        pytest.skip('tests/support/compile_as.py runs all tests that way')
     monkeypatch.setattr(plan, '_recordings', {})
     treat_gpus_as(ARCHITECTURES[request.param])
     yield

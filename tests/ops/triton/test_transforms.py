@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_cases import draw_inputs
+from support.operator_cases import draw_inputs
 from torch.autograd.functional import jacobian
 from torch.func import grad, jacrev, jvp, vmap
 

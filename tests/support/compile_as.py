@@ -1,6 +1,6 @@
 """A pytest plugin: all kernels compiled as for another architecture, on the GPU that is there.
 
-python -m pytest -p compile_as --compile-as 80 tests/ops/triton, with tests/ on PYTHONPATH.
+python -m pytest -p support.compile_as --compile-as 80 tests/ops/triton, with tests/ on PYTHONPATH.
 """
 
 

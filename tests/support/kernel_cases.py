@@ -1,11 +1,11 @@
 """The Triton kernels against the reference, and what they chose."""
 
 import torch
-from operator_cases import NAMES, relative_error, with_gradients
 
 from mita_seg.ops import mita_attention
 from mita_seg.ops.options import MiTAOptions
 from mita_seg.ops.reference import reference_attention
+from support.operator_cases import NAMES, relative_error, with_gradients
 
 
 def assert_kernels_agree(tensors, tolerance=1e-5, **arguments):

@@ -1,0 +1,1 @@
+"""What several tests share: cases, small models and data, pytest plugins."""
