@@ -100,8 +100,8 @@ def trained(tmp_path_factory, repository, shapes_root):
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
-    from mita_seg.cli import load_config
     from mita_seg.datasets.shapes import CLASSES, PALETTE
+    from mita_seg.utils.cli import load_config
 
     folder = tmp_path_factory.mktemp('trained')
     (base,) = (repository / 'configs/mita_segmenter_shapes').glob('*_mita-encdec_*.py')

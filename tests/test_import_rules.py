@@ -12,12 +12,18 @@ ALLOWED = {
     'ops': {'mita_seg.ops'},
     'layers': {'mita_seg.ops', 'mita_seg.layers'},
     'augment': {'mita_seg.augment'},
-    'conversion': {'mita_seg.conversion', 'mita_seg.files', 'safetensors'},
+    'conversion': {'mita_seg.conversion', 'mita_seg.utils.files', 'safetensors'},
     'swap': {'mita_seg.swap', 'mita_seg.layers', 'mita_seg.ops'},
-    'analysis': {'mita_seg.analysis', 'mita_seg.layers', 'mita_seg.ops', 'mita_seg.files'}
+    'analysis': {'mita_seg.analysis', 'mita_seg.layers', 'mita_seg.ops', 'mita_seg.utils.files'}
     | {'matplotlib'},
-    'benchmark': {'mita_seg.benchmark', 'mita_seg.ops', 'mita_seg.files', 'mita_seg.tables'}
-    | {'matplotlib', 'mita_seg.colours', 'mita_seg.environment'},
+    'benchmark': {
+        'mita_seg.benchmark',
+        'mita_seg.ops',
+        'mita_seg.utils.files',
+        'mita_seg.utils.tables',
+    }
+    | {'mita_seg.utils.attention_colours', 'mita_seg.utils.environment', 'mita_seg.utils.tables'}
+    | {'matplotlib'},
 }
 # What is imported only for a family of models, or for a kind of benchmark.
 OPTIONAL = {
@@ -28,7 +34,7 @@ OPTIONAL = {
     'swap/families/huggingface.py': {'transformers'},
     'benchmark/models.py': {'mmengine', 'mmseg', 'mita_seg'},
     'benchmark/training.py': {'mmengine', 'mita_seg'},
-    'benchmark/plan.py': {'mita_seg.cli', 'mita_seg.models', 'mita_seg.quiet'},
+    'benchmark/plan.py': {'mita_seg.utils.cli', 'mita_seg.models', 'mita_seg.utils.quiet'},
 }
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mita_seg.cli import load_evaluation_config, parse_runner_args, user_errors
+from mita_seg.utils.cli import load_evaluation_config, parse_runner_args, user_errors
 
 PROG = 'analyze_routing.py'
 
@@ -72,9 +72,9 @@ def main(argv=None):
         args = parse_args(argv)
         cfg = load_evaluation_config(args, PROG)
 
-    from mita_seg.cli import build_runner
-    from mita_seg.files import write_json
-    from mita_seg.matching import require_matching_checkpoint
+    from mita_seg.checkpoint.matching import require_matching_checkpoint
+    from mita_seg.utils.cli import build_runner
+    from mita_seg.utils.files import write_json
 
     runner = build_runner(cfg)
     require_matching_checkpoint(runner, PROG)
@@ -95,7 +95,7 @@ def main(argv=None):
 
 def print_percent(figures, names):
     """Print a table: a row for each layer, a column for each name."""
-    from mita_seg.tables import format_table
+    from mita_seg.utils.tables import format_table
 
     rows = [['layer', *(f'{name.replace("_", " ")} %' for name in names)]]
     for layer, values in figures.items():

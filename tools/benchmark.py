@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from mita_seg.cli import prepare_work_dir, user_errors
+from mita_seg.utils.cli import prepare_work_dir, user_errors
 
 PROG = 'benchmark.py'
 WHAT = {
@@ -134,7 +134,7 @@ def measure(plan, out, command, compiled_as=None):
 
     from mita_seg.benchmark.floor import copy_rate
     from mita_seg.benchmark.report import write_report
-    from mita_seg.environment import describe_environment
+    from mita_seg.utils.environment import describe_environment
 
     torch.manual_seed(0)
     environment = {

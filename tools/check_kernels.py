@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from mita_seg.cli import user_errors
+from mita_seg.utils.cli import user_errors
 
 PROG = 'check_kernels.py'
 

@@ -8,8 +8,8 @@ import textwrap
 from functools import partial
 from pathlib import Path
 
-from mita_seg.cli import prepare_work_dir, say, user_errors
-from mita_seg.quiet import import_mmseg_quietly
+from mita_seg.utils.cli import prepare_work_dir, say, user_errors
+from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'compare.py'
 
@@ -62,7 +62,7 @@ def compare(args, runs, command):
     from mita_seg.comparison.pool import Failure, measure_runs, run_workers
     from mita_seg.comparison.report import write_report
     from mita_seg.comparison.tradeoff import draw_tradeoff
-    from mita_seg.files import read_json
+    from mita_seg.utils.files import read_json
 
     left = [run for run in runs if not run.is_finished()]
     if len(left) < len(runs):
@@ -106,7 +106,7 @@ def main(argv=None):
         with user_errors(PROG):
             import_mmseg_quietly()
             from mita_seg.comparison.plan import make_runs
-            from mita_seg.files import exclusive
+            from mita_seg.utils.files import exclusive
 
             prepare_work_dir(args.work_dir)
             held.enter_context(exclusive(args.work_dir))

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mita_seg.cli import add_config_options, load_config, prepare_work_dir, user_errors
+from mita_seg.utils.cli import add_config_options, load_config, prepare_work_dir, user_errors
 
 PROG = 'complexity.py'
 
@@ -66,7 +66,7 @@ def find_device(asked):
 def measure_all(models, sizes):
     """Measure both sides at every size."""
     from mita_seg.complexity.measure import measure
-    from mita_seg.progress_bar import progress_bar
+    from mita_seg.utils.progress_bar import progress_bar
 
     rows = []
     with progress_bar(len(sizes) * len(models), 'models and sizes') as advance:
@@ -93,8 +93,8 @@ def main(argv=None):
         models = build_sides(cfg, mita)
 
     from mita_seg.complexity.report import draw_complexity, make_table
-    from mita_seg.environment import describe_environment
-    from mita_seg.files import replacing, write_json
+    from mita_seg.utils.environment import describe_environment
+    from mita_seg.utils.files import replacing, write_json
 
     models = {side: model.to(device) for side, model in models.items()}
     rows = measure_all(models, args.sizes)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mita_seg.cli import user_errors
+from mita_seg.utils.cli import user_errors
 
 PROG = 'convert_checkpoint.py'
 
@@ -56,7 +56,7 @@ def main(argv=None):
     from mita_seg.checkpoint import load_checkpoint_safely
     from mita_seg.conversion import convert, report_lines, write_weights
     from mita_seg.conversion.write import ENDINGS
-    from mita_seg.files import check_destination
+    from mita_seg.utils.files import check_destination
 
     with user_errors(PROG):
         check_destination(args.dst, ENDINGS, overwrite=args.overwrite)

@@ -9,7 +9,7 @@ kept it runs on several batches and sizes and is compared with the model.
 
 import argparse
 
-from mita_seg.cli import add_config_options, load_config, say, user_errors
+from mita_seg.utils.cli import add_config_options, load_config, say, user_errors
 
 PROG = 'export.py'
 
@@ -54,7 +54,7 @@ def main(argv=None):
         cfg = load_config(args.config, args.cfg_options)
 
         from mita_seg.export import FORMATS, check_packages, export_segmentor
-        from mita_seg.files import check_destination
+        from mita_seg.utils.files import check_destination
 
         check_packages(args.format)
         check_destination(args.out, (FORMATS[args.format].ending,), overwrite=args.overwrite)

@@ -2,8 +2,8 @@
 
 import argparse
 
-from mita_seg.cli import user_errors
-from mita_seg.quiet import import_mmseg_quietly
+from mita_seg.utils.cli import user_errors
+from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'make_shapes_dataset.py'
 
@@ -27,7 +27,7 @@ def main(argv=None):
     with user_errors(PROG):
         import_mmseg_quietly()
         from mita_seg.datasets.shapes_writer import write_shapes
-        from mita_seg.progress_bar import progress_bar
+        from mita_seg.utils.progress_bar import progress_bar
 
         with progress_bar(args.num_train + args.num_val, 'images') as advance:
             written = write_shapes(

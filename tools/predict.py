@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from mita_seg.cli import add_config_options, prepare_work_dir, user_errors
-from mita_seg.quiet import import_mmseg_quietly
+from mita_seg.utils.cli import add_config_options, prepare_work_dir, user_errors
+from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'predict.py'
 
@@ -33,7 +33,7 @@ def main(argv=None):
         from mita_seg.inference import load_segmentor
         from mita_seg.inference.predict import predict_files
         from mita_seg.inference.sources import count_frames, find_sources, is_video
-        from mita_seg.progress_bar import progress_bar
+        from mita_seg.utils.progress_bar import progress_bar
 
         paths = find_sources(args.inputs, args.out)
         prepare_work_dir(args.out, '--out')

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mita_seg.cli import user_errors
-from mita_seg.quiet import import_mmseg_quietly
+from mita_seg.utils.cli import user_errors
+from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'prepare_ade20k.py'
 LINK = 'data/ade/ADEChallengeData2016'
@@ -27,7 +27,7 @@ def parse_args(argv=None):
 
 def show_progress(pairs, total):
     """A progress bar over the pairs."""
-    from mita_seg.progress_bar import progress_bar
+    from mita_seg.utils.progress_bar import progress_bar
 
     with progress_bar(total, 'pairs') as advance:
         for pair in pairs:

@@ -2,8 +2,8 @@
 
 import argparse
 
-from mita_seg.cli import user_errors
-from mita_seg.quiet import import_mmseg_quietly
+from mita_seg.utils.cli import user_errors
+from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'prepare_camvid.py'
 SOURCE = (
@@ -28,7 +28,7 @@ def main(argv=None):
     with user_errors(PROG):
         import_mmseg_quietly()
         from mita_seg.datasets.camvid_writer import PARTS, check_source, write_camvid
-        from mita_seg.progress_bar import progress_bar
+        from mita_seg.utils.progress_bar import progress_bar
 
         try:
             check_source(args.source)

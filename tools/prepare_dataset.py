@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mita_seg.cli import prepare_work_dir, user_errors
-from mita_seg.quiet import import_mmseg_quietly
+from mita_seg.utils.cli import prepare_work_dir, user_errors
+from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'prepare_dataset.py'
 FORMATS = """\
@@ -62,7 +62,7 @@ def main(argv=None):
     with user_errors(PROG):
         import_mmseg_quietly()
         from mita_seg.preparation import Options, examine, write
-        from mita_seg.progress_bar import progress_bar
+        from mita_seg.utils.progress_bar import progress_bar
 
         options = Options(
             classes=args.classes,

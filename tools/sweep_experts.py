@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mita_seg.cli import load_evaluation_config, parse_runner_args, user_errors
+from mita_seg.utils.cli import load_evaluation_config, parse_runner_args, user_errors
 
 PROG = 'sweep_experts.py'
 
@@ -47,10 +47,10 @@ def main(argv=None):
 
     from mita_seg.analysis.observe import mita_layers
     from mita_seg.analysis.sweep import check_sweep, draw_sweep, sweep_experts
-    from mita_seg.cli import build_runner
-    from mita_seg.environment import describe_environment
-    from mita_seg.files import write_json
-    from mita_seg.matching import require_matching_checkpoint
+    from mita_seg.checkpoint.matching import require_matching_checkpoint
+    from mita_seg.utils.cli import build_runner
+    from mita_seg.utils.environment import describe_environment
+    from mita_seg.utils.files import write_json
 
     runner = build_runner(cfg)
     require_matching_checkpoint(runner, PROG)

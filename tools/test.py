@@ -2,7 +2,12 @@
 
 import argparse
 
-from mita_seg.cli import load_evaluation_config, parse_runner_args, prepare_work_dir, user_errors
+from mita_seg.utils.cli import (
+    load_evaluation_config,
+    parse_runner_args,
+    prepare_work_dir,
+    user_errors,
+)
 
 PROG = 'test.py'
 
@@ -72,9 +77,9 @@ def main(argv=None):
         args = parse_args(argv)
         cfg = prepare_config(args)
 
-    from mita_seg.cli import build_runner
+    from mita_seg.checkpoint.matching import require_matching_checkpoint
     from mita_seg.engine.save_predictions import SavePredictionsHook, leave_files_to_evaluators
-    from mita_seg.matching import require_matching_checkpoint
+    from mita_seg.utils.cli import build_runner
 
     write_files = args.out and not leave_files_to_evaluators(cfg, args.out)
     runner = build_runner(cfg)

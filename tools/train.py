@@ -3,7 +3,7 @@
 import argparse
 from functools import partial
 
-from mita_seg.cli import (
+from mita_seg.utils.cli import (
     check_initial_weights,
     leave_out_pretrained,
     load_runner_config,
@@ -35,12 +35,12 @@ def prepare_config(args):
     cfg = load_runner_config(args)
 
     from mita_seg.datasets import check_data
-    from mita_seg.resuming import settle_start
+    from mita_seg.engine.resuming import settle_start
 
     prepare_work_dir(cfg.work_dir)
     check_data(cfg)
     if args.amp:
-        from mita_seg.amp import enable_amp
+        from mita_seg.engine.amp import enable_amp
 
         enable_amp(cfg)
     named = (args.cfg_options or {}).get('load_from')
@@ -59,8 +59,8 @@ def main(argv=None):
         args = parse_args(argv)
         cfg = prepare_config(args)
 
-    from mita_seg.cli import build_runner
-    from mita_seg.matching import require_matching_checkpoint
+    from mita_seg.checkpoint.matching import require_matching_checkpoint
+    from mita_seg.utils.cli import build_runner
 
     runner = build_runner(cfg)
     require_matching_checkpoint(runner, PROG, backbone_only=not cfg.resume)

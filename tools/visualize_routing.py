@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mita_seg.cli import add_config_options, prepare_work_dir, user_errors
-from mita_seg.quiet import import_mmseg_quietly
+from mita_seg.utils.cli import add_config_options, prepare_work_dir, user_errors
+from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'visualize_routing.py'
 
@@ -51,8 +51,8 @@ def parse_args(argv=None):
 
 def draw_all(view, images):
     """Draw every image; what cannot be read is named and left out."""
-    from mita_seg.distinct_names import distinct_names
-    from mita_seg.progress_bar import progress_bar
+    from mita_seg.utils.distinct_names import distinct_names
+    from mita_seg.utils.progress_bar import progress_bar
 
     names = distinct_names(images)
     drawn = []

@@ -2,8 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from mita_seg.files import save_figure
 from mita_seg.ops.validation import check_experts, check_pair
+from mita_seg.utils.files import save_figure
 
 from .observe import mita_layers
 

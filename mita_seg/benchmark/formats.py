@@ -1,6 +1,6 @@
 """How figures look in ``results.md``, and tables without empty columns."""
 
-from mita_seg.tables import format_table
+from mita_seg.utils.tables import format_table
 
 from .outcome import OK
 

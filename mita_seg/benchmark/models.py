@@ -9,9 +9,9 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 import mita_seg.models  # noqa: F401  (registers ours)
-from mita_seg.amp import enable_amp
-from mita_seg.cli import leave_out_pretrained, load_config
 from mita_seg.comparison.measure import make_training_iteration
+from mita_seg.engine.amp import enable_amp
+from mita_seg.utils.cli import leave_out_pretrained, load_config
 
 from .cases import CROP_UNIT
 from .gate import require_finite

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from mita_seg.cli import load_config
-from mita_seg.quiet import import_mmseg_quietly
+from mita_seg.utils.cli import load_config
+from mita_seg.utils.quiet import import_mmseg_quietly
 
 from .backends import Backend, choose_backends
 from .cases import (

@@ -6,8 +6,8 @@ from itertools import cycle
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from mita_seg.colours import FULL_COLOUR, MITA_COLOUR
-from mita_seg.files import save_figure
+from mita_seg.utils.attention_colours import FULL_COLOUR, MITA_COLOUR
+from mita_seg.utils.files import save_figure
 
 from .backends import MITA
 from .race import EAGER, GRAPH

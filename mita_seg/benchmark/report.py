@@ -1,6 +1,6 @@
 """``results.json`` and ``results.md``, which also is what the tool prints."""
 
-from mita_seg.files import replacing, write_json
+from mita_seg.utils.files import replacing, write_json
 
 from .cases import CASE_TITLE
 from .formats import format_error, format_filled, format_number, format_ratio, list_dropouts

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from mmengine.hooks import Hook
 
-from mita_seg.cli import build_runner, leave_out_pretrained, load_config
 from mita_seg.datasets import check_data
-from mita_seg.peak_memory import PeakMemoryHook
+from mita_seg.engine.peak_memory import PeakMemoryHook
+from mita_seg.utils.cli import build_runner, leave_out_pretrained, load_config
 
 from .outcome import OK, WrongResult, noting_outcome
 from .race import free_cached_memory

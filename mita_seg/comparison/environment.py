@@ -2,7 +2,7 @@
 
 import torch
 
-from mita_seg import environment
+from mita_seg.utils import environment
 
 
 def describe_environment():

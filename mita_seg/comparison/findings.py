@@ -2,7 +2,7 @@
 
 import math
 
-from mita_seg.colours import find_attention
+from mita_seg.utils.attention_colours import find_attention
 
 from .names import short_names
 from .report import group_by_config, summarise

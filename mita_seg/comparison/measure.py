@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from mita_seg.amp import training_precision
-from mita_seg.cli import leave_out_pretrained, register_parts
-from mita_seg.files import read_json, write_json
+from mita_seg.engine.amp import training_precision
+from mita_seg.utils.cli import leave_out_pretrained, register_parts
+from mita_seg.utils.files import read_json, write_json
 
 from .environment import describe_environment
 from .lifeline import end_with_parent

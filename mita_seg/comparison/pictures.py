@@ -5,8 +5,8 @@ import textwrap
 import numpy as np
 from matplotlib.figure import Figure
 
-from mita_seg.files import save_figure
-from mita_seg.palette import class_legend, colour_labels
+from mita_seg.utils.files import save_figure
+from mita_seg.utils.palette import class_legend, colour_labels
 
 from .names import short_names
 from .report import group_by_config, summarise

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mita_seg.checkpoint import load_checkpoint_safely
-from mita_seg.cli import check_initial_weights, load_config, prepare_work_dir
+from mita_seg.checkpoint.trained_attention import describe_other_attention
 from mita_seg.datasets import check_data
-from mita_seg.files import read_json
-from mita_seg.trained_attention import describe_other_attention
+from mita_seg.utils.cli import check_initial_weights, load_config, prepare_work_dir
+from mita_seg.utils.files import read_json
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def make_runs(
     for config, checkpoint in zip(configs, checkpoints or [None] * len(configs), strict=True):
         cfg = load_config(config, cfg_options)
         if amp:
-            from mita_seg.amp import enable_amp
+            from mita_seg.engine.amp import enable_amp
 
             enable_amp(cfg)
         check_data(cfg, loaders)

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from mita_seg.files import read_json
+from mita_seg.utils.files import read_json
 
 from .display import make_display
 from .lifeline import start_attached

@@ -4,7 +4,7 @@ import time
 
 from mmengine.hooks import Hook
 
-from mita_seg.files import read_json, write_json
+from mita_seg.utils.files import read_json, write_json
 
 _SECONDS_BETWEEN_WRITES = 0.5
 

@@ -2,8 +2,8 @@
 
 import statistics
 
-from mita_seg.files import read_json, replacing, write_json
-from mita_seg.tables import format_table
+from mita_seg.utils.files import read_json, replacing, write_json
+from mita_seg.utils.tables import format_table
 
 from .names import short_names
 

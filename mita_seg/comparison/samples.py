@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 
-from mita_seg.files import replacing
+from mita_seg.utils.files import replacing
 
 COUNT = 4
 

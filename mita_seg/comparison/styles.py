@@ -1,6 +1,6 @@
 """Colours and markers that keep many configs apart."""
 
-from mita_seg.colours import ATTENTION_COLOURS, find_attention
+from mita_seg.utils.attention_colours import ATTENTION_COLOURS, find_attention
 
 _MARKERS = 'o^sDvP<X'
 

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from mita_seg.files import save_figure
+from mita_seg.utils.files import save_figure
 
 from .names import short_names
 from .report import group_by_config, summarise

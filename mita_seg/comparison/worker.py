@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from mita_seg.files import write_json
+from mita_seg.utils.files import write_json
 
 from .lifeline import end_with_parent
 
@@ -24,14 +24,14 @@ def main(argv=None):
     from mmengine.config import Config
 
     from mita_seg.checkpoint import find_newest
-    from mita_seg.cli import (
+    from mita_seg.checkpoint.matching import require_matching_checkpoint
+    from mita_seg.engine.peak_memory import PeakMemoryHook, peak_memory
+    from mita_seg.utils.cli import (
         build_runner,
         check_initial_weights,
         leave_out_pretrained,
         user_errors,
     )
-    from mita_seg.matching import require_matching_checkpoint
-    from mita_seg.peak_memory import PeakMemoryHook, peak_memory
 
     from .progress import ProgressHook
     from .samples import save_samples

@@ -8,9 +8,9 @@ from mmseg.structures import SegDataSample
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from mita_seg.analysis.observe import mita_layers
-from mita_seg.cli import leave_out_pretrained
 from mita_seg.comparison.measure import count_flops
 from mita_seg.swap import swap_attention
+from mita_seg.utils.cli import leave_out_pretrained
 
 FULL, MITA = 'full', 'MiTA'
 SIDES = (FULL, MITA)

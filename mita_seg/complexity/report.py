@@ -3,9 +3,9 @@
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from mita_seg.colours import FULL_COLOUR, MITA_COLOUR
-from mita_seg.files import save_figure
-from mita_seg.tables import format_table
+from mita_seg.utils.attention_colours import FULL_COLOUR, MITA_COLOUR
+from mita_seg.utils.files import save_figure
+from mita_seg.utils.tables import format_table
 
 from .measure import FULL, MITA, SIDES
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mita_seg.files import replacing
+from mita_seg.utils.files import replacing
 
 from .position_embedding import grids_to_text
 

@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import BaseLoop, Runner
 
 from mita_seg.checkpoint import verify_checkpoint
-from mita_seg.files import taking_place
+from mita_seg.utils.files import taking_place
 
 from .exact_resume import ExactResumeHook
 from .seeded_batches import begin_late, number_batches

@@ -9,7 +9,7 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from PIL import Image
 
-from mita_seg.distinct_names import distinct_names
+from mita_seg.utils.distinct_names import distinct_names
 
 
 class SavePredictionsHook(Hook):

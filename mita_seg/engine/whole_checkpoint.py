@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
-from mita_seg.files import replacing
+from mita_seg.utils.files import replacing
 
 
 class WholeCheckpointHook(CheckpointHook):

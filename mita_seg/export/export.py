@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from mita_seg.files import taking_place
+from mita_seg.utils.files import taking_place
 
 from .check import Comparison, check_file
 from .description import describe

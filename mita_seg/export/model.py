@@ -6,7 +6,7 @@ from mmseg.models.segmentors.base import BaseSegmentor
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from mita_seg.trained_model import build_trained
+from mita_seg.models.trained_model import build_trained
 
 
 class WholeImage(nn.Module):

@@ -7,7 +7,7 @@ import numpy as np
 from mmseg.registry import DATASETS
 
 from mita_seg.datasets.label_need import class_of
-from mita_seg.palette import distinct_colours
+from mita_seg.utils.palette import distinct_colours
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from mita_seg.files import save_figure
-from mita_seg.palette import class_legend
+from mita_seg.utils.files import save_figure
+from mita_seg.utils.palette import class_legend
 
 _MOST = 24
 _SIDE = 320  # pixels, the longer side of a picture on the sheet

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mita_seg.files import replacing, write_json
-from mita_seg.palette import colour_labels
+from mita_seg.utils.files import replacing, write_json
+from mita_seg.utils.palette import colour_labels
 
 
 def write_labels(path, labels, palette, first_value):

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from mita_seg.datasets.orientation import exif_orientation
-from mita_seg.distinct_names import distinct_names
+from mita_seg.utils.distinct_names import distinct_names
 
 from .contact_sheet import ContactSheet
 from .files import OverlayVideo, overlay, write_classes, write_labels, write_overlay

@@ -10,8 +10,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from PIL import Image
 
-from mita_seg.cli import load_config
-from mita_seg.trained_model import build_trained
+from mita_seg.models.trained_model import build_trained
+from mita_seg.utils.cli import load_config
 
 from .classes import find_classes
 from .pipeline import build_pipeline

@@ -1,7 +1,7 @@
 """The findings of a check, for people."""
 
 from mita_seg.ops.triton.gpu import ARCHITECTURES
-from mita_seg.tables import format_table
+from mita_seg.utils.tables import format_table
 
 from .check import Check
 

@@ -10,8 +10,8 @@ if _missing:
         'mmsegmentation, mmcv and mmengine, but never both families'
     )
 
-from mita_seg import flops  # noqa: E402
 from mita_seg.checkpoint import guard_mmengine_loading  # noqa: E402
+from mita_seg.complexity import flops  # noqa: E402
 
 from .backbones import MiTAVisionTransformer  # noqa: E402
 from .batch_preprocessor import BatchSegDataPreProcessor  # noqa: E402

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from mita_seg.files import save_figure
+from mita_seg.utils.files import save_figure
 
 
 def draw_frequencies(path, names, palette, pixels, images):

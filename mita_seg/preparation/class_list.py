@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mita_seg.palette import distinct_colours
+from mita_seg.utils.palette import distinct_colours
 
 FILES = ('classes.txt', 'classes.csv', 'classes.json', 'class_dict.csv', 'labelmap.txt')
 IGNORED = 255

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mita_seg.files import write_json
 from mita_seg.inference.contact_sheet import ContactSheet
 from mita_seg.inference.files import overlay
+from mita_seg.utils.files import write_json
 
 from .chart import draw_frequencies
 from .class_list import FILES, IGNORED, ClassList, code_text, read_class_file, settle_classes
@@ -84,7 +84,7 @@ def examine(folder, out, options=None, say=print, progress=no_progress):
         options (Options, optional): What is settled.
         say (Callable[[str], None]): Takes sentences about what was found.
         progress (Callable): ``progress(total, unit)`` gives a context manager of a function to be
-            called after each step, as :func:`mita_seg.progress_bar.progress_bar`.
+            called after each step, as :func:`mita_seg.utils.progress_bar.progress_bar`.
 
     Returns:
         Plan: For :func:`write`; its `problems` are the files that are left out, by reason.

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mita_seg.distinct_names import distinct_names
+from mita_seg.utils.distinct_names import distinct_names
 
 from .survey import read_pixels
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from mita_seg.analysis import recall, shared_share, token_use
-from mita_seg.files import save_figure
+from mita_seg.utils.files import save_figure
 
 _BLUE, _ORANGE, _GREY = '#0072B2', '#D55E00', '0.45'
 

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from mita_seg.files import save_figure
+from mita_seg.utils.files import save_figure
 
 _DPI = 130  # of save_figure
 _WHITE = 255

@@ -17,7 +17,7 @@ from mita_seg.analysis import (
     shared_share,
     token_use,
 )
-from mita_seg.files import replacing
+from mita_seg.utils.files import replacing
 
 from .class_queries import class_tokens, largest_classes
 from .colours import expert_colours

@@ -9,7 +9,7 @@ from mmengine.runner import IterBasedTrainLoop
 
 from mita_seg.benchmark import training
 from mita_seg.benchmark.training import benchmark_training, prepare_training
-from mita_seg.cli import build_runner
+from mita_seg.utils.cli import build_runner
 
 CPU = torch.device('cpu')
 FULL = 'configs/mita_segmenter_shapes/mita-segmenter_vit-micro_full_1xb4-500_shapes-128x128.py'

@@ -10,7 +10,7 @@ pytest.importorskip('mmseg')
 
 from mita_seg.comparison import measure, pool
 from mita_seg.comparison.plan import make_runs
-from mita_seg.files import exclusive
+from mita_seg.utils.files import exclusive
 
 FIELDS = {
     'config',

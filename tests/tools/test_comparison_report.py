@@ -6,11 +6,11 @@ import pytest
 pytest.importorskip('mmseg')
 
 from mita_seg.benchmark import plot
-from mita_seg.colours import FULL_COLOUR, MITA_COLOUR
 from mita_seg.comparison import pictures, report, tradeoff
 from mita_seg.comparison.findings import describe_findings
 from mita_seg.comparison.names import short_names
 from mita_seg.comparison.styles import make_styles
+from mita_seg.utils.attention_colours import FULL_COLOUR, MITA_COLOUR
 
 ENVIRONMENT = {'device': 'd', 'torch': 't', 'timing': 'x', 'peak_mem_mb': 'y'}
 COUNTS = dict.fromkeys(('aAcc', 'mAcc', 'flops_model', 'flops_decoder', 'latency_ms'), 1)

@@ -17,8 +17,8 @@ from PIL import Image
 
 import mita_seg.datasets
 import mita_seg.models  # noqa: F401
-from mita_seg.distinct_names import distinct_names
 from mita_seg.engine.save_predictions import leave_files_to_evaluators
+from mita_seg.utils.distinct_names import distinct_names
 
 _CONFIG = """
 _base_ = {base!r}

@@ -14,8 +14,8 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
-from mita_seg.amp import enable_amp
 from mita_seg.checkpoint import load_checkpoint_safely
+from mita_seg.engine.amp import enable_amp
 
 WIDER = [f'model.{key}=192' for key in ('backbone.embed_dims', 'decode_head.in_channels')]
 
@@ -243,7 +243,7 @@ def test_custom_imports_of_a_user_do_not_hide_our_models(shapes_configs, tmp_pat
         f"_base_ = {shapes_configs[1]!r}\ncustom_imports = dict(imports=['my_project'])\n"
     )
     script = f"""
-from mita_seg.cli import load_config
+from mita_seg.utils.cli import load_config
 cfg = load_config({str(config)!r})
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS

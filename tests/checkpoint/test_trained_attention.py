@@ -6,7 +6,7 @@ pytest.importorskip('mmengine')
 
 from mmengine.config import Config
 
-from mita_seg.trained_attention import describe_other_attention
+from mita_seg.checkpoint.trained_attention import describe_other_attention
 
 FULL, MITA = ({'type': name} for name in ('FullAttention', 'MiTAAttention'))
 STOCK = {'backbone': {'type': 'VisionTransformer'}, 'decode_head': {'type': 'FCNHead'}}

@@ -6,7 +6,7 @@ pytest.importorskip('mmengine')
 
 import torch
 
-from mita_seg import peak_memory
+from mita_seg.engine import peak_memory
 
 
 @pytest.fixture

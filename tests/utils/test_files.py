@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mita_seg.files import replacing, save_figure
+from mita_seg.utils.files import replacing, save_figure
 
 
 def test_file_is_replaced_when_it_is_written(tmp_path):
@@ -44,7 +44,7 @@ def test_importing_the_package_needs_nothing_that_windows_lacks():
 import sys
 for name in ('fcntl', 'resource'):
     sys.modules[name] = None  # importing it raises ImportError
-import mita_seg.files, mita_seg.peak_memory, mita_seg.models
-assert mita_seg.peak_memory.peak_memory() == 0
+import mita_seg.utils.files, mita_seg.engine.peak_memory, mita_seg.models
+assert mita_seg.engine.peak_memory.peak_memory() == 0
 """
     subprocess.run([sys.executable, '-c', script], check=True)

@@ -7,9 +7,9 @@ from mmengine.runner import load_checkpoint
 from mmseg.registry import MODELS
 
 from mita_seg.checkpoint import guard_mmengine_loading
-from mita_seg.cli import leave_out_pretrained
-from mita_seg.matching import describe_mismatch
-from mita_seg.trained_attention import describe_other_attention
+from mita_seg.checkpoint.matching import describe_mismatch
+from mita_seg.checkpoint.trained_attention import describe_other_attention
+from mita_seg.utils.cli import leave_out_pretrained
 
 
 def build_trained(cfg, checkpoint):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 
-from mita_seg import flops
+from mita_seg.complexity import flops
 from mita_seg.ops import mita_attention, pool_landmarks, pooled_mita_attention
 
 

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mita_seg.quiet import import_mmseg_quietly
+from mita_seg.utils.quiet import import_mmseg_quietly
 
 
 @contextlib.contextmanager
@@ -146,8 +146,8 @@ def load_evaluation_config(args, prog):
     prepare_work_dir(cfg.work_dir)
 
     from mita_seg.checkpoint import load_checkpoint_safely
+    from mita_seg.checkpoint.trained_attention import describe_other_attention
     from mita_seg.datasets import check_data
-    from mita_seg.trained_attention import describe_other_attention
 
     check_data(cfg, loaders=('test_dataloader',))
     difference = describe_other_attention(load_checkpoint_safely(args.checkpoint), cfg)

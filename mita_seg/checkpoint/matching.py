@@ -1,7 +1,7 @@
 """Refusing checkpoints that do not fit the model."""
 
 from mita_seg.checkpoint import load_checkpoint_safely
-from mita_seg.cli import user_errors
+from mita_seg.utils.cli import user_errors
 
 
 def require_matching_checkpoint(runner, prog, backbone_only=False):

@@ -4,8 +4,6 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from mita_seg import engine  # noqa: F401  (registers BFloat16OptimWrapper)
-
 
 def enable_amp(cfg):
     """Switch a config to automatic mixed precision, in place.

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 
 from mita_seg.checkpoint import find_resumable
-from mita_seg.resuming import settle_start
+from mita_seg.engine.resuming import settle_start
 
 STATE = {'meta': {'iter': 4, 'epoch': 0, 'seed': 7}, 'message_hub': {}, 'state_dict': {}}
 

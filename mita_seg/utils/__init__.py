@@ -1,0 +1,1 @@
+"""What several parts share: files, tables, colours, the command line of the tools."""
