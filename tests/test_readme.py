@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support import conversion_cases
 
 pytest.importorskip('mmseg')
@@ -20,9 +21,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.apis import init_model
 from mmseg.registry import MODELS
-from support.user_config import write_user_config
 
 from mita_seg.comparison.measure import make_training_iteration
+from support.user_config import write_user_config
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(

@@ -26,7 +26,7 @@ def main(argv=None):
     args = parse_args(argv)
     with user_errors(PROG):
         import_mmseg_quietly()
-        from mita_seg.datasets.shapes_writer import write_shapes
+        from dataset_converters.shapes import write_shapes
         from mita_seg.utils.progress_bar import progress_bar
 
         with progress_bar(args.num_train + args.num_val, 'images') as advance:

@@ -49,7 +49,7 @@ def main(argv=None):
 
     with user_errors(PROG):
         import_mmseg_quietly()
-        from mita_seg.datasets.ade20k_check import ORIENTED, check_ade20k
+        from dataset_converters.ade20k import ORIENTED, check_ade20k
 
     problems = check_ade20k(root, args.quick, args.workers, show_progress)
     for what, files in problems.items():

@@ -27,7 +27,7 @@ def main(argv=None):
     args = parse_args(argv)
     with user_errors(PROG):
         import_mmseg_quietly()
-        from mita_seg.datasets.camvid_writer import PARTS, check_source, write_camvid
+        from dataset_converters.camvid import PARTS, check_source, write_camvid
         from mita_seg.utils.progress_bar import progress_bar
 
         try:

@@ -61,7 +61,7 @@ def main(argv=None):
     out = Path(args.out or Path('data') / Path(args.folder).resolve().name)
     with user_errors(PROG):
         import_mmseg_quietly()
-        from mita_seg.preparation import Options, examine, write
+        from dataset_converters.own_data import Options, examine, write
         from mita_seg.utils.progress_bar import progress_bar
 
         options = Options(

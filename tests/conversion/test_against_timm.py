@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from support import conversion_cases as cases
 
 pytest.importorskip('mmseg')

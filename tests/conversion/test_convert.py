@@ -4,12 +4,12 @@ from argparse import Namespace
 
 import pytest
 import torch
-from support import conversion_cases as cases
-from support.conversion_cases import GRID, HEADS, WIDTH, augreg_tensors, mmseg, ours
 
 from mita_seg.conversion import convert, detect_source
 from mita_seg.conversion.key_map import our_name
 from mita_seg.conversion.position_embedding import resize_position_embedding
+from support import conversion_cases as cases
+from support.conversion_cases import GRID, HEADS, WIDTH, augreg_tensors, mmseg, ours
 
 CHECKPOINTS = {
     'timm': cases.timm_vit,

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support import conversion_cases as cases
-from support.conversion_cases import WIDTH, augreg_tensors, mmseg
 
 from mita_seg.conversion import convert
+from support import conversion_cases as cases
+from support.conversion_cases import WIDTH, augreg_tensors, mmseg
 
 
 def without(weights, name):

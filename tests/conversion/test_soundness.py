@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support import conversion_cases as cases
-from support.conversion_cases import WIDTH
 
 from mita_seg.conversion import convert
+from support import conversion_cases as cases
+from support.conversion_cases import WIDTH
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support import conversion_cases as cases
-from support.conversion_cases import GRID, WIDTH
 
 from mita_seg.conversion import convert
+from support import conversion_cases as cases
+from support.conversion_cases import GRID, WIDTH
 
 
 def test_registers_of_dinov2_have_no_position_and_stay():

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support.conversion_cases import mmseg, ours
 
 from mita_seg.conversion import convert, detect_source
+from support.conversion_cases import mmseg, ours
 
 
 @pytest.mark.parametrize('make', [ours, mmseg])

@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
+from dataset_converters.camvid import PARTS, check_source, write_camvid
 from mita_seg.datasets import CacheInMemory, CamVidDataset, check_data
 from mita_seg.datasets.camvid import CLASSES
-from mita_seg.datasets.camvid_writer import PARTS, check_source, write_camvid
 
 LOAD = [{'type': 'LoadCheckedImage'}, {'type': 'LoadCheckedLabels', 'num_classes': 11}]
 
@@ -125,7 +125,7 @@ def test_cache_reads_a_sample_of_a_data_set_once(root):
 @pytest.fixture
 def segnet(tmp_path, monkeypatch):
     """One image a part in the layout of the SegNet tutorial."""
-    monkeypatch.setattr('mita_seg.datasets.camvid_writer.PARTS', dict.fromkeys(PARTS, 1))
+    monkeypatch.setattr('dataset_converters.camvid.PARTS', dict.fromkeys(PARTS, 1))
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for part in PARTS:
         for folder, pixels in ((part, np.zeros((3, 4, 3), np.uint8)), (f'{part}annot', labels)):

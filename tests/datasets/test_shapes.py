@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip('mmseg')
 
+from dataset_converters.shapes import write_shapes
 from mita_seg.datasets.shapes import CLASSES, draw_scene
-from mita_seg.datasets.shapes_writer import write_shapes
 
 
 def digest(root):

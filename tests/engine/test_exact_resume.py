@@ -11,10 +11,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from mmengine.runner import IterBasedTrainLoop
-from support.engine_runs import EPOCHS, ITERATIONS, make_runner, weights
 
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.engine.random_state import seed_generators
+from support.engine_runs import EPOCHS, ITERATIONS, make_runner, weights
 
 WORKERS = {'num_workers': 2, 'persistent_workers': True}
 

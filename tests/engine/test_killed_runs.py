@@ -10,9 +10,9 @@ pytest.importorskip('mmseg')
 
 import torch
 from mmengine.fileio import LocalBackend
-from support.engine_runs import ITERATIONS, Draws, make_runner, weights
 
 from mita_seg.checkpoint import find_newest, load_checkpoint_safely
+from support.engine_runs import ITERATIONS, Draws, make_runner, weights
 
 LAST, SECOND = 9, 6
 

@@ -14,11 +14,11 @@ from mmseg.apis import inference_model, init_model
 from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from PIL import ExifTags, Image
-from support.user_config import write_user_config
 
 from mita_seg import load_segmentor
 from mita_seg.inference.classes import find_classes
 from mita_seg.inference.windows import batch_windows
+from support.user_config import write_user_config
 
 SLIDE = {'model.test_cfg': {'mode': 'slide', 'crop_size': (64, 64), 'stride': (40, 40)}}
 

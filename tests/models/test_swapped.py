@@ -8,9 +8,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmseg.apis import init_model
-from support.user_config import STOCK
 
 from mita_seg.comparison.measure import measure
+from support.user_config import STOCK
 
 SWAPPED = {'type': 'mita_seg.models.build_swapped', 'segmentor': 'EncoderDecoder'}
 ATTENTION = {'landmarks': (2, 2), 'topk': 5}

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support.operator_cases import DEVICE, gradients
 
 from mita_seg.ops import mita_attention, pool_landmarks
+from support.operator_cases import DEVICE, gradients
 
 
 @pytest.mark.parametrize('backend', ['reference', 'tiled', 'masked'])

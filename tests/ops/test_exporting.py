@@ -1,6 +1,5 @@
 import pytest
 import torch
-from support.operator_cases import CASES, gradients, make_inputs
 from torch import nn
 from torch.export import Dim, export
 from torch.nn.functional import adaptive_avg_pool2d
@@ -8,6 +7,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from mita_seg.ops import exporting, pooled_mita_attention, selection
 from mita_seg.ops.options import MiTAOptions
 from mita_seg.ops.reference import reference_attention
+from support.operator_cases import CASES, gradients, make_inputs
 
 GRID = (2, 3)  # of landmarks
 

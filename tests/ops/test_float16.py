@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.operator_cases import gradients, relative_error, with_gradients
 from torch.nn.functional import scaled_dot_product_attention
 
 from mita_seg.ops import mita_attention, route_queries, select_experts
+from support.operator_cases import gradients, relative_error, with_gradients
 
 BACKENDS = ['reference', 'tiled', 'masked']
 LARGEST = torch.finfo(torch.float16).max

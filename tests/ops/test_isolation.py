@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from support.operator_cases import NAMES, gradients, make_inputs, with_gradients
 
 from mita_seg.ops import pooled_mita_attention
+from support.operator_cases import NAMES, gradients, make_inputs, with_gradients
 
 BACKENDS = ['reference', 'tiled', 'masked']
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.operator_cases import CASES, NAMES, gradients, make_inputs, with_gradients
 
 from mita_seg.ops import masked, mita_attention, pooled_mita_attention
 from mita_seg.ops.attention import MASKED_TOKENS, torch_backend
+from support.operator_cases import CASES, NAMES, gradients, make_inputs, with_gradients
 
 
 def assert_equals_reference(tensors, tolerance=1e-11, **arguments):

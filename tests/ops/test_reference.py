@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.operator_cases import CASES, gradients, make_inputs
 from torch.nn.functional import scaled_dot_product_attention
 
 from mita_seg.ops import mita_attention
+from support.operator_cases import CASES, gradients, make_inputs
 
 
 def written_out(query, key, value, landmarks, topk, num_routed, shared, scale, landmark_scale):

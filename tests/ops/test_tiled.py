@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.operator_cases import CASES, gradients, make_inputs
 
 from mita_seg.ops import mita_attention, route_queries, select_experts
 from mita_seg.ops.tiled import tile_rows
+from support.operator_cases import CASES, gradients, make_inputs
 
 
 def assert_backends_agree(tensors, atol=1e-11, **arguments):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support.operator_cases import make_inputs
 from torch.func import grad, jacrev, jvp, vmap
 
 from mita_seg.ops import mita_attention, pooled_mita_attention
 from mita_seg.ops.attention import torch_backend
+from support.operator_cases import make_inputs
 
 # vmap takes some operations on indices one by one, or copies them.
 pytestmark = [

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support.swap_contract import EVERYTHING, USUAL, SwapContract, import_or_skip
 
 from mita_seg import restore_attention, swap_attention
+from support.swap_contract import EVERYTHING, USUAL, SwapContract, import_or_skip
 
 transformers = import_or_skip('transformers')
 

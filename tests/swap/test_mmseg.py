@@ -11,10 +11,10 @@ from mmseg.models.backbones import (
     VisionTransformer,
 )
 from mmseg.registry import MODELS
-from support.swap_contract import EVERYTHING, USUAL, SwapContract
 
 import mita_seg.models  # noqa: F401
 from mita_seg import restore_attention, swap_attention
+from support.swap_contract import EVERYTHING, USUAL, SwapContract
 
 VIT = {'img_size': (64, 64), 'embed_dims': 32, 'num_layers': 2, 'num_heads': 2, 'patch_size': 16}
 SEGMENTER = {'in_channels': 32, 'channels': 32, 'num_classes': 5, 'embed_dims': 32}

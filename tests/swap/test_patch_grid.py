@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from support.swap_contract import USUAL
 from torch import nn
 from torch.export import Dim, export
 from torch.utils.checkpoint import checkpoint
 
 from mita_seg import swap_attention
 from mita_seg.layers import Attention
+from support.swap_contract import USUAL
 
 generator = torch.Generator().manual_seed(0)
 WIDE, SQUARE = (torch.randn(2, 3, *size, generator=generator) for size in ((16, 36), (24, 24)))

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.swap_contract import EVERYTHING, USUAL, SwapContract
 from torch import nn
 
 from mita_seg import restore_attention, swap_attention
+from support.swap_contract import EVERYTHING, USUAL, SwapContract
 
 
 class SmallViT(nn.Module):

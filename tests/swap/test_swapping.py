@@ -6,13 +6,13 @@ import sys
 
 import pytest
 import torch
-from support.swap_contract import EVERYTHING, USUAL
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import mita_seg
 from mita_seg import restore_attention, swap_attention
 from mita_seg.layers import Attention, FullAttention, MiTAAttention, TransformerBlock
+from support.swap_contract import EVERYTHING, USUAL
 
 X = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0))
 

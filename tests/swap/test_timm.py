@@ -4,10 +4,10 @@ from inspect import signature
 
 import pytest
 import torch
-from support.swap_contract import EVERYTHING, USUAL, SwapContract, import_or_skip
 from torch import nn
 
 from mita_seg import swap_attention
+from support.swap_contract import EVERYTHING, USUAL, SwapContract, import_or_skip
 
 timm = import_or_skip('timm')
 vision_transformer = import_or_skip('timm.models.vision_transformer')

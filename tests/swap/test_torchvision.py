@@ -1,9 +1,9 @@
 """torchvision's VisionTransformer, which takes images of one size."""
 
 import torch
-from support.swap_contract import USUAL, SwapContract, import_or_skip
 
 from mita_seg import swap_attention
+from support.swap_contract import USUAL, SwapContract, import_or_skip
 
 models = import_or_skip('torchvision.models')
 

@@ -8,10 +8,10 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from support import conversion_cases as cases
 
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.conversion.position_embedding import resize_position_embedding
+from support import conversion_cases as cases
 
 
 class RunsCode:

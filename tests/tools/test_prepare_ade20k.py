@@ -6,7 +6,7 @@ pytest.importorskip('mmseg')
 
 from PIL import ExifTags, Image
 
-from mita_seg.datasets import ade20k_check
+from dataset_converters import ade20k as ade20k_check
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+
 from support import drawn_folders as drawn
 
 pytest.importorskip('mmseg')

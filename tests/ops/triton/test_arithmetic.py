@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.kernel_cases import assert_kernels_agree
-from support.operator_cases import CASES, DEVICE, draw_inputs, make_inputs, on_device
 
 from mita_seg.ops import route_queries
+from support.kernel_cases import assert_kernels_agree
+from support.operator_cases import CASES, DEVICE, draw_inputs, make_inputs, on_device
 
 pytest.importorskip('triton')
 

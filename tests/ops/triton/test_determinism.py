@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+
+from mita_seg.ops import pooled_mita_attention
 from support.operator_cases import (
     DEVICE,
     draw_inputs,
@@ -10,8 +12,6 @@ from support.operator_cases import (
     on_device,
     with_gradients,
 )
-
-from mita_seg.ops import pooled_mita_attention
 
 pytest.importorskip('triton')
 

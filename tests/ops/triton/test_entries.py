@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from support.operator_cases import DEVICE, relative_error
 
 pytest.importorskip('triton')

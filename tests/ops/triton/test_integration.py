@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from support.operator_cases import DEVICE, draw_inputs, gradients, on_device, relative_error
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -14,6 +13,7 @@ from mita_seg.layers.mita_attention import MiTAAttention
 from mita_seg.ops import mita_attention, pool_landmarks, pooled_mita_attention
 from mita_seg.ops.options import MiTAOptions
 from mita_seg.ops.reference import reference_attention
+from support.operator_cases import DEVICE, draw_inputs, gradients, on_device, relative_error
 
 pytest.importorskip('triton')
 

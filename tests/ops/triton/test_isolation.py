@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from support.operator_cases import DEVICE, NAMES, make_inputs, on_device, with_gradients
 
 pytest.importorskip('triton')

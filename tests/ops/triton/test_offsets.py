@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.kernel_cases import assert_kernels_agree
-from support.operator_cases import DEVICE, draw_inputs, relative_error
 
 from mita_seg.ops import mita_attention
+from support.kernel_cases import assert_kernels_agree
+from support.operator_cases import DEVICE, draw_inputs, relative_error
 
 pytest.importorskip('triton')
 

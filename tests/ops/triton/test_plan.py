@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.operator_cases import DEVICE, draw_inputs, gradients
 
 from mita_seg.ops import mita_attention, pooled_mita_attention
+from support.operator_cases import DEVICE, draw_inputs, gradients
 
 pytest.importorskip('triton')
 

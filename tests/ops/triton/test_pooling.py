@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support.operator_cases import DEVICE, gradients, on_device
 
 from mita_seg.ops import mita_attention, pool_landmarks, pooled_mita_attention
+from support.operator_cases import DEVICE, gradients, on_device
 
 pytest.importorskip('triton')
 

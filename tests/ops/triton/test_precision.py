@@ -5,6 +5,7 @@ Outputs may be off by twice as much as those of plain operations, gradients by t
 
 import pytest
 import torch
+
 from support.kernel_cases import assert_as_precise_as_plain_operations
 from support.operator_cases import DEVICE, draw_inputs
 

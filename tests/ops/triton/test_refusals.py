@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.operator_cases import on_device
 
 from mita_seg.ops import attention, mita_attention, pooled_mita_attention
 from mita_seg.ops.options import MiTAOptions, Window
 from mita_seg.ops.triton import support
 from mita_seg.ops.triton.gpu import Gpu
+from support.operator_cases import on_device
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from support.operator_cases import DEVICE, draw_inputs, on_device
 from torch import library
+
+from support.operator_cases import DEVICE, draw_inputs, on_device
 
 pytest.importorskip('triton')
 

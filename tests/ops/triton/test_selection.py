@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.kernel_cases import read_choice, read_state
-from support.operator_cases import DEVICE, draw_inputs, on_device
 
 from mita_seg.ops import route_queries, select_experts
+from support.kernel_cases import read_choice, read_state
+from support.operator_cases import DEVICE, draw_inputs, on_device
 
 pytest.importorskip('triton')
 

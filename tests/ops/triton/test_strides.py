@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from support.operator_cases import DEVICE, NAMES, relative_error
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mita_seg.ops import mita_attention, pooled_mita_attention
+from support.operator_cases import DEVICE, NAMES, relative_error
 
 plans = pytest.importorskip('mita_seg.ops.triton.plan', exc_type=ImportError)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from support.kernel_cases import assert_kernels_agree
 from support.operator_cases import DEVICE, draw_inputs
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from support.operator_cases import draw_inputs
 from torch.autograd.functional import jacobian
 from torch.func import grad, jacrev, jvp, vmap
+
+from support.operator_cases import draw_inputs
 
 pytest.importorskip('triton')
 

@@ -4,17 +4,18 @@ import json
 
 import numpy as np
 import pytest
+
 from support import drawn_folders as drawn
 
 pytest.importorskip('mmseg')
 
 from PIL import ExifTags, Image
 
-from mita_seg.preparation import Options, examine, write
-from mita_seg.preparation.class_list import read_class_file
-from mita_seg.preparation.polygons import fill, fill_circle
-from mita_seg.preparation.run_lengths import decode_runs
-from mita_seg.preparation.splits import choose_validation, group_names
+from dataset_converters.own_data import Options, examine, write
+from dataset_converters.own_data.class_list import read_class_file
+from dataset_converters.own_data.polygons import fill, fill_circle
+from dataset_converters.own_data.run_lengths import decode_runs
+from dataset_converters.own_data.splits import choose_validation, group_names
 
 
 def prepared(folder, out, **options):

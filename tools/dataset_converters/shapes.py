@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .shapes import CLASSES, PALETTE, draw_scene
+from mita_seg.datasets.shapes import CLASSES, PALETTE, draw_scene
 
 _MARK = 'shapes.json'
 # Raised whenever the drawing changes, so that folders of an older version are drawn again.

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .orientation import exif_orientation
-from .suffix import spelt_otherwise
+from mita_seg.datasets.orientation import exif_orientation
+from mita_seg.datasets.suffix import spelt_otherwise
 
 PAIRS = {'training': 20210, 'validation': 2000}
 HIGHEST_LABEL = 150

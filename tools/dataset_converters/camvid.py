@@ -4,8 +4,8 @@ from pathlib import Path
 
 import cv2
 
-from .camvid import CLASSES
-from .loading import IGNORE
+from mita_seg.datasets.camvid import CLASSES
+from mita_seg.datasets.loading import IGNORE
 
 PARTS = {'train': 367, 'val': 101, 'test': 233}
 _UNLABELLED = len(CLASSES)  # in SegNet's files

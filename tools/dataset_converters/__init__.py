@@ -1,0 +1,1 @@
+"""What the tools that make or check a data set do; the commands lie one folder up."""
