@@ -1,6 +1,7 @@
-"""Random changes of whole batches, on the device they are on. Needs torch alone."""
+"""Random changes of whole batches, on the device of the model. Needs torch alone."""
 
 from .colour import jitter_colours
 from .resample import scale_crop_flip
+from .windows import Windows, draw_windows
 
-__all__ = ['jitter_colours', 'scale_crop_flip']
+__all__ = ['Windows', 'draw_windows', 'jitter_colours', 'scale_crop_flip']

@@ -1,12 +1,7 @@
-"""Random brightness, contrast, saturation and hue of a batch as one matrix an image."""
-
-import math
+"""Random brightness, contrast, saturation and hue of a batch."""
 
 import torch
-from torch import Tensor
-
-# Luma of ITU-R BT.601, the grey of JPEG and OpenCV.
-_LUMA = (0.299, 0.587, 0.114)
+from torch import Generator, Tensor
 
 
 def jitter_colours(
@@ -16,20 +11,23 @@ def jitter_colours(
     saturation: float = 0.5,
     hue: float = 36,
     prob: float = 0.5,
+    generator: Generator | None = None,
 ) -> Tensor:
-    """Change the colours of each image at random.
+    """Change the colours of each image at random, as MMSegmentation's PhotoMetricDistortion does.
 
-    The strengths are those of MMSegmentation's PhotoMetricDistortion; each change is linear in
-    RGB (hue turns the colours about the grey axis), so all four are one 3x3 matrix and an offset.
+    Brightness, contrast, saturation and hue follow one another, the last two in HSV; for half of
+    the images contrast comes last. Values are cut off at 0 and 255 after each, but not rounded.
     Grey images of one channel stay grey: for them it is brightness and contrast.
 
     Args:
-        images: RGB or grey, [B, 3, H, W] or [B, 1, H, W], floating point, from 0 to 255.
+        images: RGB or grey, [B, 3, H, W] or [B, 1, H, W], floating point, from 0 to 255. What they
+            hold may be overwritten.
         brightness: Largest offset of all channels.
         contrast: Channels are multiplied by 1 - contrast to 1 + contrast.
-        saturation: The distance from grey is multiplied by 1 - saturation to 1 + saturation.
+        saturation: The saturation is multiplied by 1 - saturation to 1 + saturation.
         hue: Largest angle, degrees.
         prob: Probability of each of the four, for each image.
+        generator: Of the random numbers, on the CPU; torch's own by default.
 
     Returns:
         Images of the same shape, from 0 to 255.
@@ -40,27 +38,47 @@ def jitter_colours(
     channels = images.shape[1]
     if channels not in (1, 3):
         raise ValueError(f'colours are changed of images of 1 or 3 channels, got {channels}')
-    batch, device, dtype = len(images), images.device, images.dtype
-    amount = 2 * torch.rand(4, batch, device=device, dtype=dtype) - 1
-    amount = amount * (torch.rand(4, batch, device=device) < prob)
-    offset = brightness * amount[0]
+    batch = len(images)
+    amount = 2 * torch.rand(4, batch, generator=generator) - 1
+    amount = amount * (torch.rand(4, batch, generator=generator) < prob)
+    last = torch.rand(batch, generator=generator) < 0.5
     factor = 1 + contrast * amount[1]
-    strength = (1 + saturation * amount[2]).view(-1, 1, 1)
-    angle = (math.radians(hue) * amount[3]).view(-1, 1, 1)
+    parameters = torch.stack(
+        (
+            brightness * amount[0],
+            torch.where(last, 1, factor),
+            1 + saturation * amount[2],
+            hue / 60 * amount[3],
+            torch.where(last, factor, 1),
+        )
+    )
+    if images.is_cuda:
+        parameters = parameters.pin_memory().to(images.device, non_blocking=True)
+    parameters = parameters.to(images.dtype).view(5, batch, 1, 1, 1)
+    offset, first_factor, strength, angle, last_factor = parameters
 
-    eye = torch.eye(3, device=device, dtype=dtype)
-    grey = torch.cat([weight * torch.ones_like(eye[:, :1]) for weight in _LUMA], dim=1)
-    saturate = strength * eye + (1 - strength) * grey
-    turn = _rotation_about_grey(angle, eye)
-    matrix = factor.view(-1, 1, 1) * (turn @ saturate)  # [B, 3, 3]
-    # Grey stays grey under saturation and hue, and so does the offset.
-    pixels = images.flatten(2).expand(-1, 3, -1)
-    shifted = torch.baddbmm((factor * offset).view(-1, 1, 1), matrix, pixels)[:, :channels]
-    return shifted.clamp_(0, 255).unflatten(2, images.shape[2:])
+    images = images.add_(offset).clamp_(0, 255).mul_(first_factor).clamp_(0, 255)
+    if channels == 3:
+        images = _change_in_hsv(images, strength.squeeze(1), angle.squeeze(1))
+    return images.mul_(last_factor).clamp_(0, 255)
 
 
-def _rotation_about_grey(angle: Tensor, eye: Tensor) -> Tensor:
-    """Rotations by angles [B, 1, 1] about (1, 1, 1), [B, 3, 3] (Rodrigues' formula)."""
-    onto_axis = torch.full_like(eye, 1 / 3)
-    cross = (eye.roll(-1, 0) - eye.roll(1, 0)) / -math.sqrt(3)
-    return onto_axis + angle.cos() * (eye - onto_axis) + angle.sin() * cross
+def _change_in_hsv(images: Tensor, strength: Tensor, angle: Tensor) -> Tensor:
+    """Multiply the saturation and add to the hue, in sixths of a turn; [B, 3, H, W], RGB."""
+    red, green, blue = images.unbind(1)
+    value = images.amax(1)  # [B, H, W]
+    spread = value - images.amin(1)
+    safe = spread.clamp(min=1e-6)
+    hue = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = hue + angle
+    spread = (spread * strength).minimum(value)
+    # How much of the spread a channel lies below the value, at this hue: 0 near its own colour.
+    parts = []
+    for shift in (5, 3, 1):
+        place = (hue + shift).remainder(6)
+        parts.append(value - spread * place.minimum(4 - place).clamp_(0, 1))
+    return torch.stack(parts, 1)

@@ -1,59 +1,182 @@
-"""Random scale, crop and flip of a batch in one resampling."""
+"""Windows of a batch of images of different sizes: scaled, cut out and flipped in one go."""
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from .windows import Windows
+
+# One pixel in so many, along each axis, is looked at to judge how varied a window is.
+_STEP = 4
+_LABELS = 2**16
 
 
 def scale_crop_flip(
-    images: Tensor,
-    labels: Tensor,
-    size: Sequence[int],
-    ratio_range: Sequence[float] = (0.5, 2.0),
-    flip_prob: float = 0.5,
+    images: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    windows: Windows,
+    size: tuple[int, int],
+    device: torch.device | str | None = None,
+    *,
     ignore_index: int = 255,
+    cat_max_ratio: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut a window of `size` at a random place out of each image, scaled by a random ratio.
+    """Cut its window out of each image, as Resize, RandomCrop and RandomFlip do in turn.
 
-    What RandomResize, RandomCrop and RandomFlip do in turn: images are interpolated linearly,
-    labels take their nearest neighbour. An axis that is shorter than the window after scaling lies
-    at a random place in it.
+    Pixels are interpolated linearly and labels take their nearest neighbour, both as OpenCV does
+    it, up to one level of 255. A scaled image that is smaller than the window lies at its top left.
+    Images and labels go to the device in one transfer each, and nothing waits for it.
 
     Args:
-        images: [B, C, H, W], floating point.
-        labels: [B, H, W], any integer type.
-        size: The window (h, w), pixels.
-        ratio_range: Least and largest ratio, drawn evenly for each image.
-        flip_prob: Probability of mirroring an image from left to right.
+        images: [C, H, W] each, uint8, of any sizes.
+        labels: [H, W] or [1, H, W] each, integers of at most 16 bits.
+        windows: From :func:`draw_windows`. The first candidate is taken that `cat_max_ratio`
+            accepts, and the last one if none is.
+        size: Height and width of the windows, pixels.
+        device: Where to; the images' own by default.
         ignore_index: Label outside the image.
+        cat_max_ratio: Largest share that one label may have of the labelled pixels of a candidate,
+            judged on one pixel in 16; 1 accepts all.
 
     Returns:
-        Images [B, C, h, w], repeating their border where the window is outside of them; labels
-        [B, h, w], int64; and where it is outside, [B, h, w], bool.
+        Images [B, C, h, w], float32, of whole numbers, with any values outside the image; labels
+        [B, h, w], int64; and what is outside, [B, h, w], bool.
     """
-    batch, device = len(images), images.device
-    low, high = ratio_range
-    ratio = low + (high - low) * torch.rand(batch, device=device)
-    place_y, place_x = 2 * torch.rand(2, batch, device=device) - 1  # from one end to the other
-    flipped = torch.rand(batch, device=device) < flip_prob
-
-    # In coordinates that run from -1 to 1 across the image, the window is this long. Sizes stay
-    # Python numbers: a tensor made of them would have to be copied to the device.
-    length_y = size[0] / images.shape[-2] / ratio
-    length_x = size[1] / images.shape[-1] / ratio
-    shift_y, shift_x = (1 - length_y) * place_y, (1 - length_x) * place_x
-    zero = torch.zeros_like(shift_x)
-    matrix = torch.stack(
-        (torch.where(flipped, -length_x, length_x), zero, shift_x, zero, length_y, shift_y), dim=1
+    device = torch.device(images[0].device if device is None else device)
+    pixels = _move_flat(list(images), device)
+    # 16 bits are a quarter of what the labels take as int64. Torch counts them with a sign.
+    values = _move_flat([label.to(torch.int16) for label in labels], device)
+    starts = windows.sizes.prod(1).cumsum(0) - windows.sizes.prod(1)
+    table = torch.cat(
+        (
+            starts[:, None],
+            windows.sizes,
+            windows.scaled,
+            windows.flipped[:, None].long(),
+            windows.corners.flatten(1),
+        ),
+        dim=1,
     )
-    grid = F.affine_grid(matrix.view(-1, 2, 3), (batch, 1, *size), align_corners=False)
+    table = _move_flat([table], device).view(table.shape)
+    start, height, width, scaled_height, scaled_width, flipped = table[:, :6, None].unbind(1)
+    corners = table[:, 6:].unflatten(1, (-1, 2))  # [B, K, 2]
+    rows = _Axis(height, scaled_height, size[0])
+    columns = _Axis(width, scaled_width, size[1])
+    if corners.shape[1] > 1:
+        corner = _first_varied(
+            values, start, width, rows, columns, corners, ignore_index, cat_max_ratio
+        )
+    else:
+        corner = corners[:, 0]
+    y, outside_y = rows.places(corner[:, :1])  # [B, h]
+    x, outside_x = columns.places(corner[:, 1:], flipped.bool())
+    outside = outside_y[:, :, None] | outside_x[:, None, :]
 
-    outside = (grid.abs() > 1).any(-1)
-    grid = grid.to(images.dtype)
-    images = F.grid_sample(images, grid, 'bilinear', 'border', align_corners=False)
-    label_map = labels.unsqueeze(1).to(images.dtype)
-    label_map = F.grid_sample(label_map, grid, 'nearest', 'border', align_corners=False)
-    labels = label_map.squeeze(1).long().masked_fill(outside, ignore_index)
-    return images, labels, outside
+    channels = images[0].shape[0]
+    top, bottom, along_y = (part[:, None, :, None] for part in rows.linear(y))
+    left, right, along_x = (part[:, None, None, :] for part in columns.linear(x))
+    start, height, width = (part[:, :, None, None] for part in (start, height, width))
+    channel = torch.arange(channels, device=device).view(1, -1, 1, 1)
+    plane = channels * start + channel * height * width  # [B, C, 1, 1]
+    upper, lower = plane + top * width, plane + bottom * width  # [B, C, h, 1]
+    cut = torch.lerp(
+        torch.lerp(_take(pixels, upper + left), _take(pixels, upper + right), along_x),
+        torch.lerp(_take(pixels, lower + left), _take(pixels, lower + right), along_x),
+        along_y,
+    )
+    start, width = start.squeeze(1), width.squeeze(1)
+    found = values.take(start + rows.nearest(y)[:, :, None] * width + columns.nearest(x)[:, None])
+    found = (found.long() & (_LABELS - 1)).masked_fill(outside, ignore_index)
+    return cut.round_(), found, outside
+
+
+class _Axis:
+    """Where the pixels of a window come from along one axis.
+
+    Args:
+        length: Pixels of the image, [B, 1].
+        scaled: Pixels of the scaled image, [B, 1].
+        window: Pixels of the window.
+    """
+
+    def __init__(self, length: Tensor, scaled: Tensor, window: int) -> None:
+        self.last = length - 1
+        self.step = 1 / (scaled.double() / length)
+        self.shown = scaled.clamp(max=window)  # pixels of the window that show the image
+        self.window = window
+
+    def places(
+        self, corner: Tensor, flipped: Tensor | None = None, step: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Pixels of the scaled image [B, w], and which of them are outside of it."""
+        place = torch.arange(0, self.window, step, device=corner.device).expand(len(corner), -1)
+        outside = place >= self.shown
+        if flipped is not None:
+            place = torch.where(flipped, self.shown - 1 - place, place)
+        return corner + place, outside
+
+    def nearest(self, place: Tensor) -> Tensor:
+        """The image's pixel for each of the scaled image."""
+        return (place * self.step).floor().long().clamp(min=0).minimum(self.last)
+
+    def linear(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The two nearest pixels of the image, and how far from the first the place is."""
+        exact = ((place + 0.5) * self.step - 0.5).clamp(min=0).minimum(self.last)
+        first = exact.floor()
+        return (
+            first.long(),
+            (first.long() + 1).minimum(self.last),
+            (exact - first).float(),
+        )
+
+
+def _first_varied(
+    values: Tensor,
+    start: Tensor,
+    width: Tensor,
+    rows: _Axis,
+    columns: _Axis,
+    corners: Tensor,
+    ignore_index: int,
+    cat_max_ratio: float,
+) -> Tensor:
+    """The first corner of each image, [B, 2], whose window no label covers too much of."""
+    batch, number = corners.shape[:2]
+    places, outsides = [], []
+    for axis, along in ((rows, 0), (columns, 1)):
+        for candidate in range(number - 1):  # the last one is taken in any case
+            place, outside = axis.places(corners[:, candidate, along : along + 1], step=_STEP)
+            places.append(axis.nearest(place))
+            outsides.append(outside)
+    y, x = (torch.stack(part, 1) for part in (places[: number - 1], places[number - 1 :]))
+    outside_y, outside_x = (
+        torch.stack(part, 1) for part in (outsides[: number - 1], outsides[number - 1 :])
+    )
+    index = (start + y.flatten(1) * width).view_as(y)[:, :, :, None] + x[:, :, None]
+    found = values.take(index).long() & (_LABELS - 1)
+    counted = (found != ignore_index) & ~(outside_y[:, :, :, None] | outside_x[:, :, None])
+    counts = torch.zeros(batch * (number - 1), _LABELS, dtype=torch.int32, device=values.device)
+    counts.scatter_add_(1, found.flatten(0, 1).flatten(1), counted.flatten(0, 1).flatten(1).int())
+    most, total = counts.amax(1), counts.sum(1)
+    varied = ((most > 0) & (most < cat_max_ratio * total)).view(batch, number - 1)
+    order = torch.arange(number - 1, device=values.device)
+    chosen = torch.where(varied, order, number - 1).amin(1)
+    return corners.gather(1, chosen.view(-1, 1, 1).expand(-1, 1, 2)).squeeze(1)
+
+
+def _take(pixels: Tensor, index: Tensor) -> Tensor:
+    return pixels.take(index).float()
+
+
+def _move_flat(tensors: list[Tensor], device: torch.device) -> Tensor:
+    """All elements one after the other, in one transfer that does not wait for the device."""
+    parts = [tensor.reshape(-1) for tensor in tensors]
+    pinned = device.type == 'cuda' and parts[0].device.type == 'cpu'
+    joined = torch.empty(
+        sum(map(len, parts)),
+        dtype=parts[0].dtype,
+        device=parts[0].device,
+        pin_memory=pinned,
+    )
+    return torch.cat(parts, out=joined).to(device, non_blocking=True)

@@ -1,23 +1,29 @@
 """Training batches that are augmented on the device of the model."""
 
 import torch
+from mmengine.dist import get_rank
 from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mita_seg.augment import jitter_colours, scale_crop_flip
+from mita_seg.augment import draw_windows, jitter_colours, scale_crop_flip
+
+# As RandomCrop: the last one drawn is taken where ten have been refused.
+_WINDOWS_TRIED = 10
 
 
 @MODELS.register_module()
 class BatchSegDataPreProcessor(SegDataPreProcessor):
-    """SegDataPreProcessor that augments whole training batches, for images of one size.
+    """SegDataPreProcessor that augments whole training batches on the device of the model.
 
-    A training batch goes to the device in two transfers, of bytes and of 16-bit labels, and random
-    scale, crop, flip and colours are drawn there for each image, in place of RandomResize,
-    RandomCrop (without its ``cat_max_ratio``), RandomFlip and PhotoMetricDistortion in the loader's
-    processes. Nothing in it waits for the device. Evaluation is that of the base class.
+    The loader's processes only read the images, of any sizes. A training batch goes to the device
+    in one transfer of bytes and one of 16-bit labels, and is scaled, cropped, flipped and changed
+    in colour there, by the rules and with the distributions of RandomResize, RandomCrop, RandomFlip
+    and PhotoMetricDistortion. Nothing in it waits for the device. Evaluation is that of the base
+    class. Random numbers are drawn on the CPU, from PyTorch's generator; processes of a distributed
+    training draw different ones.
 
     Images of one channel are augmented as grey ones; with other channels than one or three only
     `colour_prob` of 0 is possible. Labels may have any value of 16 bits.
@@ -27,6 +33,10 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         ratio_range (Sequence[float]): Least and largest ratio of the random scale.
         flip_prob (float): Probability of mirroring an image.
         colour_prob (float): Probability of each change of colour; 0 for none.
+        scale (Sequence[int], optional): Images are scaled to the largest size within
+            (long edge, short edge) times the random ratio; to their own size times it by default.
+        cat_max_ratio (float): Largest share that one label should have of a window; ten windows are
+            tried for each image. 1 accepts all.
         mean (Sequence[float], optional): Mean of each channel, or of all; needs `std`.
         std (Sequence[float], optional): Standard deviation of each channel, or of all.
         bgr_to_rgb (bool): Turn the channels of colour images round.
@@ -37,8 +47,9 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
 
     Raises:
         TypeError: `batch_augments` cannot be called.
-        ValueError: The images of a batch differ in size, have channels that colours cannot be
-            changed of, lack labels, or have other maps than labels.
+        ValueError: A setting is not accepted; or the images of a batch differ in channels, have
+            channels that colours cannot be changed of, lack labels, have labels of another size, or
+            have other maps than labels.
     """
 
     def __init__(
@@ -48,6 +59,8 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         flip_prob=0.5,
         colour_prob=0.5,
         *,
+        scale=None,
+        cat_max_ratio=1.0,
         mean=None,
         std=None,
         bgr_to_rgb=False,
@@ -69,12 +82,18 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
                 'batch_augments must be callable, with images and samples, or None, got '
                 f'{batch_augments!r}'
             )
+        if scale is not None and (len(scale) != 2 or min(scale) < 1):
+            raise ValueError(f'scale must be (long edge, short edge) in pixels, got {scale!r}')
+        if not 0 < cat_max_ratio <= 1:
+            raise ValueError(f'cat_max_ratio must be above 0 and at most 1, got {cat_max_ratio!r}')
         # The base class keeps these under names that differ between MMSegmentation's releases.
         self.turns_channels = bgr_to_rgb or rgb_to_bgr
         self.normalises = mean is not None
         self.ratio_range = tuple(ratio_range)
         self.flip_prob = flip_prob
         self.colour_prob = colour_prob
+        self.scale = None if scale is None else tuple(scale)
+        self.cat_max_ratio = cat_max_ratio
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Move, augment and normalise a batch.
@@ -89,18 +108,33 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         """
         if not training:
             return super().forward(data, training)
-        samples = data['data_samples']
-        images = self._to_device(data['inputs']).float()
-        # 16 bits are a quarter of what the labels take as int64. Torch counts them with a sign.
-        labels = self._to_device([_labels(sample).to(torch.int16) for sample in samples])
-        labels = labels.int() & 0xFFFF
+        samples, images = data['data_samples'], list(data['inputs'])
+        channels = {len(image) for image in images}
+        if len(channels) > 1:
+            raise ValueError(f'images of a batch have {sorted(channels)} channels; one is needed')
+        generator = _new_generator()
+        windows = draw_windows(
+            [tuple(image.shape[1:]) for image in images],
+            self.size,
+            self.scale,
+            self.ratio_range,
+            self.flip_prob,
+            _WINDOWS_TRIED + 1 if self.cat_max_ratio < 1 else 1,
+            generator,
+        )
+        images, labels, outside = scale_crop_flip(
+            images,
+            [_labels(sample, image) for sample, image in zip(samples, images, strict=True)],
+            windows,
+            self.size,
+            self.device,
+            ignore_index=self.seg_pad_val,
+            cat_max_ratio=self.cat_max_ratio,
+        )
         if self.turns_channels and images.shape[1] == 3:
             images = images.flip(1)
-        images, labels, outside = scale_crop_flip(
-            images, labels.squeeze(1), self.size, self.ratio_range, self.flip_prob, self.seg_pad_val
-        )
         if self.colour_prob:
-            images = jitter_colours(images, prob=self.colour_prob)
+            images = jitter_colours(images, prob=self.colour_prob, generator=generator)
         if self.normalises:
             images = (images - self.mean) / self.std
         images = images.masked_fill(outside.unsqueeze(1), self.pad_val)
@@ -116,25 +150,14 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
             images, augmented = self.batch_augments(images, augmented)
         return {'inputs': images, 'data_samples': augmented}
 
-    def _to_device(self, tensors: list[Tensor]) -> Tensor:
-        """One transfer from pinned memory, which does not wait for the device."""
-        shapes = {tuple(tensor.shape) for tensor in tensors}
-        if len(shapes) > 1:
-            raise ValueError(
-                f'{type(self).__name__} needs images of one size, got {sorted(shapes)}; use '
-                'SegDataPreProcessor and augmentation in the pipeline for images of several sizes'
-            )
-        pinned = self.device.type == 'cuda' and tensors[0].device.type == 'cpu'
-        stacked = torch.empty(
-            (len(tensors), *tensors[0].shape),
-            dtype=tensors[0].dtype,
-            device=tensors[0].device,
-            pin_memory=pinned,
-        )
-        return torch.stack(tensors, out=stacked).to(self.device, non_blocking=True)
+
+def _new_generator() -> torch.Generator:
+    """A generator of this batch and of this process of a distributed training."""
+    (seed,) = torch.randint(2**62, (1,)).tolist()
+    return torch.Generator().manual_seed(seed + get_rank())
 
 
-def _labels(sample: SegDataSample) -> Tensor:
+def _labels(sample: SegDataSample, image: Tensor) -> Tensor:
     if 'gt_sem_seg' not in sample:
         raise ValueError(f'training needs labels, {sample.get("img_path")!r} has none')
     others = [name for name in sample.keys() if name != 'gt_sem_seg']  # noqa: SIM118
@@ -144,4 +167,10 @@ def _labels(sample: SegDataSample) -> Tensor:
             f'{sample.get("img_path")!r} also has {", ".join(others)}; use SegDataPreProcessor and '
             'augmentation in the pipeline'
         )
-    return sample.gt_sem_seg.data
+    labels = sample.gt_sem_seg.data
+    if labels.shape[-2:] != image.shape[-2:]:
+        raise ValueError(
+            f'labels must be as large as their image, got {tuple(labels.shape[-2:])} for '
+            f'{sample.get("img_path")!r} of {tuple(image.shape[-2:])}'
+        )
+    return labels

@@ -1,75 +1,98 @@
+import cv2
+import numpy as np
 import pytest
 import torch
-from torch.nn.functional import interpolate
 
-from mita_seg.augment import scale_crop_flip
+from mita_seg.augment import Windows, draw_windows, scale_crop_flip
 
-HEIGHT, WIDTH = 24, 32
-
-
-def scene(batch=1):
-    """A smooth image whose red is its column and green its row, and labels that say the same."""
-    row, column = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing='ij')
-    image = torch.stack((column, row, torch.zeros_like(row))).float()
-    return image.expand(batch, -1, -1, -1), (column % 8).expand(batch, -1, -1)
+SIZES = [(60, 83), (75, 50), (40, 40)]
+WINDOW = (48, 64)
 
 
-def test_nothing_to_do_gives_back_image_and_labels():
-    images, labels = scene()
-    got, got_labels, outside = scale_crop_flip(images, labels, (HEIGHT, WIDTH), (1, 1), 0)
-    torch.testing.assert_close(got, images, atol=1e-4, rtol=0)
-    assert torch.equal(got_labels, labels) and not outside.any()
+def scenes():
+    """Smooth images [H, W, 3] and labels [H, W], uint8."""
+    draw = np.random.default_rng(0)
+    images = [
+        cv2.GaussianBlur(draw.integers(0, 256, (*size, 3), dtype=np.uint8), (5, 5), 0)
+        for size in SIZES
+    ]
+    return images, [draw.integers(0, 9, size).astype(np.uint8) for size in SIZES]
 
 
-def test_flip_mirrors_both():
-    images, labels = scene()
-    got, got_labels, _ = scale_crop_flip(images, labels, (HEIGHT, WIDTH), (1, 1), 1)
-    torch.testing.assert_close(got, images.flip(-1), atol=1e-4, rtol=0)
-    assert torch.equal(got_labels, labels.flip(-1))
+def cut(images, labels, windows, size=WINDOW, **options):
+    images = [torch.from_numpy(image.transpose(2, 0, 1).copy()) for image in images]
+    return scale_crop_flip(images, [torch.from_numpy(x) for x in labels], windows, size, **options)
 
 
-@pytest.mark.parametrize('ratio', [2, 0.5])
-def test_scale_is_that_of_interpolation(ratio):
-    images, labels = scene()
-    size = (int(HEIGHT * ratio), int(WIDTH * ratio))
-    got, _, _ = scale_crop_flip(images, labels, size, (ratio, ratio), 0)
-    expected = interpolate(images, size, mode='bilinear', align_corners=False)
-    torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
+def one_window(size, scaled, *corners, flipped=False):
+    return Windows(
+        sizes=torch.tensor([size]),
+        scaled=torch.tensor([scaled]),
+        corners=torch.tensor([corners]),
+        flipped=torch.tensor([flipped]),
+    )
 
 
-def test_windows_lie_everywhere_inside_the_image():
-    images, labels = scene(200)
-    got, _, outside = scale_crop_flip(images, labels, (6, 8), (1, 1), 0)
-    left, top = got[:, 0, 0, 0], got[:, 1, 0, 0]
-    assert not outside.any()
-    assert left.min() >= 0 and left.max() <= WIDTH - 8 and left.max() - left.min() > WIDTH - 10
-    assert top.min() >= 0 and top.max() <= HEIGHT - 6 and top.max() - top.min() > HEIGHT - 8
+@pytest.mark.parametrize('seed', range(6))
+def test_pixels_and_labels_are_those_of_opencv(seed):
+    images, labels = scenes()
+    generator = torch.Generator().manual_seed(seed)
+    windows = draw_windows(SIZES, WINDOW, (200, 50), generator=generator)
+    got, got_labels, outside = cut(images, labels, windows)
+    assert outside.any() and not outside.all()
+    for b, (image, label) in enumerate(zip(images, labels, strict=True)):
+        height, width = windows.scaled[b].tolist()
+        y, x = windows.corners[b, 0].tolist()
+        part = np.s_[y : y + WINDOW[0], x : x + WINDOW[1]]
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)[part]
+        label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)[part]
+        if windows.flipped[b]:
+            image, label = image[:, ::-1], label[:, ::-1]
+        rows, columns = label.shape
+        assert np.array_equal(got_labels[b, :rows, :columns], label)
+        found = got[b, :, :rows, :columns].permute(1, 2, 0).numpy()
+        assert np.abs(found - image).max() <= 1  # OpenCV's weights have eleven bits
+        assert outside[b].sum() == WINDOW[0] * WINDOW[1] - rows * columns
+    assert (got_labels[outside] == 255).all()
 
 
-def test_small_images_lie_at_random_places_and_the_rest_is_ignored():
-    images, labels = scene(50)
-    _, got_labels, outside = scale_crop_flip(images, labels, (HEIGHT, WIDTH), (0.5, 0.5), 0)
-    assert (got_labels[outside] == 255).all() and (got_labels[~outside] < 8).all()
-    inside = (~outside).sum((1, 2))
-    quarter = HEIGHT * WIDTH // 4
-    assert ((inside - quarter).abs() <= HEIGHT + WIDTH).all()
-    assert len({tuple(row.nonzero()[0].tolist()) for row in ~outside}) > 20
+def test_the_first_window_is_taken_that_no_label_covers_too_much_of():
+    image = np.zeros((64, 192, 3), np.uint8)
+    image[..., 2] = np.arange(192)  # the last channel is the column
+    labels = np.zeros((64, 192), np.uint8)
+    labels[:, 64:96] = 1
+    labels[:, 128:] = 255
+    # One label alone; two, but 7 of 8 are one; half of each; ignored ones do not count.
+    corners = {(0, 0): False, (0, 88): False, (0, 32): True, (0, 96): False, (0, 80): True}
+    places = list(corners)
+    for chosen in ([0, 1, 2, 4], [4, 0, 2], [0, 3, 2, 1], [1, 0, 3]):
+        windows = one_window((64, 192), (64, 192), *(places[i] for i in chosen))
+        got, *_ = cut([image], [labels], windows, (64, 64), cat_max_ratio=0.75)
+        varied = [i for i in chosen[:-1] if corners[places[i]]]
+        expected = varied[0] if varied else chosen[-1]
+        assert got[0, 2, 0, 0] == places[expected][1]
 
 
-def test_labels_move_with_the_image():
-    images, labels = scene(20)
-    got, got_labels, outside = scale_crop_flip(images, labels, (16, 16), (0.6, 1.8), 0.5)
-    column = got[:, 0]
-    # Linear and nearest sampling differ by half a pixel at most.
-    error = (column - got_labels + 4) % 8 - 4
-    assert error[~outside].abs().max() <= 0.51
+def test_windows_beyond_the_image_are_judged_by_what_is_inside():
+    labels = np.zeros((32, 32), np.uint8)
+    labels[:, :16] = 1
+    image = np.zeros((32, 32, 3), np.uint8)
+    windows = one_window((32, 32), (32, 32), (0, 0), (0, 0))
+    _, got, outside = cut([image], [labels], windows, (64, 64), cat_max_ratio=0.75)
+    assert outside.sum() == 64 * 64 - 32 * 32 and set(got.unique().tolist()) == {0, 1, 255}
 
 
-def test_draws_differ_between_images_and_repeat_with_the_seed():
-    images, labels = scene(8)
-    draws = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        draws.append(scale_crop_flip(images, labels, (16, 16))[0])
-    assert torch.equal(*draws)
-    assert len({image.sum().item() for image in draws[0]}) == 8
+def test_a_flip_leaves_a_small_image_at_the_left():
+    image = np.zeros((4, 4, 3), np.uint8)
+    labels = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    windows = one_window((4, 4), (4, 4), (0, 0), flipped=True)
+    _, got, _ = cut([image], [labels], windows, (4, 6))
+    assert np.array_equal(got[0, :, :4], labels[:, ::-1]) and (got[0, :, 4:] == 255).all()
+
+
+def test_labels_of_16_bits_keep_their_value():
+    labels = torch.tensor([[0, 300], [32768, 65535]])
+    windows = one_window((2, 2), (2, 2), (0, 0))
+    images = [torch.zeros(3, 2, 2, dtype=torch.uint8)]
+    _, got, _ = scale_crop_flip(images, [labels], windows, (2, 2))
+    assert torch.equal(got[0], labels)

@@ -68,9 +68,42 @@ def test_whole_images_are_padded_for_testing_as_in_the_stock_preprocessor():
     assert torch.equal(ours['inputs'], stock['inputs'])
 
 
-def test_images_of_several_sizes_are_refused():
-    with pytest.raises(ValueError, match=r'one size, got \[\(3, 32, 32\), \(3, 32, 48\)\]'):
-        BatchSegDataPreProcessor((16, 16), **OPTIONS)(batch((32, 32), (32, 48)), training=True)
+def test_images_of_several_sizes_make_one_batch():
+    data = batch((20, 32), (32, 48), (64, 40))
+    got = BatchSegDataPreProcessor((32, 32), **STILL, **OPTIONS)(data, training=True)
+    assert got['inputs'].shape == (3, 3, 32, 32)
+    first = got['data_samples'][0].gt_sem_seg.data[0]
+    assert torch.equal(first[:20], data['data_samples'][0].gt_sem_seg.data[0])
+    assert (first[20:] == 255).all()
+
+
+def test_labels_of_another_size_than_their_image_are_refused():
+    data = batch((32, 32), (32, 32))
+    data['inputs'][1] = data['inputs'][1][:, :16]
+    with pytest.raises(ValueError, match=r"got \(32, 32\) for '1\.jpg' of \(16, 32\)"):
+        BatchSegDataPreProcessor((16, 16), **OPTIONS)(data, training=True)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('scale', (512,), r'scale must be \(long edge, short edge\) in pixels, got \(512,\)'),
+        ('cat_max_ratio', 0, 'cat_max_ratio must be above 0 and at most 1, got 0'),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        BatchSegDataPreProcessor((16, 16), **OPTIONS, **{name: value})
+
+
+def test_processes_of_a_distributed_training_draw_different_windows(monkeypatch):
+    results = []
+    for rank in (0, 1):
+        monkeypatch.setattr('mita_seg.models.batch_preprocessor.get_rank', lambda rank=rank: rank)
+        torch.manual_seed(0)
+        data = batch((64, 64))
+        results.append(BatchSegDataPreProcessor((16, 16), **OPTIONS)(data, training=True))
+    assert not torch.equal(results[0]['inputs'], results[1]['inputs'])
 
 
 def test_training_without_labels_names_the_image():

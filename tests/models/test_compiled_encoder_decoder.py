@@ -8,7 +8,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-import mita_seg.models  # noqa: F401
+from mita_seg.models import MiTAMaskTransformerHead
 
 MITA = {'type': 'MiTAAttention', 'landmarks': (2, 2), 'topk': 3}
 CONFIG = {
@@ -59,7 +59,7 @@ def test_by_default_only_images_on_a_cuda_device_are_compiled(batch, monkeypatch
 
     def compile(function, **options):
         asked.append(options)
-        return lambda segmentor, images: passed.append(images) or torch.zeros(1, 3, 4, 4)
+        return lambda segmentor, images: passed.append(images) or [torch.zeros(1, 3, 4, 4)]
 
     monkeypatch.setattr(torch, 'compile', compile)
     model = MODELS.build({'type': 'CompiledEncoderDecoder', **CONFIG})
@@ -102,12 +102,24 @@ def test_predicts_with_a_test_cfg_from_python(batch):
     assert found.pred_sem_seg.shape == (32, 32)
 
 
-def test_auxiliary_head_is_refused():
-    with pytest.raises(ValueError, match='auxiliary_head'):
-        MODELS.build(
-            {
-                'type': 'CompiledEncoderDecoder',
-                'auxiliary_head': CONFIG['decode_head'],
-                **CONFIG,
-            }
-        )
+@pytest.mark.parametrize('number', [1, 2])
+def test_auxiliary_heads_are_part_of_the_compiled_pass(number, batch):
+    head = {
+        **CONFIG['decode_head'],
+        'loss_decode': {'type': 'CrossEntropyLoss', 'loss_weight': 0.4},
+    }
+    config = {**CONFIG, 'auxiliary_head': head if number == 1 else [head] * number}
+    plain = MODELS.build({'type': 'EncoderDecoder', **config})
+    options = {'backend': 'eager', 'fullgraph': True}
+    compiled = MODELS.build({'type': 'CompiledEncoderDecoder', 'compile_cfg': options, **config})
+    compiled.load_state_dict(plain.state_dict(), strict=True)
+    expected, got = plain.loss(*batch), compiled.loss(*batch)
+    assert len(expected) == 2 + 2 * number and expected.keys() == got.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_heads_with_a_loss_of_their_own_are_refused(monkeypatch):
+    monkeypatch.setattr(MiTAMaskTransformerHead, 'loss', lambda self: None)
+    with pytest.raises(ValueError, match='MiTAMaskTransformerHead computes it in a way of its own'):
+        MODELS.build({'type': 'CompiledEncoderDecoder', **CONFIG})

@@ -3,18 +3,19 @@
 import torch
 from mmengine.config import ConfigDict
 from mmseg.models import EncoderDecoder
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from mmseg.utils import add_prefix
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @MODELS.register_module()
 class CompiledEncoderDecoder(EncoderDecoder):
     """EncoderDecoder that compiles the way from image to logits for training.
 
-    Weights, evaluation and inference are those of EncoderDecoder. Small models on a large GPU spend
-    their time on launching kernels, which CUDA graphs save. The first iterations take a minute or
-    so. A copy, or a model that was pickled, compiles anew.
+    Auxiliary heads are part of it. Weights, evaluation and inference are those of EncoderDecoder.
+    Small models on a large GPU spend their time on launching kernels, which CUDA graphs save. The
+    first iterations take a minute or so. A copy, or a model that was pickled, compiles anew.
 
     Args:
         *args: As for EncoderDecoder.
@@ -24,13 +25,17 @@ class CompiledEncoderDecoder(EncoderDecoder):
         **kwargs: As for EncoderDecoder.
 
     Raises:
-        ValueError: There is an auxiliary head.
+        ValueError: A head computes its loss in a way of its own, not from its logits.
     """
 
     def __init__(self, *args, compile_cfg=None, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.with_auxiliary_head:
-            raise ValueError('CompiledEncoderDecoder takes no auxiliary_head')
+        for _, head in self._heads():
+            if type(head).loss is not BaseDecodeHead.loss:
+                raise ValueError(
+                    f'CompiledEncoderDecoder needs heads whose loss follows from their logits; '
+                    f'{type(head).__name__} computes it in a way of its own: use EncoderDecoder'
+                )
         if type(self.test_cfg) is dict:  # a model that is not built from a file
             self.test_cfg = ConfigDict(self.test_cfg)
         self.compiles_anywhere = compile_cfg is not None
@@ -39,7 +44,16 @@ class CompiledEncoderDecoder(EncoderDecoder):
 
     def _compile(self):
         # Of the class, with self as an argument: a copy of the model must not run this one.
-        self._compiled_forward = torch.compile(EncoderDecoder._forward, **self.compile_options)
+        self._compiled_forward = torch.compile(_all_logits, **self.compile_options)
+
+    def _heads(self) -> list[tuple[str, BaseDecodeHead]]:
+        """All heads, with what their losses are called."""
+        heads = [('decode', self.decode_head)]
+        if not self.with_auxiliary_head:
+            return heads
+        if not isinstance(self.auxiliary_head, nn.ModuleList):
+            return [*heads, ('aux', self.auxiliary_head)]
+        return [*heads, *((f'aux_{i}', head) for i, head in enumerate(self.auxiliary_head))]
 
     def __getstate__(self):
         """Everything but the compiled function, which cannot be pickled."""
@@ -64,4 +78,13 @@ class CompiledEncoderDecoder(EncoderDecoder):
         # The logits of the iteration before are not needed any more.
         torch.compiler.cudagraph_mark_step_begin()
         logits = self._compiled_forward(self, inputs)
-        return add_prefix(self.decode_head.loss_by_feat(logits, data_samples), 'decode')
+        losses = {}
+        for (name, head), of_head in zip(self._heads(), logits, strict=True):
+            losses.update(add_prefix(head.loss_by_feat(of_head, data_samples), name))
+        return losses
+
+
+def _all_logits(segmentor: CompiledEncoderDecoder, inputs: Tensor) -> list[Tensor]:
+    """Logits of all heads, from images."""
+    features = segmentor.extract_feat(inputs)
+    return [head.forward(features) for _, head in segmentor._heads()]
