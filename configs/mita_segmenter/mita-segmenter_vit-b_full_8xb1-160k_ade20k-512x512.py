@@ -1,9 +1,4 @@
-_base_ = [
-    '../_base_/models/mita_segmenter_vit.py',
-    '../_base_/datasets/ade20k_512x512.py',
-    '../_base_/schedules/schedule_160k.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = '../_base_/ade20k_512x512_stock.py'
 checkpoint = 'https://mmassets.onedl.ai/mmsegmentation/v0.5/pretrain/segmenter/vit_base_p16_384_20220308-96dfe169.pth'
 model = dict(
     backbone=dict(
