@@ -9,28 +9,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from mita_seg.models import MiTAMaskTransformerHead
-
-MITA = {'type': 'MiTAAttention', 'landmarks': (2, 2), 'topk': 3}
-CONFIG = {
-    'backbone': {
-        'type': 'MiTAVisionTransformer',
-        'img_size': 32,
-        'patch_size': 8,
-        'embed_dims': 32,
-        'num_layers': 1,
-        'num_heads': 2,
-        'attn_cfg': MITA,
-    },
-    'decode_head': {
-        'type': 'MiTAMaskTransformerHead',
-        'in_channels': 32,
-        'num_layers': 1,
-        'num_heads': 2,
-        'num_classes': 3,
-        'attn_cfg': MITA,
-    },
-    'test_cfg': {'mode': 'whole'},
-}
+from support.small_segmentor import CONFIG
 
 
 @pytest.fixture

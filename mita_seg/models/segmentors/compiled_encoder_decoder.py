@@ -8,12 +8,15 @@ from mmseg.registry import MODELS
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
+from .window_batches import WindowBatches
+
 
 @MODELS.register_module()
-class CompiledEncoderDecoder(EncoderDecoder):
+class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
     """EncoderDecoder that compiles the way from image to logits for training.
 
-    Auxiliary heads are part of it. Weights, evaluation and inference are those of EncoderDecoder.
+    Auxiliary heads are part of it. Weights and results are those of EncoderDecoder; windows of
+    ``mode='slide'`` are computed ``test_cfg.window_batch`` at a time, see :class:`WindowBatches`.
     Small models on a large GPU spend their time on launching kernels, which CUDA graphs save. The
     first iterations take a minute or so. A copy, or a model that was pickled, compiles anew.
 
