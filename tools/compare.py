@@ -58,10 +58,10 @@ def compare(args, runs, command):
     """Do what is left to do and report; the exit status is 1 if a run failed."""
     from mita_seg.comparison.findings import describe_findings
     from mita_seg.comparison.pictures import draw_bars, draw_comparison
-    from mita_seg.comparison.plan import find_finished
-    from mita_seg.comparison.pool import Failure, measure_runs, run_workers
-    from mita_seg.comparison.report import write_report
+    from mita_seg.comparison.results import write_report
+    from mita_seg.comparison.runs import find_finished
     from mita_seg.comparison.tradeoff import draw_tradeoff
+    from mita_seg.comparison.workers import Failure, measure_runs, run_workers
     from mita_seg.utils.files import read_json
 
     left = [run for run in runs if not run.is_finished()]
@@ -105,7 +105,7 @@ def main(argv=None):
     with contextlib.ExitStack() as held:
         with user_errors(PROG):
             import_mmseg_quietly()
-            from mita_seg.comparison.plan import make_runs
+            from mita_seg.comparison.runs import make_runs
             from mita_seg.utils.files import exclusive
 
             prepare_work_dir(args.work_dir)

@@ -1,6 +1,6 @@
 """Training, evaluating, measuring and drawing several configs side by side.
 
-``plan`` says what is to be run; ``pool`` starts one ``worker`` process a run and ``display`` shows
-them; ``measure`` times the trained models one after the other; ``report``, ``pictures`` and
-``tradeoff`` rebuild every output from the files of all finished runs in the folder.
+``runs`` says what is to be run; ``workers`` starts one process of ``single_run`` a run and
+``display`` shows them; ``measure`` times the trained models one after the other; ``results``,
+``pictures`` and ``tradeoff`` rebuild every output from the files of all finished runs.
 """

@@ -5,7 +5,7 @@ import math
 from mita_seg.utils.attention_colours import find_attention
 
 from .names import short_names
-from .report import group_by_config, summarise
+from .results import group_by_config, summarise
 
 _ALIKE = 0.05  # a difference of costs below which nothing is said of it
 _COSTS = (

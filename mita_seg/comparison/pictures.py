@@ -9,7 +9,7 @@ from mita_seg.utils.files import save_figure
 from mita_seg.utils.palette import class_legend, colour_labels
 
 from .names import short_names
-from .report import group_by_config, summarise
+from .results import group_by_config, summarise
 from .styles import make_styles
 
 _BARS = (

@@ -6,7 +6,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from mita_seg.utils.files import save_figure
 
 from .names import short_names
-from .report import group_by_config, summarise
+from .results import group_by_config, summarise
 from .styles import make_styles
 
 _COSTS = (

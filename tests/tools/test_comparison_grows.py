@@ -13,8 +13,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 from mita_seg.checkpoint import load_checkpoint_safely
-from mita_seg.comparison.plan import Run, find_finished, make_runs
-from mita_seg.comparison.pool import run_workers
+from mita_seg.comparison.runs import Run, find_finished, make_runs
+from mita_seg.comparison.workers import run_workers
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 

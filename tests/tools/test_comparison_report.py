@@ -6,7 +6,8 @@ import pytest
 pytest.importorskip('mmseg')
 
 from mita_seg.benchmark import plot
-from mita_seg.comparison import pictures, report, tradeoff
+from mita_seg.comparison import pictures, tradeoff
+from mita_seg.comparison import results as report
 from mita_seg.comparison.findings import describe_findings
 from mita_seg.comparison.names import short_names
 from mita_seg.comparison.styles import make_styles

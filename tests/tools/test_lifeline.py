@@ -43,7 +43,7 @@ def test_a_process_ends_with_a_killed_parent(tmp_path):
 
 
 @pytest.mark.filterwarnings('ignore:.*found in sys.modules')
-@pytest.mark.parametrize('module', ['measure', 'worker'])
+@pytest.mark.parametrize('module', ['measure', 'single_run'])
 def test_both_kinds_of_process_hold_on_to_their_parent(module, monkeypatch):
     class HeldError(Exception):
         pass

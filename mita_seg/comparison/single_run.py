@@ -12,7 +12,7 @@ from .lifeline import end_with_parent
 
 def main(argv=None):
     """Run one (config, seed) and leave ``evaluation.json`` and ``samples.npz`` in its folder."""
-    parser = argparse.ArgumentParser(prog='mita_seg.comparison.worker')
+    parser = argparse.ArgumentParser(prog='mita_seg.comparison.single_run')
     parser.add_argument('--work-dir', type=Path, required=True)
     parser.add_argument('--config', required=True)
     parser.add_argument('--folder', type=Path, required=True)

@@ -120,7 +120,7 @@ def _start(run, slot, threads):
     if devices:
         environment['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
     with open(run.folder / 'log.txt', 'a') as log:
-        return start_attached('mita_seg.comparison.worker', arguments, log, environment)
+        return start_attached('mita_seg.comparison.single_run', arguments, log, environment)
 
 
 def _environment(threads):
