@@ -56,11 +56,9 @@ def parse_args(argv=None):
 
 def compare(args, runs, command):
     """Do what is left to do and report; the exit status is 1 if a run failed."""
-    from mita_seg.comparison.findings import describe_findings
-    from mita_seg.comparison.pictures import draw_bars, draw_comparison
-    from mita_seg.comparison.results import write_report
+    from mita_seg.comparison.pictures import draw_bars, draw_comparison, draw_tradeoff
+    from mita_seg.comparison.results import describe_findings, write_report
     from mita_seg.comparison.runs import find_finished
-    from mita_seg.comparison.tradeoff import draw_tradeoff
     from mita_seg.comparison.workers import Failure, measure_runs, run_workers
     from mita_seg.utils.files import read_json
 

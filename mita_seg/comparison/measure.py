@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from mita_seg.engine.amp import training_precision
+from mita_seg.utils import environment
 from mita_seg.utils.cli import leave_out_pretrained, register_parts
 from mita_seg.utils.files import read_json, write_json
 
-from .environment import describe_environment
-from .lifeline import end_with_parent
+from .workers import end_with_parent
 
 _WARM_UP = 3
 _REPEATS = 20
@@ -62,6 +62,23 @@ def complete(folder, measured):
             'environment': describe_environment(),
         },
     )
+
+
+def describe_environment():
+    """Describe device, versions, threads, date and how the figures were taken.
+
+    Returns:
+        dict[str, str | int]: For ``environment`` in ``results.json``.
+    """
+    return {
+        **environment.describe_environment(),
+        'timing': 'after all training, one model at a time, without data loading',
+        'peak_mem_mb': (
+            'peak of the CUDA allocator in training (--test-only: in evaluation)'
+            if torch.cuda.is_available()
+            else 'peak resident set of the training (--test-only: evaluating) process'
+        ),
+    }
 
 
 def measure(config, train=True):

@@ -3,11 +3,31 @@
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
-from mita_seg.utils.files import write_json
+import numpy as np
+import torch
+from mmcv import imread
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.hooks import Hook
 
-from .lifeline import end_with_parent
+from mita_seg.checkpoint import find_newest
+from mita_seg.checkpoint.matching import require_matching_checkpoint
+from mita_seg.engine.peak_memory import PeakMemoryHook, peak_memory
+from mita_seg.utils.cli import (
+    build_runner,
+    check_initial_weights,
+    leave_out_pretrained,
+    user_errors,
+)
+from mita_seg.utils.files import read_json, replacing, write_json
+
+from .workers import end_with_parent
+
+_SAMPLES = 4  # test images whose predictions are drawn
+_SECONDS_BETWEEN_WRITES = 0.5  # of the progress
 
 
 def main(argv=None):
@@ -19,22 +39,6 @@ def main(argv=None):
     parser.add_argument('--seed', type=int, required=True)
     parser.add_argument('--checkpoint', type=Path)
     args = parser.parse_args(argv)
-
-    import torch
-    from mmengine.config import Config
-
-    from mita_seg.checkpoint import find_newest
-    from mita_seg.checkpoint.matching import require_matching_checkpoint
-    from mita_seg.engine.peak_memory import PeakMemoryHook, peak_memory
-    from mita_seg.utils.cli import (
-        build_runner,
-        check_initial_weights,
-        leave_out_pretrained,
-        user_errors,
-    )
-
-    from .progress import ProgressHook
-    from .samples import save_samples
 
     cfg = Config.fromfile(args.config)
     cfg.work_dir = str(args.folder)
@@ -88,6 +92,97 @@ def _is_trained(checkpoint, cfg):
         meta.get(unit, 0) >= cfg.train_cfg.get(f'max_{unit}s', float('inf'))
         for unit in ('iter', 'epoch')
     )
+
+
+class ProgressHook(Hook):
+    """Writes state, iteration, loss and remaining seconds to a file.
+
+    Args:
+        path (str | os.PathLike): The file, ``progress.json`` of a run.
+        memory (PeakMemoryHook): Registered in the same runner; its figure is kept in the file.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, path, memory):
+        self.path = path
+        self.memory = memory
+        self.written = 0.0
+        self.started = self.first = None
+        # Kept from the process that trained, if this one only evaluates.
+        self.peak_mem_mb = (read_json(path) or {}).get('peak_mem_mb')
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        """Start the clock at the first iteration of this process."""
+        if self.started is None:
+            self.started, self.first = time.monotonic(), runner.iter
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Report an iteration."""
+        if time.monotonic() - self.written < _SECONDS_BETWEEN_WRITES:
+            return
+        done = runner.iter + 1
+        seconds = (time.monotonic() - self.started) / (done - self.first)
+        loss = (outputs or {}).get('loss')
+        self._write(
+            'training',
+            done,
+            runner.max_iters,
+            loss=None if loss is None else float(loss),
+            eta_s=seconds * (runner.max_iters - done),
+        )
+
+    def after_train(self, runner):
+        """Keep the peak memory of training."""
+        if self.started is not None:
+            self.peak_mem_mb = self.memory.peak_bytes / 2**20
+        self._write('trained', runner.iter, runner.max_iters)
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Report an evaluated batch."""
+        if time.monotonic() - self.written >= _SECONDS_BETWEEN_WRITES:
+            self._write('evaluating', batch_idx + 1, len(runner.test_dataloader))
+
+    def _write(self, state, step, steps, **more):
+        self.written = time.monotonic()
+        progress = {'state': state, 'step': step, 'steps': steps, 'peak_mem_mb': self.peak_mem_mb}
+        write_json(self.path, {**progress, **more})
+
+
+def save_samples(runner, path):
+    """Predict some evenly spread test images and keep all that a picture of them needs.
+
+    Args:
+        runner (Runner): A runner with a trained model and a test data loader.
+        path (str | os.PathLike): The ``.npz`` file: ``image{i}`` `[h, w, 3]` (RGB, uint8),
+            ``label{i}`` and ``prediction{i}`` `[h, w]` (uint8; 255 = not labelled), ``names``,
+            ``classes`` `[K]` and ``palette`` `[K, 3]`.
+    """
+    dataset = runner.test_dataloader.dataset
+    indices = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLES).round().astype(int)).tolist()
+    arrays = {
+        'names': np.array([dataset.get_data_info(i)['img_path'] for i in indices]),
+        'classes': np.array(dataset.metainfo['classes']),
+        'palette': np.array(dataset.metainfo['palette'], dtype=np.uint8),
+    }
+    runner.model.eval()
+    for position, index in enumerate(indices):
+        with torch.no_grad():
+            sample = runner.model.test_step(pseudo_collate([dataset[index]]))[0]
+        # With OpenCV, whose channels run blue, green, red; as LoadCheckedImage reads it, or else
+        # turned by its EXIF orientation as LoadImageFromFile does.
+        image = imread(sample.img_path, 'color_ignore_orientation')
+        if image.shape[:2] != sample.pred_sem_seg.shape:
+            image = imread(sample.img_path)
+        arrays[f'image{position}'] = image[..., ::-1]
+        arrays[f'label{position}'] = _pixels(sample.gt_sem_seg)
+        arrays[f'prediction{position}'] = _pixels(sample.pred_sem_seg)
+    with replacing(path, 'wb') as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _pixels(segmentation):
+    return segmentation.data.squeeze(0).cpu().numpy().astype(np.uint8)
 
 
 if __name__ == '__main__':

@@ -6,11 +6,10 @@ import pytest
 pytest.importorskip('mmseg')
 
 from mita_seg.benchmark import plot
-from mita_seg.comparison import pictures, tradeoff
+from mita_seg.comparison import pictures
 from mita_seg.comparison import results as report
-from mita_seg.comparison.findings import describe_findings
-from mita_seg.comparison.names import short_names
-from mita_seg.comparison.styles import make_styles
+from mita_seg.comparison.pictures import make_styles
+from mita_seg.comparison.results import describe_findings, short_names
 from mita_seg.utils.attention_colours import FULL_COLOUR, MITA_COLOUR
 
 ENVIRONMENT = {'device': 'd', 'torch': 't', 'timing': 'x', 'peak_mem_mb': 'y'}
@@ -36,10 +35,9 @@ def result(kind, seed, **figures):
 def figures(monkeypatch):
     """The figures that are drawn, by name of the file."""
     drawn = {}
-    for module in (pictures, tradeoff):
-        monkeypatch.setattr(
-            module, 'save_figure', lambda figure, path: drawn.update({path.name: figure})
-        )
+    monkeypatch.setattr(
+        pictures, 'save_figure', lambda figure, path: drawn.update({path.name: figure})
+    )
     return drawn
 
 
@@ -134,7 +132,7 @@ def test_a_colour_means_an_attention_whatever_else_is_drawn():
 def test_tradeoff_draws_each_config_where_its_figures_are(figures, tmp_path):
     results = [result('full', seed) for seed in (0, 1, 2)]
     results += [result('mita', 0, iter_ms=300.0, peak_mem_mb=1000.0), result('other', 0)]
-    tradeoff.draw_tradeoff(tmp_path, results)
+    pictures.draw_tradeoff(tmp_path, results)
     figure = figures['tradeoff.png']
     time, memory = figure.axes
     assert titles(figure) == ['Training iteration (ms)', 'Peak memory (MiB)']
@@ -149,13 +147,13 @@ def test_tradeoff_draws_each_config_where_its_figures_are(figures, tmp_path):
 
 
 def test_two_configs_make_no_tradeoff(figures, tmp_path):
-    assert tradeoff.draw_tradeoff(tmp_path, [result('full', 0), result('mita', 0)]) is None
+    assert pictures.draw_tradeoff(tmp_path, [result('full', 0), result('mita', 0)]) is None
     assert not figures
 
 
 def test_costs_that_were_not_measured_are_left_out(figures, tmp_path):
     tested = [result(kind, 0, iter_ms=None) for kind in ('full', 'mita', 'other')]
-    tradeoff.draw_tradeoff(tmp_path, tested)
+    pictures.draw_tradeoff(tmp_path, tested)
     assert titles(figures['tradeoff.png']) == ['Peak memory (MiB)']
     pictures.draw_bars(tmp_path, tested)
     assert 'Training iteration (ms)' not in titles(figures['results.png'])
@@ -168,7 +166,7 @@ def test_costs_that_were_not_measured_are_left_out(figures, tmp_path):
 
 def test_pictures_of_many_configs_fit_a_page(figures, tmp_path):
     results = [result(f'variant{number}', seed) for number in range(12) for seed in (0, 1)]
-    for draw in (pictures.draw_bars, tradeoff.draw_tradeoff):
+    for draw in (pictures.draw_bars, pictures.draw_tradeoff):
         draw(tmp_path, results)
     for figure in figures.values():
         assert max(figure.get_size_inches()) < 14

@@ -11,7 +11,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import ExifTags, Image
 
-from mita_seg.comparison.samples import save_samples
+from mita_seg.comparison.single_run import save_samples
 
 
 class OneImage(list):

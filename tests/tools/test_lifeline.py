@@ -9,17 +9,17 @@ import pytest
 
 pytest.importorskip('mmseg')
 
-from mita_seg.comparison import lifeline
+from mita_seg.comparison import workers
 
 # Stands for compare.py: a process that starts another and waits for it.
 _PARENT = """
 import os, sys
-from mita_seg.comparison.lifeline import start_attached
+from mita_seg.comparison.workers import start_attached
 start_attached('waits', [], sys.stdout, dict(os.environ)).wait()
 """
 _CHILD = """
 import time
-from mita_seg.comparison.lifeline import end_with_parent
+from mita_seg.comparison.workers import end_with_parent
 end_with_parent()
 print('ready', flush=True)
 time.sleep(1000)
@@ -51,6 +51,6 @@ def test_both_kinds_of_process_hold_on_to_their_parent(module, monkeypatch):
     def end_with_parent():
         raise HeldError
 
-    monkeypatch.setattr(lifeline, 'end_with_parent', end_with_parent)
+    monkeypatch.setattr(workers, 'end_with_parent', end_with_parent)
     with pytest.raises(HeldError):
         runpy.run_module(f'mita_seg.comparison.{module}', run_name='__main__')
