@@ -25,7 +25,13 @@ def parse_args(argv=None):
         'Other configs or seeds on the same data may be added to a comparison by further commands '
         'with its --work-dir: table, JSON and pictures hold every finished run of the folder.',
     )
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files')
+    parser.add_argument(
+        'configs',
+        nargs='+',
+        metavar='CONFIG',
+        help='config files, and variants of them: CONFIG@LABEL:KEY=VALUE,KEY=VALUE trains CONFIG '
+        'with these settings under the name LABEL',
+    )
     parser.add_argument('--work-dir', required=True, help='folder of the comparison')
     parser.add_argument(
         '--seeds', nargs='+', type=int, default=[0], help='train with each of them (default: 0)'
@@ -46,7 +52,7 @@ def parse_args(argv=None):
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='override settings of every config',
+        help="override settings of every config; a variant's own go before them",
     )
     args = parser.parse_args(argv)
     if args.jobs < 1:
@@ -58,9 +64,8 @@ def compare(args, runs, command):
     """Do what is left to do and report; the exit status is 1 if a run failed."""
     from mita_seg.comparison.pictures import draw_bars, draw_comparison, draw_tradeoff
     from mita_seg.comparison.results import describe_findings, write_report
-    from mita_seg.comparison.runs import find_finished
+    from mita_seg.comparison.runs import read_results
     from mita_seg.comparison.workers import Failure, measure_runs, run_workers
-    from mita_seg.utils.files import read_json
 
     left = [run for run in runs if not run.is_finished()]
     if len(left) < len(runs):
@@ -82,7 +87,7 @@ def compare(args, runs, command):
         print(f'(all of it: {run.folder / "log.txt"})', file=sys.stderr)
 
     work_dir = Path(args.work_dir)
-    results = [read_json(folder / 'result.json') for folder in find_finished(runs, work_dir)]
+    results = read_results(runs, work_dir)
     if results:
         findings = describe_findings(results)
         print(f'\n{write_report(work_dir, results, command, findings)}\n')

@@ -62,7 +62,14 @@ def write_report(work_dir, results, command, findings=''):
     recorded = (read_json(work_dir / 'results.json') or {}).get('environment', {})
     commands = list(dict.fromkeys([*recorded.get('commands', []), command]))
     environment = {**results[-1]['environment'], 'command': command, 'commands': commands}
-    rows = [{field: result[field] for field in _FIELDS} for result in results]
+    rows = [
+        {
+            **{field: result[field] for field in _FIELDS},
+            'config_file': result.get('config_file'),
+            'options': result.get('options', {}),
+        }
+        for result in results
+    ]
     write_json(work_dir / 'results.json', {'runs': rows, 'environment': environment})
     tables = make_tables(results)
     with replacing(work_dir / 'results.md') as file:
@@ -145,28 +152,37 @@ def _notes(results):
     configs = list(group_by_config(results))
     if short_names(configs) != configs:
         notes.append('Configs: ' + ', '.join(f'`{config}`' for config in configs) + '.')
+    variants = {r['config']: r for r in results if r.get('options')}
+    for name, result in variants.items():
+        options = ', '.join(f'`{key}={value}`' for key, value in result['options'].items())
+        notes.append(f'`{name}`: `{result["config_file"]}` with {options}.')
     if len({(r['environment']['device'], r['environment']['torch']) for r in results}) > 1:
         notes.append('**The runs were measured on different devices or torch versions.**')
     return '\n\n'.join(notes)
 
 
 def short_names(stems):
-    """Config names without the parts that all of them share.
+    """Names of configs without the parts that all of them share.
 
     Args:
-        stems (Sequence[str]): Names such as ``mita-segmenter_vit-t_full_8xb1-160k_ade20k-512x512``.
+        stems (Sequence[str]): Names such as ``mita-segmenter_vit-t_full_8xb1-160k_ade20k-512x512``,
+            and labels of variants.
 
     Returns:
-        list[str]: Such as ``full``; the stems themselves where nothing can be left out.
+        list[str]: Such as ``full``; the names themselves where nothing can be left out.
     """
     parts = [stem.split('_') for stem in stems]
-    if len(stems) < 2 or len({len(part) for part in parts}) > 1:
-        return list(stems)
-    differing = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
-    return [
-        '_'.join(token for token, differs in zip(part, differing, strict=True) if differs)
-        for part in parts
-    ]
+    short = {}
+    # A label and the name of a file are not of the same parts: each kind is shortened by itself.
+    for length in {len(part) for part in parts}:
+        alike = [part for part in parts if len(part) == length]
+        differs = [len(set(column)) > 1 for column in zip(*alike, strict=True)]
+        for part in alike:
+            short['_'.join(part)] = '_'.join(
+                token for token, kept in zip(part, differs, strict=True) if kept or len(alike) == 1
+            )
+    names = [short[stem] for stem in stems]
+    return names if len(set(names)) == len(names) else list(stems)
 
 
 def describe_findings(results):

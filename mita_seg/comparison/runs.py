@@ -1,4 +1,4 @@
-"""What a comparison consists of."""
+"""What is to be run, and what of it is done."""
 
 import os
 import re
@@ -9,7 +9,11 @@ from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.checkpoint.trained_attention import describe_other_attention
 from mita_seg.datasets import check_data
 from mita_seg.utils.cli import check_initial_weights, load_config, prepare_work_dir
-from mita_seg.utils.files import read_json
+from mita_seg.utils.files import read_json, write_json
+
+from .variants import check_keys, parse_variant
+
+VARIANT = 'variant.json'  # beside the config of a run: the file and the options that it came from
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Run:
 
     Attributes:
         work_dir (Path): Folder of the comparison.
-        name (str): Stem of the config's file name.
+        name (str): Stem of the config's file name, or the label of a variant.
         seed (int): Random seed.
         checkpoint (Path | None): The checkpoint to evaluate; None to train one.
     """
@@ -65,11 +69,12 @@ def make_runs(
     """Check what was asked for and lay it out in the work folder.
 
     Args:
-        configs (Sequence[str]): Config files.
+        configs (Sequence[str]): Config files and variants of them, as
+            :func:`~mita_seg.comparison.variants.parse_variant` reads them.
         work_dir (str | os.PathLike): Folder of the comparison.
         seeds (Sequence[int]): Random seeds, each config is trained with each of them.
         checkpoints (Sequence[str], optional): One a config: evaluate these, train nothing.
-        cfg_options (dict, optional): Overrides for every config.
+        cfg_options (dict, optional): Overrides for every config; a variant's own go before them.
         amp (bool): Train with automatic mixed precision.
         say (Callable[[str], None], optional): Gets a sentence on each checkpoint that was trained
             with another attention than it is evaluated with.
@@ -83,8 +88,10 @@ def make_runs(
             changed since.
         FileNotFoundError: A config, a checkpoint or the data are missing.
     """
-    names = [Path(config).stem for config in configs]
-    for what, values in (('config', names), ('seed', seeds)):
+    variants = [parse_variant(config) for config in configs]
+    names = [variant.name for variant in variants]
+    labelled = any('@' in config for config in configs)
+    for what, values in (('label' if labelled else 'config', names), ('seed', seeds)):
         twice = sorted({value for value in values if list(values).count(value) > 1})
         if twice:
             raise ValueError(f'{what} given twice: {", ".join(map(str, twice))}')
@@ -100,8 +107,8 @@ def make_runs(
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     loaders = loaders if checkpoints is None else loaders[2:]
     resolved = []
-    for config, checkpoint in zip(configs, checkpoints or [None] * len(configs), strict=True):
-        cfg = load_config(config, cfg_options)
+    for variant, checkpoint in zip(variants, checkpoints or [None] * len(configs), strict=True):
+        cfg = _load(variant, cfg_options)
         if amp:
             from mita_seg.engine.amp import enable_amp
 
@@ -120,8 +127,8 @@ def make_runs(
     )
 
     prepare_work_dir(work_dir)
-    for name, cfg in zip(names, resolved, strict=True):
-        _keep_config(work_dir / name, cfg)
+    for variant, cfg in zip(variants, resolved, strict=True):
+        _keep_config(work_dir / variant.name, cfg, variant)
     files = [None] * len(names) if checkpoints is None else [Path(c) for c in checkpoints]
     runs = [
         Run(work_dir, name, seed, file)
@@ -151,6 +158,23 @@ def find_finished(runs, work_dir):
         for config in _config_files(work_dir)
         for folder in _seed_folders(config.parent)
         if (asked[folder].is_finished() if folder in asked else (folder / 'result.json').exists())
+    ]
+
+
+def read_results(runs, work_dir):
+    """Read the results of everything that a comparison has finished.
+
+    Args:
+        runs (Sequence[Run]): What is asked for now.
+        work_dir (Path): Folder of the comparison.
+
+    Returns:
+        list[dict]: What is known of each run, in the order of :func:`find_finished`, with
+        ``config_file`` and ``options``, what its config came from.
+    """
+    return [
+        {**read_json(folder / 'result.json'), **(read_json(folder.parent / VARIANT) or {})}
+        for folder in find_finished(runs, work_dir)
     ]
 
 
@@ -187,18 +211,27 @@ def _require_same_data(configs, loaders):
                 )
 
 
-def _keep_config(folder, cfg):
+def _load(variant, cfg_options):
+    cfg = load_config(variant.config, cfg_options)
+    if not variant.options:
+        return cfg
+    check_keys(cfg, variant.options)
+    return load_config(variant.config, cfg_options, variant.options)
+
+
+def _keep_config(folder, cfg, variant):
     from mmengine.config import Config
 
     path = folder / 'config.py'
     if path.exists():
         if Config.fromfile(path).to_dict() != cfg.to_dict():
             raise ValueError(
-                f'{str(folder)!r} holds runs of this config with other settings; take another '
-                '--work-dir, or delete that folder'
+                f'{str(folder)!r} holds runs of this name with other settings; take another '
+                'label or --work-dir, or delete that folder'
             )
         return  # the time of the file tells when the config was added
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / VARIANT, {'config_file': variant.config, 'options': variant.options})
     temporary = folder / f'config.{os.getpid()}.tmp.py'
     cfg.dump(temporary)
     temporary.replace(path)

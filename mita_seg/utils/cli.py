@@ -44,12 +44,12 @@ def say(prog, sentence):
         print(f'{prog}: {sentence}', flush=True)
 
 
-def load_config(path, options=None):
+def load_config(path, *options):
     """Read a config and apply ``--cfg-options``.
 
     Args:
         path (str): The config file.
-        options (dict, optional): What ``DictAction`` parsed.
+        *options (dict | None): What ``DictAction`` parsed; later ones go before earlier ones.
 
     Returns:
         Config: The config.
@@ -65,7 +65,8 @@ def load_config(path, options=None):
     register_parts()
     try:
         cfg = Config.fromfile(path)
-        cfg.merge_from_dict(options or {})
+        for each in options:
+            cfg.merge_from_dict(each or {})
     # A config is Python: anything can go wrong in it.
     except Exception as error:
         raise ValueError(f'config {path!r}: {type(error).__name__}: {error}') from error

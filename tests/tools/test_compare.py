@@ -14,6 +14,8 @@ from mita_seg.utils.files import exclusive
 
 FIELDS = {
     'config',
+    'config_file',
+    'options',
     'seed',
     'mIoU',
     'aAcc',
