@@ -14,6 +14,7 @@ DOCUMENTS = (
     'docs/**/*.md',
     'docs/**/*.png',
     'configs/*/README.md',
+    'experiments/*/README.md',
     'examples/*.py',
     'LICENSE',
     'CITATION.cff',

@@ -1,5 +1,7 @@
-"""CamVid's configs share one recipe and differ as their names say; they train on the real data."""
+"""CamVid's configs and the study's variants of them: one recipe, and what their names say."""
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,151 +11,198 @@ pytest.importorskip('mmseg')
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
-from mmseg.registry import MODELS
+from mmseg.registry import HOOKS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
 from mmseg.structures import SegDataSample
 from torch.nn.functional import interpolate
 
-FOLDER = Path(__file__).resolve().parent.parent / 'configs/mita_segmenter_camvid'
-# What differs from mita-encdec, in every attention.
-VARIANTS = {
-    'mita-compress': {'topk': 0},
-    'mita-route': {'shared': False},
-    'mita-s2': {'num_routed': 2},
-    'mita-invdim': {'landmark_scale': 'inverse_dim'},
-    'mita-dwc': {'dwc': True},
-    'mita-dwc-gate': {'dwc': True, 'gate': True},
+from mita_seg.comparison.variants import check_keys, parse_variant
+from mita_seg.datasets.camvid import CLASSES
+from mita_seg.models.config_check import check_attention_configs
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDY = ROOT / 'experiments/camvid'
+# Name -> variant, as the study says.
+RUNS = {
+    variant.name: variant
+    for variant in map(
+        parse_variant,
+        subprocess.run(
+            ['bash', STUDY / 'study.sh', 'list'], check=True, capture_output=True, text=True
+        ).stdout.split(),
+    )
 }
-KINDS = ['full', 'stock-head', 'mita-dec', 'mita-encdec', *VARIANTS]
-# With MMSegmentation's stock recipe, at patch 16.
-STOCK_RECIPE = ['full', 'stock-head', 'mita-encdec']
-PATCHES = {16: (22, 30), 8: (44, 60)}
+MITA = [name for name in RUNS if '_mita-' in name and not name.endswith('-stock-recipe')]
+STOCK_HEAD = [name for name in RUNS if name.endswith('_stock-head')]
+STOCK_RECIPE = [name for name in RUNS if name.endswith('-stock-recipe')]
+PATCHES = ('p16', 'p8')
 
 
-def path(kind, patch):
-    return FOLDER / f'mita-segmenter_vit-t-p{patch}_{kind}_1xb16-4k_camvid-352x480.py'
+def load(name):
+    variant = RUNS[name]
+    cfg = Config.fromfile(ROOT / variant.config)
+    check_keys(cfg, variant.options)
+    cfg.merge_from_dict(variant.options)
+    return cfg
 
 
-def load(kind, patch=16):
-    return Config.fromfile(path(kind, patch))
+def differing_keys(first, second, path=''):
+    """Paths whose values differ, but for variables of the files, which are in the model too."""
+    if first == second:
+        return set()
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return {path}
+    found = set()
+    for key in {*first, *second} - ({'data_preprocessor', 'stock_recipe'} if not path else set()):
+        found |= differing_keys(first.get(key), second.get(key), f'{path}.{key}'.lstrip('.'))
+    return found
 
 
-def without_attention(cfg):
-    """A config as a dict, less the choice of attention."""
-    plain = cfg.to_dict()
-    plain.pop('attn_cfg', None)
-    for part in ('backbone', 'decode_head'):
-        plain['model'][part].pop('attn_cfg')
-    return plain
+def differing(first, second):
+    return differing_keys(load(first).to_dict(), load(second).to_dict())
 
 
-def test_every_variant_exists_for_both_patches_and_nothing_else():
-    announced = {path(kind, patch) for kind in KINDS for patch in PATCHES}
-    announced |= {path(f'{kind}-stock-recipe', 16) for kind in STOCK_RECIPE}
-    assert set(FOLDER.glob('*.py')) == announced
+def test_the_study_names_every_config_of_the_folder_once():
+    plain = [variant.config for variant in RUNS.values() if not variant.options]
+    folder = ROOT / 'configs/mita_segmenter_camvid'
+    assert sorted(plain) == sorted(str(path.relative_to(ROOT)) for path in folder.glob('*.py'))
 
 
-@pytest.mark.parametrize('patch', PATCHES)
-def test_variants_differ_in_the_attention_only(patch):
-    full, encdec = load('full', patch), load('mita-encdec', patch)
-    mita = encdec.model.backbone.attn_cfg
-    assert encdec.model.decode_head.attn_cfg == mita
-    assert without_attention(full) == without_attention(encdec)
-    for kind, change in VARIANTS.items():
-        cfg = load(kind, patch)
-        assert without_attention(cfg) == without_attention(full), kind
-        for part in ('backbone', 'decode_head'):
-            assert cfg.model[part].attn_cfg == {**mita, **change}, kind
+def test_the_study_has_every_variant_that_its_report_names():
+    table = (STUDY / 'README.md').read_text().partition('## Variants')[2].partition('\n\nLand')[0]
+    rows = re.findall(r'^\| (`.*?) \|', table, re.MULTILINE)
+    named = set(re.findall(r'`([\w-]+\w)`', '\n'.join(row for row in rows if 'recipe' not in row)))
+    assert named == {name.partition('_')[2] for name in {*RUNS} - {*STOCK_RECIPE}}
 
 
-@pytest.mark.parametrize('patch', PATCHES)
-def test_stock_head_is_mmsegmentations_with_our_heads_sizes(patch):
-    full, stock = load('full', patch).to_dict(), load('stock-head', patch).to_dict()
+@pytest.mark.parametrize('name', RUNS)
+def test_every_run_of_the_study_builds(name):
+    cfg = load(name)
+    check_attention_configs(cfg.model)
+    init_default_scope('mmseg')
+    cfg.model.backbone.num_layers = 1
+    model = MODELS.build(cfg.model)
+    assert model.decode_head.num_classes == len(CLASSES)
+
+
+def test_no_two_runs_of_the_study_are_the_same():
+    configs = [load(name).to_dict() for name in RUNS]
+    for index, cfg in enumerate(configs):
+        assert cfg not in configs[index + 1 :]
+
+
+@pytest.mark.parametrize('name', MITA)
+def test_variants_differ_in_the_attention_only(name):
+    patch, _, kind = name.partition('_')
+    for other in (f'{patch}_full', f'{patch}_mita-encdec'):
+        parts = {key.partition('.attn_cfg')[0] for key in differing(other, name)}
+        assert parts <= {'model.backbone', 'model.decode_head'}
+    model = load(name).model
+    assert model.decode_head.attn_cfg.type == 'MiTAAttention'
+    if kind != 'mita-dec':
+        assert model.backbone.attn_cfg == model.decode_head.attn_cfg
+
+
+@pytest.mark.parametrize('name', STOCK_HEAD)
+def test_stock_head_is_mmsegmentations_with_our_heads_sizes(name):
+    full, stock = load(f'{name.partition("_")[0]}_full').to_dict(), load(name).to_dict()
     ours, theirs = full['model'].pop('decode_head'), stock['model'].pop('decode_head')
     assert full == stock
-    assert (theirs.pop('type'), theirs.pop('num_heads')) == ('SegmenterMaskTransformerHead', 3)
+    assert theirs.pop('type') == 'SegmenterMaskTransformerHead'
+    assert theirs.pop('num_heads') == full['model']['backbone']['num_heads']
     assert theirs == {key: ours[key] for key in theirs}
 
 
 def test_patches_differ_in_size_and_experts_only():
-    coarse, fine = load('full', 16).to_dict(), load('full', 8).to_dict()
-    assert coarse['model']['backbone'].pop('patch_size') == 16
-    assert fine['model']['backbone'].pop('patch_size') == 8
-    for cfg, divisor in ((coarse, 16), (fine, 8)):
-        test_cfg = cfg['model']['data_preprocessor'].pop('test_cfg')
-        assert test_cfg == {'size_divisor': divisor}
-        cfg.pop('data_preprocessor')  # the model's
-    assert coarse == fine
+    assert differing('p16_full', 'p8_full') == {
+        'model.backbone.patch_size',
+        'model.data_preprocessor.test_cfg.size_divisor',
+    }
+    for patch in PATCHES:
+        model = load(f'{patch}_full').model
+        # Images are padded to whole patches.
+        assert model.data_preprocessor.test_cfg.size_divisor == model.backbone.patch_size
+        assert f'p{model.backbone.patch_size}' == patch
 
 
 @pytest.mark.parametrize('patch', PATCHES)
 def test_landmarks_pool_squares_and_experts_cover_the_tokens(patch):
-    cfg = load('mita-encdec', patch)
-    attention = cfg.model.backbone.attn_cfg
-    height, width = (size // patch for size in cfg.model.backbone.img_size)
-    assert (height, width) == PATCHES[patch]
-    rows, columns = attention.landmarks
+    backbone = load(f'{patch}_mita-encdec').model.backbone
+    height, width = (size // backbone.patch_size for size in backbone.img_size)
+    rows, columns = backbone.attn_cfg.landmarks
     assert height / rows == pytest.approx(width / columns, rel=0.1)
-    assert attention.topk == rows * columns
-    assert attention.topk * rows * columns > height * width
+    assert backbone.attn_cfg.topk == rows * columns
+    assert backbone.attn_cfg.topk * rows * columns > height * width
 
 
-def test_recipe_is_the_announced_one():
-    cfg = load('full')
+def test_recipe_is_the_one_of_the_report():
+    cfg = load('p16_full')
+    report = (STUDY / 'README.md').read_text().partition('## Recipe\n')[2]
+    said = re.match(
+        r'\s*(\S+) iterations of batch (\d+), (\w+) \(learning rate (\S+), weight decay (\S+)\).*?'
+        r'gradient norm clipped at (\S+), \w+, random scale (\S+) to (\d+)',
+        report,
+        re.DOTALL,
+    ).groups()
     optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 5e-4, 0.05)
-    assert cfg.optim_wrapper.clip_grad == {'max_norm': 1.0}
-    assert cfg.model.type == 'CompiledEncoderDecoder'
-    assert cfg.model.backbone.pos_embed_init == 'sine_cosine'
+    iterations, batch, kind, *numbers = (word.replace(',', '') for word in said)
+    assert (int(iterations), int(batch)) == (
+        cfg.train_cfg.max_iters,
+        cfg.train_dataloader.batch_size,
+    )
+    assert kind == optimizer.type
+    assert [float(number) for number in numbers] == [
+        optimizer.lr,
+        optimizer.weight_decay,
+        cfg.optim_wrapper.clip_grad.max_norm,
+        *cfg.model.data_preprocessor.ratio_range,
+    ]
     assert cfg.model.backbone.drop_path_rate == cfg.model.decode_head.drop_path_rate == 0
-    assert cfg.train_dataloader.batch_size == 16
     warmup, decay = cfg.param_scheduler
-    assert warmup.end == decay.begin == decay.end // 10 == cfg.train_cfg.max_iters // 10 == 400
+    assert warmup.end == decay.begin == decay.end // 10 == cfg.train_cfg.max_iters // 10
     assert cfg.default_hooks.logger.interval % cfg.default_hooks.runtime_info.interval == 0
     splits = [cfg[f'{name}_dataloader'].dataset.split for name in ('train', 'val', 'test')]
-    assert splits == ['train', 'val', 'val'], 'the test split is for final figures only'
+    assert 'test' not in splits, 'the test split is for final figures only'
+    assert splits[0] not in splits[1:]
 
 
-@pytest.mark.parametrize('kind', STOCK_RECIPE)
-def test_stock_recipe_replaces_what_waits_and_nothing_else(kind):
-    ours, stock = load(kind).to_dict(), load(f'{kind}-stock-recipe').to_dict()
-    stock.pop('stock_recipe')
-    types = [('CompiledEncoderDecoder', 'BatchSegDataPreProcessor')]
-    types += [('EncoderDecoder', 'SegDataPreProcessor')]
-    for cfg, (segmentor, preprocessor) in zip((ours, stock), types, strict=True):
-        assert cfg['model'].pop('type') == segmentor
-        assert cfg['model']['data_preprocessor'].pop('type') == preprocessor
-        cfg.pop('data_preprocessor')  # the model's
-    ratio_range = ours['model']['data_preprocessor'].pop('ratio_range')
-
-    loaders = [cfg.pop('train_dataloader') for cfg in (ours, stock)]
-    pipeline = loaders[1]['dataset'].pop('pipeline')
-    del loaders[0]['dataset']['pipeline']
-    assert loaders[1] == {**loaders[0], 'num_workers': 4, 'persistent_workers': True}
-    assert [transform['type'] for transform in pipeline] == [
-        'LoadImageFromFile',
-        'LoadAnnotations',
-        'RandomResize',
-        'RandomCrop',
-        'RandomFlip',
-        'PhotoMetricDistortion',
-        'PackSegInputs',
-    ]
-    assert pipeline[2]['ratio_range'] == ratio_range
-    assert pipeline[3]['crop_size'] == ours['crop_size']
-
-    optimizers = [cfg.pop('optim_wrapper') for cfg in (ours, stock)]
-    changed = {'type': 'AmpOptimWrapper', 'dtype': 'bfloat16'}
-    adamw = {**optimizers[0]['optimizer'], 'fused': None}
-    assert optimizers[1] == {**optimizers[0], **changed, 'optimizer': adamw}
-    ours['default_hooks']['runtime_info'] = {'type': 'RuntimeInfoHook'}
-    assert ours == stock
+@pytest.mark.parametrize('name', STOCK_RECIPE)
+def test_stock_recipe_replaces_what_waits_and_nothing_else(name):
+    ours, stock = load(name.removesuffix('-stock-recipe')), load(name)
+    changed = differing_keys(ours.to_dict(), stock.to_dict())
+    assert changed <= {
+        'model.type',
+        'model.data_preprocessor.type',
+        'model.data_preprocessor.ratio_range',
+        'train_dataloader.num_workers',
+        'train_dataloader.persistent_workers',
+        'train_dataloader.dataset.pipeline',
+        'optim_wrapper.type',
+        'optim_wrapper.dtype',
+        'optim_wrapper.optimizer.fused',
+        'default_hooks.runtime_info.type',
+        'default_hooks.runtime_info.interval',
+    }
+    pipeline = stock.train_dataloader.dataset.pipeline
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        parts = [
+            MODELS.get(stock.model.type),
+            MODELS.get(stock.model.data_preprocessor.type),
+            OPTIM_WRAPPERS.get(stock.optim_wrapper.type),
+            HOOKS.get(stock.default_hooks.runtime_info.type),
+            *(TRANSFORMS.get(transform.type) for transform in pipeline),
+        ]
+    assert not [part for part in parts if part.__module__.startswith('mita_seg')]
+    # The same augmentation, in workers.
+    resize, crop = pipeline[2:4]
+    assert resize.ratio_range == ours.model.data_preprocessor.ratio_range
+    assert crop.crop_size == ours.crop_size
 
 
 def test_whole_images_are_padded_not_stretched():
-    cfg = load('full')
+    cfg = load('p16_full')
     init_default_scope('mmseg')
     cfg.model.backbone.num_layers = 1
     model = MODELS.build(cfg.model).eval()
@@ -172,14 +221,16 @@ def test_whole_images_are_padded_not_stretched():
     torch.testing.assert_close(got.seg_logits.data, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize('kind', [*STOCK_RECIPE, 'full-stock-recipe'])
-def test_trains_and_tests_on_real_images(kind, data_root, tmp_path):
+@pytest.mark.parametrize(
+    'name', ['p16_full', 'p16_stock-head', 'p16_mita-encdec', 'p16_full-stock-recipe']
+)
+def test_trains_and_tests_on_real_images(name, data_root, tmp_path):
     root = data_root / 'camvid'
     if not root.is_dir():
         pytest.skip(f'{data_root} holds no camvid')
-    cfg = load(kind)
+    cfg = load(name)
     cfg.work_dir = str(tmp_path)
-    cfg.experiment_name = cfg.visualizer.name = f'camvid_{kind}'
+    cfg.experiment_name = cfg.visualizer.name = f'camvid_{name}'
     cfg.model.backbone.num_layers = cfg.model.decode_head.num_layers = 1
     cfg.train_dataloader.batch_size = 2
     if not torch.cuda.is_available() and cfg.optim_wrapper.type == 'AmpOptimWrapper':

@@ -23,8 +23,8 @@ FILES = sorted(
     for path in CONFIGS.glob('*/*.py')
     if path.parent.name != '_base_' and not path.stem.endswith('_base')
 )
-VARIANTS = {'full': 'tsbl', 'mita-dec': 'tsbl', 'mita-encdec': 'tsbl', 'mita-attnonly': 'tsb'}
-SIZES = {size: 640 if size == 'l' else 512 for size in 'tsbl'}
+ADE20K = sorted((CONFIGS / 'mita_segmenter').glob('*.py'))
+SIZES = sorted({path.stem.split('_')[1] for path in ADE20K})  # such as vit-t
 NAME = re.compile(
     r'mita-segmenter_vit-[a-z]+(?:-p\d+)?_(?:full|stock-head|mita-[a-z0-9-]+)(?:-stock-recipe)?_'
     r'\d+xb\d+-\w+_[a-z0-9]+-(\d+)x(\d+)'
@@ -32,9 +32,8 @@ NAME = re.compile(
 
 
 def ade20k_config(size, variant):
-    crop = f'{SIZES[size]}x{SIZES[size]}'
-    name = f'mita-segmenter_vit-{size}_{variant}_8xb1-160k_ade20k-{crop}.py'
-    return Config.fromfile(CONFIGS / 'mita_segmenter' / name)
+    (path,) = (path for path in ADE20K if f'_{size}_{variant}_' in path.stem)
+    return Config.fromfile(path)
 
 
 def twins():
@@ -89,9 +88,11 @@ def test_builds_and_runs_forward_and_backward(path):
     gc.collect()
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
-def test_vit_t_trains_two_iterations(variant, shapes_root, tmp_path):
-    cfg = ade20k_config('t', variant)
+@pytest.mark.parametrize(
+    'path', [path for path in ADE20K if '_vit-t_' in path.stem], ids=lambda path: path.stem
+)
+def test_vit_t_trains_two_iterations(path, shapes_root, tmp_path):
+    cfg = Config.fromfile(path)
     cfg.work_dir = str(tmp_path)
     cfg.model.backbone.init_cfg = None
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
@@ -120,12 +121,19 @@ def test_name_tells_the_crop(path):
 
 
 def test_ade20k_configs_are_the_announced_ones():
-    announced = {
-        f'mita-segmenter_vit-{size}_{variant}_8xb1-160k_ade20k-{SIZES[size]}x{SIZES[size]}'
-        for variant, sizes in VARIANTS.items()
-        for size in sizes
-    }
-    assert {path.stem for path in (CONFIGS / 'mita_segmenter').glob('*.py')} == announced
+    """Sizes and variants of the page; each size has full attention and its MiTA twins."""
+    page = (CONFIGS / 'mita_segmenter/README.md').read_text()
+    sizes, variants = (
+        re.findall(
+            r'^\| `?([\w-]+)`? \|', page.partition(head)[2].partition('\n\n')[0], re.MULTILINE
+        )
+        for head in ('| size | ImageNet', '| variant |')
+    )
+    assert sorted(map(str.lower, sizes)) == SIZES
+    assert {path.stem.split('_')[2] for path in ADE20K} == set(variants)
+    for size in SIZES:
+        for variant in ('full', 'mita-dec', 'mita-encdec'):
+            ade20k_config(size, variant)
 
 
 def test_base_names_are_unique():
@@ -146,8 +154,11 @@ def test_twins_differ_in_the_attention_only(full, twin):
         assert options.items() <= dict(twin.model[part].attn_cfg).items()  # both have them
 
 
-@pytest.mark.parametrize('size', 'tsb')
+@pytest.mark.parametrize(
+    'size', [size for size in SIZES if any(f'_{size}_mita-attnonly_' in p.stem for p in ADE20K)]
+)
 def test_attention_only_decoder_is_the_papers(size):
+    """Its layers lack the feed-forward network, and there are more of them."""
     full, attnonly = ade20k_config(size, 'full'), ade20k_config(size, 'mita-attnonly')
     assert differing_keys(full.to_dict(), attnonly.to_dict()) == [
         'model.decode_head.attn_cfg',
@@ -155,14 +166,14 @@ def test_attention_only_decoder_is_the_papers(size):
         'model.decode_head.with_ffn',
     ]
     head = attnonly.model.decode_head
-    assert head.attn_cfg == dict(type='MiTAAttention', landmarks=(6, 6), topk=36)
-    assert (head.num_layers, head.with_ffn) == (3, False)
+    assert head.attn_cfg == ade20k_config(size, 'mita-dec').model.decode_head.attn_cfg
+    assert head.num_layers > full.model.decode_head.num_layers and not head.with_ffn
 
 
 @pytest.mark.parametrize('size', SIZES)
 def test_recipe_is_that_of_mmsegmentations_segmenter(size):
     ours = ade20k_config(size, 'full')
-    stock = f'segmenter_vit-{size}_mask_8xb1-160k_ade20k-512x512.py'
+    stock = f'segmenter_{size}_mask_8xb1-160k_ade20k-512x512.py'
     stock = Config.fromfile(Path(mmseg.__file__).parent / '.mim/configs/segmenter' / stock)
 
     for key in ('optim_wrapper', 'param_scheduler', 'train_cfg'):
@@ -211,21 +222,29 @@ def test_model_index_lists_every_config(folder):
         assert (ROOT / model['Code']).is_file() and model['Framework'] == 'PyTorch'
 
 
-def test_metafile_gives_the_miou_of_the_readme():
-    folder = CONFIGS / 'mita_segmenter_camvid'
-    readme = (folder / 'README.md').read_text()
-    table = readme.partition('## Results')[2].partition('###')[0]
-    means = {}
-    for row in re.findall(r'^\| `.*', table, re.MULTILINE):
-        _, kind, patch16, *_, patch8, _ = (cell.strip('` ') for cell in row.split('|'))
-        means['p16', kind] = float(patch16.partition(' ')[0])
+def table_below(path, heading):
+    """Cells of the first table below a heading, row by row, without the title."""
+    table = path.read_text().partition(heading)[2].partition('\n\n|')[2].partition('\n\n')[0]
+    return [[cell.strip(' `') for cell in row.split('|')[1:-1]] for row in table.splitlines()[2:]]
+
+
+def test_metafile_gives_the_miou_of_the_study():
+    study = {}
+    for kind, patch16, *_, patch8 in table_below(
+        ROOT / 'experiments/camvid/README.md', '## Results'
+    ):
+        study[f'p16_{kind}'] = patch16
         if patch8:
-            means['p8', kind] = fmean(map(float, patch8.split(',')))
-    assert len(means) == 12
-    found = {}
+            study[f'p8_{kind}'] = str(fmean(map(float, patch8.split(','))))
+    assert len(study) == 12
+    folder = CONFIGS / 'mita_segmenter_camvid'
+    page = {name: figure for name, _, figure in table_below(folder / 'README.md', '## Configs')}
     for model in yaml.safe_load((folder / 'metafile.yaml').read_text())['Models']:
         (result,) = model['Results']
-        _, vit, kind, *_ = model['Name'].split('_')
-        if 'Metrics' in result and not kind.endswith('stock-recipe'):
-            found[vit.rpartition('-')[2], kind] = result['Metrics']['mIoU']
-    assert found == pytest.approx(means)
+        name = model['Name'].partition('vit-t-')[2].partition('_1xb')[0]
+        if name in study:
+            assert result['Metrics']['mIoU'] == pytest.approx(float(study[name].split()[0]))
+            assert page.pop(name).split() in (study[name].split(), [str(result['Metrics']['mIoU'])])
+        else:
+            assert 'Metrics' not in result and page.pop(name) == ''
+    assert not page

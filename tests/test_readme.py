@@ -28,7 +28,7 @@ from support.user_config import write_user_config
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
     path
-    for pattern in ('*.md', 'docs/*.md', 'configs/*/README.md')
+    for pattern in ('*.md', 'docs/*.md', 'configs/*/README.md', 'experiments/*/README.md')
     for path in ROOT.glob(pattern)
     if path.name != 'CHANGELOG.md'
 )
@@ -161,7 +161,7 @@ def test_links_lead_to_files(document):
 
 
 def test_named_files_exist():
-    pattern = r'(?<![\w/.-])(?:tools|configs|tests|examples|mita_seg|docs)/[\w./-]*\w'
+    pattern = r'(?<![\w/.-])(?:tools|configs|tests|examples|experiments|mita_seg|docs)/[\w./-]*\w'
     of_mmsegmentation = 'configs/segmenter'
     for name in set(re.findall(pattern, TEXT)) - {of_mmsegmentation}:
         assert (ROOT / name).exists() or re.search('NAME|FAMILY', name), name
