@@ -8,7 +8,7 @@ import textwrap
 from functools import partial
 from pathlib import Path
 
-from mita_seg.utils.cli import prepare_work_dir, say, user_errors
+from mita_seg.utils.cli import add_data_root, prepare_work_dir, say, user_errors
 from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'compare.py'
@@ -54,6 +54,7 @@ def parse_args(argv=None):
         metavar='KEY=VALUE',
         help="override settings of every config; a variant's own go before them",
     )
+    add_data_root(parser)
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error(f'--jobs must be at least 1, got {args.jobs}')
@@ -121,6 +122,7 @@ def main(argv=None):
                 args.cfg_options,
                 args.amp,
                 say=partial(say, PROG),
+                data_root=args.data_root,
             )
         return compare(args, runs, command)
 

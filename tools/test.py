@@ -57,18 +57,12 @@ def use_tta(cfg):
     """Wrap the model for test-time augmentation."""
     if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
         raise ValueError('--tta needs tta_pipeline and tta_model in the config')
-    set_pipeline(cfg.test_dataloader.dataset, cfg.tta_pipeline)
+
+    from mita_seg.datasets.wrapped import inner_datasets
+
+    for dataset in inner_datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, 'module': cfg.model}
-
-
-def set_pipeline(dataset, pipeline):
-    """Give a data set another pipeline, and those inside a wrapper such as ConcatDataset."""
-    inner = dataset.get('datasets') or [dataset.get('dataset')]
-    if inner == [None]:
-        dataset.pipeline = pipeline
-    else:
-        for part in inner:
-            set_pipeline(part, pipeline)
 
 
 def main(argv=None):

@@ -34,11 +34,11 @@ def prepare_config(args):
     """Read the config and check all that can be checked before a model is built."""
     cfg = load_runner_config(args)
 
-    from mita_seg.datasets import check_data
+    from mita_seg.datasets import check_data, training_loaders
     from mita_seg.engine.resuming import settle_start
 
     prepare_work_dir(cfg.work_dir)
-    check_data(cfg)
+    check_data(cfg, training_loaders(cfg))
     if args.amp:
         from mita_seg.engine.amp import enable_amp
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.checkpoint.trained_attention import describe_other_attention
-from mita_seg.datasets import check_data
+from mita_seg.datasets import check_data, training_loaders
+from mita_seg.datasets.wrapped import LOADERS
 from mita_seg.utils.cli import check_initial_weights, load_config, prepare_work_dir
 from mita_seg.utils.files import read_json, write_json
 
@@ -64,7 +65,14 @@ class Run:
 
 
 def make_runs(
-    configs, work_dir, seeds=(0,), checkpoints=None, cfg_options=None, amp=False, say=None
+    configs,
+    work_dir,
+    seeds=(0,),
+    checkpoints=None,
+    cfg_options=None,
+    amp=False,
+    say=None,
+    data_root=None,
 ):
     """Check what was asked for and lay it out in the work folder.
 
@@ -78,6 +86,7 @@ def make_runs(
         amp (bool): Train with automatic mixed precision.
         say (Callable[[str], None], optional): Gets a sentence on each checkpoint that was trained
             with another attention than it is evaluated with.
+        data_root (str, optional): The folder of all data; `cfg_options` go before it.
 
     Returns:
         list[Run]: The runs, seed by seed, so that an early look compares all configs.
@@ -104,16 +113,15 @@ def make_runs(
         if len(seeds) > 1:
             raise ValueError('--test-only trains nothing, so it takes one seed at most')
 
-    loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-    loaders = loaders if checkpoints is None else loaders[2:]
     resolved = []
     for variant, checkpoint in zip(variants, checkpoints or [None] * len(configs), strict=True):
-        cfg = _load(variant, cfg_options)
+        cfg = _load(variant, cfg_options, data_root)
         if amp:
             from mita_seg.engine.amp import enable_amp
 
             enable_amp(cfg)
-        check_data(cfg, loaders)
+        read = ('test_dataloader',)
+        check_data(cfg, read if checkpoint is not None else (*training_loaders(cfg), *read))
         if checkpoint is None:
             check_initial_weights(cfg, fetch=False)  # a run does that has not begun
         else:
@@ -123,7 +131,8 @@ def make_runs(
         resolved.append(cfg)
     work_dir = Path(work_dir)
     _require_same_data(
-        {**_kept_configs(work_dir), **dict(zip(names, resolved, strict=True))}, loaders
+        {**_kept_configs(work_dir), **dict(zip(names, resolved, strict=True))},
+        LOADERS if checkpoints is None else ('test_dataloader',),
     )
 
     prepare_work_dir(work_dir)
@@ -198,25 +207,26 @@ def _require_same_data(configs, loaders):
     """Compare the data of configs, given by name, with those of the first."""
 
     def data(cfg, loader):
-        dataset = cfg[loader]['dataset'].to_dict()
+        dataset = (cfg.get(loader) or {}).get('dataset') or {}
         return {key: value for key, value in dataset.items() if key != 'pipeline'}
 
     (first, reference), *others = configs.items()
     for loader in loaders:
         for name, cfg in others:
-            if data(cfg, loader) != data(reference, loader):
+            both = (data(cfg, loader), data(reference, loader))
+            if all(both) and both[0] != both[1]:
                 raise ValueError(
                     f'{name} and {first} use different data ({loader}.dataset), which makes their '
                     'figures incomparable; take another --work-dir for one of them'
                 )
 
 
-def _load(variant, cfg_options):
-    cfg = load_config(variant.config, cfg_options)
+def _load(variant, cfg_options, data_root):
+    cfg = load_config(variant.config, cfg_options, data_root=data_root)
     if not variant.options:
         return cfg
     check_keys(cfg, variant.options)
-    return load_config(variant.config, cfg_options, variant.options)
+    return load_config(variant.config, cfg_options, variant.options, data_root=data_root)
 
 
 def _keep_config(folder, cfg, variant):

@@ -3,7 +3,7 @@
 from .cache import CacheInMemory
 from .camvid import CamVidDataset
 from .loading import LoadCheckedImage, LoadCheckedLabels
-from .preflight import check_data
+from .preflight import check_data, training_loaders
 from .shapes_dataset import ShapesDataset
 from .visualizer import StoredImageVisualizer
 
@@ -15,4 +15,5 @@ __all__ = [
     'ShapesDataset',
     'StoredImageVisualizer',
     'check_data',
+    'training_loaders',
 ]

@@ -10,9 +10,23 @@ from .class_count import compare_class_counts
 from .label_need import require_labels
 from .label_sample import SeenLabels, spread, warn_of_orientations
 from .suffix import spelt_otherwise
+from .wrapped import LOADERS, inner_datasets
 
 
-def check_data(cfg, loaders=('train_dataloader', 'val_dataloader', 'test_dataloader')):
+def training_loaders(cfg):
+    """Names of the data loaders that training reads.
+
+    Args:
+        cfg (Config): A config that trains.
+
+    Returns:
+        tuple[str, ...]: Without validation where the config has none (``val_cfg`` is None).
+        MMEngine's runner opens the validation data of all others, however late they validate.
+    """
+    return LOADERS[:2] if cfg.get('val_cfg') else LOADERS[:1]
+
+
+def check_data(cfg, loaders=LOADERS):
     """Check that the data of a config are in place, and that model and metrics can work with them.
 
     Folders are listed, a few dozen images and training labels are opened. Data sets that are no
@@ -51,17 +65,14 @@ def check_data(cfg, loaders=('train_dataloader', 'val_dataloader', 'test_dataloa
 
 
 def _datasets(dataset):
-    """The data sets inside wrappers such as RepeatDataset, and the configs of their pipelines."""
-    if not dataset:
-        return
-    for inner in dataset.get('datasets') or [dataset.get('dataset')]:
-        yield from _datasets(inner)
-    cls = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
-    known = isinstance(cls, type) and issubclass(cls, BaseSegDataset)
-    if known and not dataset.get('backend_args'):
-        arguments = {key: value for key, value in dataset.items() if key != 'type'}
-        built = cls(**{**arguments, 'pipeline': [], 'lazy_init': True})
-        yield built, dataset.get('pipeline', ())
+    """The data sets inside wrappers, and the configs of their pipelines."""
+    for inner in inner_datasets(dataset):
+        cls = DATASETS.get(inner['type']) if isinstance(inner['type'], str) else inner['type']
+        known = isinstance(cls, type) and issubclass(cls, BaseSegDataset)
+        if known and not inner.get('backend_args'):
+            arguments = {key: value for key, value in inner.items() if key != 'type'}
+            built = cls(**{**arguments, 'pipeline': [], 'lazy_init': True})
+            yield built, inner.get('pipeline', ())
 
 
 def _check_dataset(dataset, loader):

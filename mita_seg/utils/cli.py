@@ -44,19 +44,21 @@ def say(prog, sentence):
         print(f'{prog}: {sentence}', flush=True)
 
 
-def load_config(path, *options):
-    """Read a config and apply ``--cfg-options``.
+def load_config(path, *options, data_root=None):
+    """Read a config and apply ``--data-root`` and ``--cfg-options``.
 
     Args:
         path (str): The config file.
         *options (dict | None): What ``DictAction`` parsed; later ones go before earlier ones.
+        data_root (str, optional): The folder of all its data; options go before it.
 
     Returns:
         Config: The config.
 
     Raises:
         FileNotFoundError: There is no such file.
-        TypeError, ValueError: The file is no valid config, or no attention can be built from it.
+        TypeError, ValueError: The file is no valid config, no attention can be built from it, or
+            `data_root` is no folder.
     """
     from mmengine.config import Config
 
@@ -65,16 +67,27 @@ def load_config(path, *options):
     register_parts()
     try:
         cfg = Config.fromfile(path)
-        for each in options:
-            cfg.merge_from_dict(each or {})
     # A config is Python: anything can go wrong in it.
     except Exception as error:
-        raise ValueError(f'config {path!r}: {type(error).__name__}: {error}') from error
+        raise _bad_config(path, error) from error
+    if data_root is not None:
+        from mita_seg.datasets.wrapped import set_data_root
+
+        set_data_root(cfg, data_root)
+    try:
+        for each in options:
+            cfg.merge_from_dict(each or {})
+    except Exception as error:
+        raise _bad_config(path, error) from error
 
     from mita_seg.models.config_check import check_attention_configs
 
     check_attention_configs(cfg.get('model'))
     return cfg
+
+
+def _bad_config(path, error):
+    return ValueError(f'config {path!r}: {type(error).__name__}: {error}')
 
 
 def parse_runner_args(parser, argv=None):
@@ -88,6 +101,7 @@ def parse_runner_args(parser, argv=None):
         argparse.Namespace: The arguments.
     """
     add_config_options(parser)
+    add_data_root(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     args = parser.parse_args(argv)
@@ -112,6 +126,19 @@ def add_config_options(parser):
     )
 
 
+def add_data_root(parser):
+    """Add ``--data-root`` to the arguments of a tool.
+
+    Args:
+        parser (argparse.ArgumentParser): With the tool's own arguments.
+    """
+    parser.add_argument(
+        '--data-root',
+        metavar='DIR',
+        help='data_root of every data set of the config; --cfg-options go before it',
+    )
+
+
 def load_runner_config(args):
     """Read the config of a training or testing tool; work_dir defaults to the config's name.
 
@@ -121,7 +148,7 @@ def load_runner_config(args):
     Returns:
         Config: The config, with `launcher` and `work_dir` set.
     """
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, data_root=args.data_root)
     cfg.launcher = args.launcher
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)

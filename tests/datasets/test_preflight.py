@@ -8,7 +8,7 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from PIL import ExifTags, Image
 
-from mita_seg.datasets import check_data
+from mita_seg.datasets import check_data, training_loaders
 
 
 @pytest.fixture
@@ -80,6 +80,12 @@ def test_wrapped_data_sets_are_seen(root):
 
 def test_only_the_named_loaders(root):
     check_data(config(root / 'gone'), loaders=('test_dataloader',))
+
+
+def test_training_reads_validation_data_if_it_validates():
+    train, val = 'train_dataloader', 'val_dataloader'
+    assert training_loaders(Config({'val_cfg': {'type': 'ValLoop'}})) == (train, val)
+    assert training_loaders(Config({'val_cfg': None})) == training_loaders(Config({})) == (train,)
 
 
 def test_unknown_data_sets_are_left_alone(root):

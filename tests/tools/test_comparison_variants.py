@@ -103,6 +103,28 @@ def test_variants_are_kept_with_their_settings_which_may_not_change(
         make_runs([f'{mita}@other:model.backbone.num_layer=6'], tmp_path, cfg_options=general)
 
 
+def test_data_root_is_of_all_runs(shapes_configs, shapes_root, options, tmp_path):
+    full, mita = shapes_configs
+    texts = [full, f'{mita}@flat:model.backbone.num_layers=1']
+    by_options = [
+        Config.fromfile(run.config) for run in make_runs(texts, tmp_path / 'a', cfg_options=options)
+    ]
+    by_root = make_runs(texts, tmp_path / 'b', data_root=str(shapes_root))
+    assert [Config.fromfile(run.config).to_dict() for run in by_root] == [
+        cfg.to_dict() for cfg in by_options
+    ]
+
+
+def test_runs_without_validation_join_those_with_it(shapes_configs, options, tmp_path):
+    full, mita = shapes_configs
+    without = ','.join(f'val_{part}=None' for part in ('cfg', 'dataloader', 'evaluator'))
+    make_runs([mita], tmp_path, cfg_options=options)
+    del options['val_dataloader.dataset.data_root']
+    with pytest.raises(FileNotFoundError, match='val_dataloader: data_root'):
+        make_runs([full], tmp_path, cfg_options=options)
+    make_runs([f'{full}@never:{without}'], tmp_path, cfg_options=options)
+
+
 def test_attention_that_a_variant_cannot_have_is_refused(shapes_configs, options, tmp_path):
     with pytest.raises((ValueError, TypeError), match='topk'):
         make_runs(

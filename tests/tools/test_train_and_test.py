@@ -135,6 +135,48 @@ def test_wrong_input_is_one_sentence(tool, tiny, shapes_configs, tmp_path, capsy
     assert "data_root 'gone' does not exist" in message and 'make_shapes_dataset.py' in message
 
 
+def test_training_and_testing_need_their_own_data_only(
+    tool, tiny, shapes_configs, tmp_path, capsys
+):
+    torch.save({'state_dict': {}}, tmp_path / 'weights.pth')
+
+    def prepare(name, *loaders, more=()):
+        module = tool(name)
+        gone = [f'{loader}_dataloader.dataset.data_root=gone' for loader in loaders]
+        arguments = [shapes_configs[0], *[str(tmp_path / 'weights.pth')] * (name == 'test')]
+        arguments += ['--work-dir', str(tmp_path / 'run'), *options(tiny, *gone, *more)]
+        return module.prepare_config(module.parse_args(arguments))
+
+    prepare('train', 'test')
+    prepare('test', 'train', 'val')
+    without = [f'val_{part}=None' for part in ('cfg', 'dataloader', 'evaluator')]
+    prepare('train', 'test', more=without)
+    for name, loader in (('train', 'train'), ('train', 'val'), ('test', 'test')):
+        with pytest.raises(FileNotFoundError, match=f"^{loader}_dataloader: data_root 'gone'"):
+            prepare(name, loader)
+
+
+@pytest.mark.parametrize('name', ['train', 'test'])
+def test_data_root_is_of_all_loaders_and_options_go_before_it(
+    tool, tiny, shapes_configs, shapes_root, tmp_path, capsys, name
+):
+    torch.save({'state_dict': {}}, tmp_path / 'weights.pth')
+    more = [str(tmp_path / 'weights.pth')] * (name == 'test')
+    arguments = [shapes_configs[0], *more, '--work-dir', str(tmp_path / 'run')]
+    root = os.path.relpath(shapes_root)  # as nothing else calls it
+    small = [option for option in tiny if 'data_root' not in option]
+    special = f'test_dataloader.dataset.data_root={shapes_root}'
+    module = tool(name)
+    cfg = module.prepare_config(
+        module.parse_args([*arguments, '--data-root', root, *options(small, special)])
+    )
+    roots = [cfg[f'{loader}_dataloader'].dataset.data_root for loader in ('train', 'val', 'test')]
+    assert roots == [root, root, str(shapes_root)]
+
+    message = refusal(tool, name, capsys, *arguments, '--data-root', 'gone', *options(small))
+    assert message == f"{name}.py: --data-root 'gone' is no folder\n"
+
+
 def test_bad_checkpoints(tool, tiny, shapes_configs, tmp_path, capsys):
     config, work_dir = shapes_configs[0], ['--work-dir', str(tmp_path / 'run')]
     good = tmp_path / 'good.pth'
