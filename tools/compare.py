@@ -43,8 +43,8 @@ def parse_args(argv=None):
     parser.add_argument(
         '--no-timing',
         action='store_true',
-        help='leave size and speed to a later run of the command without this option, when nothing '
-        'else runs; the table has a run from then on',
+        help='leave size and speed out of the results; the same command without this option adds '
+        'them later, when nothing else runs',
     )
     parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision')
     parser.add_argument(

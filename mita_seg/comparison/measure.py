@@ -64,15 +64,20 @@ def complete(folder, measured):
     )
 
 
-def describe_environment():
+def describe_environment(timed=True):
     """Describe device, versions, threads, date and how the figures were taken.
+
+    Args:
+        timed (bool): Whether the figures have times among them.
 
     Returns:
         dict[str, str | int]: For ``environment`` in ``results.json``.
     """
     return {
         **environment.describe_environment(),
-        'timing': 'after all training, one model at a time, without data loading',
+        'timing': (
+            'after all training, one model at a time, without data loading' if timed else 'not yet'
+        ),
         'peak_mem_mb': (
             'peak of the CUDA allocator in training (--test-only: in evaluation)'
             if torch.cuda.is_available()

@@ -141,7 +141,8 @@ def _cell(values, divisor, decimals):
 
 
 def _notes(results):
-    environment = results[-1]['environment']
+    timed = [result for result in results if result['latency_ms'] is not None]
+    environment = (timed or results)[-1]['environment']
     notes = [
         'mIoU, aAcc and mAcc on the held-out images; ± is the standard deviation over seeds. '
         'FLOPs: one multiply-add = 1, one image at crop size. '
@@ -149,6 +150,11 @@ def _notes(results):
         'train: median iteration. '
         f'Timing: {environment["timing"]}. Memory: {environment["peak_mem_mb"]}.'
     ]
+    if len(timed) < len(results):
+        notes.append(
+            f'Size and speed of {len(results) - len(timed)} runs are not measured yet: the same '
+            'command without `--no-timing` adds them.'
+        )
     configs = list(group_by_config(results))
     if short_names(configs) != configs:
         notes.append('Configs: ' + ', '.join(f'`{config}`' for config in configs) + '.')

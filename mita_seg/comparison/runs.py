@@ -15,6 +15,8 @@ from mita_seg.utils.files import read_json, write_json
 from .variants import check_keys, parse_variant
 
 VARIANT = 'variant.json'  # beside the config of a run: the file and the options that it came from
+_SAME = ('checkpoint', 'mIoU', 'aAcc', 'mAcc')  # in the evaluation and in the result made of it
+_MEASURED = ('params', 'flops_model', 'flops_decoder', 'latency_ms', 'iter_ms')  # by ``measure``
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,8 @@ def make_runs(
     return runs
 
 
-def find_finished(runs, work_dir):
-    """Find everything that a comparison has finished, whichever command asked for it.
+def find_evaluated(runs, work_dir):
+    """Find every run of a comparison that is evaluated, whichever command asked for it.
 
     Args:
         runs (Sequence[Run]): What is asked for now; of these, results of other checkpoints are out
@@ -158,33 +160,48 @@ def find_finished(runs, work_dir):
         work_dir (Path): Folder of the comparison.
 
     Returns:
-        list[Path]: Folders of runs with a ``result.json``: the configs in the order in which they
-        were added, and the seeds of each in ascending order.
+        list[Path]: Folders of runs: the configs in the order in which they were added, and the
+        seeds of each in ascending order.
     """
     asked = {run.folder: run for run in runs}
     return [
         folder
         for config in _config_files(work_dir)
         for folder in _seed_folders(config.parent)
-        if (asked[folder].is_finished() if folder in asked else (folder / 'result.json').exists())
+        if (
+            asked[folder].is_evaluated()
+            if folder in asked
+            else (folder / 'evaluation.json').exists()
+        )
     ]
 
 
 def read_results(runs, work_dir):
-    """Read the results of everything that a comparison has finished.
+    """Read the results of every run of a comparison that is evaluated.
 
     Args:
         runs (Sequence[Run]): What is asked for now.
         work_dir (Path): Folder of the comparison.
 
     Returns:
-        list[dict]: What is known of each run, in the order of :func:`find_finished`, with
-        ``config_file`` and ``options``, what its config came from.
+        list[dict]: What is known of each run, in the order of :func:`find_evaluated`, with
+        ``config_file`` and ``options``, what its config came from. Size and speed are None where
+        they have not been measured.
     """
     return [
-        {**read_json(folder / 'result.json'), **(read_json(folder.parent / VARIANT) or {})}
-        for folder in find_finished(runs, work_dir)
+        {**_read_result(folder), **(read_json(folder.parent / VARIANT) or {})}
+        for folder in find_evaluated(runs, work_dir)
     ]
+
+
+def _read_result(folder):
+    evaluation, result = read_json(folder / 'evaluation.json'), read_json(folder / 'result.json')
+    # It may be the one of an evaluation before, of another checkpoint.
+    if result and all(result.get(key) == evaluation.get(key) for key in _SAME):
+        return result
+    unmeasured = dict.fromkeys(_MEASURED)
+    name = {'config': folder.parent.name, 'seed': int(folder.name.removeprefix('seed'))}
+    return {**name, **unmeasured, **evaluation}
 
 
 def _seed_folders(folder):

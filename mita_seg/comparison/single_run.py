@@ -24,6 +24,7 @@ from mita_seg.utils.cli import (
 )
 from mita_seg.utils.files import read_json, replacing, write_json
 
+from .measure import describe_environment
 from .workers import end_with_parent
 
 _SAMPLES = 4  # test images whose predictions are drawn
@@ -81,6 +82,7 @@ def main(argv=None):
             **{name: round(float(metrics[name]), 2) for name in ('mIoU', 'aAcc', 'mAcc')},
             'peak_mem_mb': round(progress.peak_mem_mb or peak_memory() / 2**20, 1),
             'checkpoint': os.path.relpath(latest, args.work_dir),
+            'environment': describe_environment(timed=False),
         },
     )
 

@@ -28,6 +28,7 @@ FIELDS = {
     'peak_mem_mb',
     'checkpoint',
 }
+TIMED = {'params', 'flops_model', 'flops_decoder', 'iter_ms', 'latency_ms'}
 
 
 def command(repository, configs, work_dir, *more):
@@ -118,8 +119,14 @@ def test_finished_runs_are_skipped_and_failures_reported(
     arguments = [*configs, '--work-dir', str(work_dir), '--cfg-options', *tiny]
 
     assert compare(['--no-timing', *arguments]) == 1
-    assert '1 runs wait for their timing' in capsys.readouterr().out
-    assert not (work_dir / 'results.json').exists()
+    printed = capsys.readouterr().out
+    assert '1 runs wait for their timing' in printed and '| - ' in printed
+    (untimed,) = json.loads((work_dir / 'results.json').read_text())['runs']
+    assert set(untimed) == FIELDS
+    assert {field for field, value in untimed.items() if value is None} == TIMED
+    assert 'are not measured yet' in (work_dir / 'results.md').read_text()
+    for picture in ('comparison.png', 'results.png'):
+        assert (work_dir / picture).stat().st_size > 10_000
     checkpoint = max(work_dir.glob('*/seed0/iter_*.pth'))
     trained = checkpoint.stat().st_mtime_ns
     for finished in (False, True):
@@ -127,7 +134,10 @@ def test_finished_runs_are_skipped_and_failures_reported(
         captured = capsys.readouterr()
         assert 'broken seed 0 failed' in captured.err and 'Error' in captured.err
         assert ('1 of 2 runs are finished already' in captured.out) == finished
-        assert len(json.loads((work_dir / 'results.json').read_text())['runs']) == 1
+        (timed,) = json.loads((work_dir / 'results.json').read_text())['runs']
+        assert {**timed, **dict.fromkeys(TIMED)} == untimed
+        assert all(timed[field] > 0 for field in TIMED)
+        assert 'are not measured yet' not in (work_dir / 'results.md').read_text()
         (work_dir / 'comparison.png').unlink()
     assert checkpoint.stat().st_mtime_ns == trained, 'trained again'
 

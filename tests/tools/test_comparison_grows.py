@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 from mita_seg.checkpoint import load_checkpoint_safely
-from mita_seg.comparison.runs import Run, find_finished, make_runs
+from mita_seg.comparison.runs import Run, find_evaluated, make_runs
 from mita_seg.comparison.workers import run_workers
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -40,7 +40,7 @@ def test_runs_of_earlier_commands_come_first(shapes_configs, options, tmp_path):
         finish(run)
     # Asking again leaves the order alone.
     make_runs([mita], tmp_path, (2,), cfg_options=options)
-    found = [(folder.parent.name, folder.name) for folder in find_finished(second, tmp_path)]
+    found = [(folder.parent.name, folder.name) for folder in find_evaluated(second, tmp_path)]
     full, mita = Path(full).stem, Path(mita).stem
     assert found == [(mita, 'seed2'), (mita, 'seed10'), (full, 'seed0')]
 
@@ -52,8 +52,8 @@ def test_results_of_another_checkpoint_than_the_one_asked_for_are_left_out(
     finish(run)
     other = tmp_path / 'other.pth'
     other.touch()
-    assert find_finished([run], tmp_path) == [run.folder]
-    assert find_finished([Run(tmp_path, run.name, run.seed, other)], tmp_path) == []
+    assert find_evaluated([run], tmp_path) == [run.folder]
+    assert find_evaluated([Run(tmp_path, run.name, run.seed, other)], tmp_path) == []
 
 
 def test_other_data_than_those_of_the_folder_are_refused(shapes_configs, options, tmp_path):
