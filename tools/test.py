@@ -8,13 +8,14 @@ from mita_seg.utils.cli import (
     prepare_work_dir,
     user_errors,
 )
+from mita_seg.utils.threads import THREADS, limit_threads_beside_gpu
 
 PROG = 'test.py'
 
 
 def parse_args(argv=None):
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__, epilog=THREADS)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='folder of the log and the metrics')
@@ -69,6 +70,7 @@ def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):
         args = parse_args(argv)
+        limit_threads_beside_gpu()
         cfg = prepare_config(args)
 
     from mita_seg.checkpoint.matching import require_matching_checkpoint

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from mita_seg.utils.files import read_json
+from mita_seg.utils.threads import thread_variables, threads_per_job
 
 from .results import short_names
 
@@ -92,24 +93,6 @@ def measure_runs(runs, jobs, train):
         raise Failure(_tail(log))
 
 
-def threads_per_job(jobs):
-    """Threads a training process gets, so that all of them together use every core once.
-
-    ``OMP_NUM_THREADS`` says otherwise: a container may offer fewer cores than it shows.
-    """
-    asked = os.environ.get('OMP_NUM_THREADS', '')
-    if asked.isdigit() and int(asked):
-        return int(asked)
-    return max(1, _usable_cores() // jobs)
-
-
-def _usable_cores():
-    """Cores that this process may run on, as far as the system tells."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _labels(runs):
     configs = list(dict.fromkeys(run.name for run in runs))
     short = dict(zip(configs, short_names(configs), strict=True))
@@ -129,7 +112,7 @@ def _start(run, slot, threads):
 
 
 def _environment(threads):
-    return {**os.environ, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads)}
+    return {**os.environ, **thread_variables(threads)}
 
 
 def _cuda_devices():

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip('mmseg')
 
-from mita_seg.comparison import measure, workers
+from mita_seg.comparison import measure
 from mita_seg.comparison.runs import make_runs
 from mita_seg.utils.files import exclusive
 
@@ -195,13 +195,3 @@ def test_one_comparison_a_folder(tmp_path):
         pass
     with exclusive(tmp_path):
         pass
-
-
-@pytest.mark.parametrize('asked, threads', [(None, 3), ('5', 5), ('0', 3), ('4,2', 3)])
-def test_jobs_share_the_cores_unless_told_otherwise(monkeypatch, asked, threads):
-    monkeypatch.setattr(workers, '_usable_cores', lambda: 6)
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    if asked is not None:
-        monkeypatch.setenv('OMP_NUM_THREADS', asked)
-    assert workers.threads_per_job(2) == threads
-    assert workers.threads_per_job(100) == (5 if asked == '5' else 1)

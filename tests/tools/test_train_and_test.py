@@ -297,6 +297,19 @@ MODELS.build(cfg.model)
     subprocess.run([sys.executable, '-c', script], env=environment, check=True)
 
 
+@pytest.mark.parametrize('name, more', [('train', []), ('test', ['weights.pth'])])
+def test_threads_are_chosen_before_the_config_is_read(
+    tool, tiny, shapes_configs, tmp_path, monkeypatch, name, more
+):
+    """Reading it imports what may compute."""
+    module, calls = tool(name), []
+    monkeypatch.setattr(module, 'limit_threads_beside_gpu', lambda: calls.append('threads'))
+    monkeypatch.setattr(module, 'prepare_config', lambda args: calls.append('config') or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        module.main([shapes_configs[0], *more])
+    assert calls == ['threads', 'config']
+
+
 @pytest.mark.parametrize('error', [OSError('no route to host'), IncompleteRead(b'')])
 def test_pretrained_weights_without_a_network(
     tool, tiny, shapes_configs, tmp_path, capsys, monkeypatch, error
