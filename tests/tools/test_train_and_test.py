@@ -353,6 +353,7 @@ def test_without_mmsegmentation_a_tool_says_what_to_install(repository, tmp_path
 import runpy, sys
 sys.modules.update(dict.fromkeys({FAMILY!r}))  # importing one raises ModuleNotFoundError
 sys.argv = [{name!r}, *{ARGUMENTS.get(name, ['--help'])!r}]
+sys.path.insert(0, {str(repository / 'tools')!r})  # as Python does for a script
 runpy.run_path({str(repository / f'tools/{name}.py')!r}, run_name='__main__')
 """
     run = subprocess.run(
