@@ -73,7 +73,9 @@ def check_keys(cfg, options):
                 alike = difflib.get_close_matches(part, node.keys(), 1, _ALIKE)
                 if alike:
                     meant = '.'.join([*parts[:index], alike[0]])
-                    raise ValueError(f'option {key!r}: the config has no {part!r}; {meant!r}?')
+                    raise ValueError(
+                        f'option {key!r}: the config has no {part!r}, did you mean {meant!r}?'
+                    )
                 break
             node = node[part]
 

@@ -71,7 +71,9 @@ def test_what_is_no_variant_is_refused(text, words):
 )
 def test_misspelt_keys_are_refused_and_new_ones_are_not(key, meant):
     cfg = Config({'model': {'backbone': {'embed_dims': 1}}, 'scheduler': [{'end': 1}]})
-    with pytest.raises(ValueError, match=rf'option .{key}.: the config has no .*; {meant}\?'):
+    with pytest.raises(
+        ValueError, match=rf'option .{key}.: the config has no .*, did you mean {meant}\?'
+    ):
         check_keys(cfg, {key: 1})
     new = ('model.backbone.dwc', 'randomness.seed', 'model.head.a.b', 'scheduler.7.end', 'model.a')
     check_keys(cfg, dict.fromkeys([*new, 'model.backbone.embed_dims.deeper'], 1))
