@@ -1,8 +1,9 @@
-"""MiTA attention on tensors. Needs torch alone."""
+"""MiTA attention, and a loss for segmentation, on tensors. Needs torch alone."""
 
 from .attention import mita_attention, pooled_mita_attention
 from .pooling import pool_landmarks
 from .selection import route_queries, select_experts
+from .upsampled_cross_entropy import upsampled_cross_entropy
 
 __all__ = [
     'mita_attention',
@@ -10,4 +11,5 @@ __all__ = [
     'pooled_mita_attention',
     'route_queries',
     'select_experts',
+    'upsampled_cross_entropy',
 ]

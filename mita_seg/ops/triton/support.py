@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from .gpu import LEAST_CAPABILITY, LEAST_SHARED_MEMORY, gpu_of
 
 MAX_TOKENS = 2**20
 MAX_ROWS = 1024  # landmarks, and keys per expert
+MAX_IMAGES = 2**16 - 1  # of a batch: one dimension of a launch
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -35,24 +37,32 @@ def _what_gpu_lacks(index: int) -> str | None:
     )
 
 
+def _why_no_kernels(tensor: Tensor) -> str | None:
+    """The reason why no kernel can run on a tensor, whatever its shape; None if one can."""
+    if not _HAS_TRITON:
+        return 'Triton is not installed'
+    if tensor.device.type != 'cuda' and not interpreted():
+        return f'it needs CUDA tensors, or TRITON_INTERPRET=1 for others; got {tensor.device}'
+    if tensor.device.type == 'cuda':
+        reason = _what_gpu_lacks(tensor.device.index or 0)
+        if reason:
+            return reason
+    if tensor.dtype not in _DTYPES:
+        return f'it takes float32, bfloat16 and float16; got {tensor.dtype}'
+    if interpreted() and tensor.dtype == torch.bfloat16:
+        return "Triton's interpreter has no bfloat16"
+    return None
+
+
 def why_not(
     query: Tensor, num_landmarks: int = 1, topk: int = 0, scales: tuple[float, ...] = ()
 ) -> str | None:
     """The reason why the kernels can't run on `query` [B, H, N, d]; None if they can."""
-    if not _HAS_TRITON:
-        return 'Triton is not installed'
-    if in_forward_mode():
+    if in_forward_mode() and _HAS_TRITON:
         return "it has no derivatives in forward mode (jvp), backend='tiled' has"
-    if query.device.type != 'cuda' and not interpreted():
-        return f'it needs CUDA tensors, or TRITON_INTERPRET=1 for others; got {query.device}'
-    if query.device.type == 'cuda':
-        reason = _what_gpu_lacks(query.device.index or 0)
-        if reason:
-            return reason
-    if query.dtype not in _DTYPES:
-        return f'it takes float32, bfloat16 and float16; got {query.dtype}'
-    if interpreted() and query.dtype == torch.bfloat16:
-        return "Triton's interpreter has no bfloat16"
+    reason = _why_no_kernels(query)
+    if reason:
+        return reason
     dim, tokens = query.shape[3], query.shape[2]
     if dim % 8 or not 16 <= dim <= 128:
         return f'it takes head dimensions from 16 to 128 that are multiples of 8; got {dim}'
@@ -64,6 +74,25 @@ def why_not(
         return (
             f'it takes at most {MAX_ROWS} landmarks and keys per expert; got {num_landmarks} and '
             f'{topk}'
+        )
+    return None
+
+
+def why_no_cross_entropy(logits: Tensor, size: Sequence[int]) -> str | None:
+    """The reason why they can't run on logits [B, C, h, w] and labels of a size; None if they can."""
+    reason = _why_no_kernels(logits)
+    if reason:
+        return reason
+    _, classes, *old = logits.shape
+    if any(small > large for small, large in zip(old, size, strict=True)):
+        return f'it takes labels no smaller than the logits; got {tuple(size)} and {tuple(old)}'
+    # Positions and offsets within an image are counted in 32 bits.
+    most = max(2 * (small + 1) * large for small, large in zip(old, size, strict=True))
+    most = max(most, size[0] * size[1], 4 * classes * (old[0] + 1) * (old[1] + 1))
+    if most >= 2**31 or max(logits.shape[0], old[0] + 1) > MAX_IMAGES:
+        return (
+            f'it takes at most {MAX_IMAGES} images, and offsets of 32 bits; got logits '
+            f'{tuple(logits.shape)} and labels {tuple(size)}'
         )
     return None
 
