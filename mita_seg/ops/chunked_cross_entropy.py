@@ -61,7 +61,7 @@ def chunked_cross_entropy_backward(
     """Gradient of the logits [B, C, h, w], from that of the losses [B, H, W]."""
     with without_autocast(logits.device.type):
         wide = _widen(logits)
-        grad_logits = torch.zeros_like(wide)
+        grad_logits = wide.new_zeros(wide.shape)  # dense, whatever the strides
         columns = interpolation_weights(wide.shape[3], labels.shape[2], align_corners, wide)
         for chunk in _chunks(wide, labels, align_corners):
             label = labels[:, chunk.pixels].long().unsqueeze(1)

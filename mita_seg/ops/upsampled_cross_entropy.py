@@ -74,8 +74,8 @@ def upsampled_cross_entropy(
     _check(logits, labels, weight)
     if reduction not in _REDUCTIONS:
         raise ValueError(f'reduction must be one of {_REDUCTIONS}, got {reduction!r}')
-    kernels = _takes_kernels(backend, logits, labels)
-    losses, right, _ = _cross_entropy(logits, labels, ignore_index, align_corners, kernels)
+    backend = _settle_backend(backend, logits, labels)
+    losses, right, _ = _cross_entropy(logits, labels, ignore_index, align_corners, backend)
     if weight is None and reduction != 'mean':
         return PixelLosses(losses if reduction == 'none' else losses.sum(), right)
     counts = labels != ignore_index
@@ -123,36 +123,45 @@ def _check(logits: Tensor, labels: Tensor, weight: Tensor | None) -> None:
             )
 
 
-def _takes_kernels(backend: str, logits: Tensor, labels: Tensor) -> bool:
+def _settle_backend(backend: str, logits: Tensor, labels: Tensor) -> str:
+    """'torch'; 'triton', which can run; or 'auto', which should, and may turn out not to."""
     if backend not in _BACKENDS:
         raise ValueError(f'backend must be one of {_BACKENDS}, got {backend!r}')
     if backend == 'torch' or (backend == 'auto' and not logits.is_cuda):
-        return False
+        return 'torch'
     reason = why_no_cross_entropy(logits, labels.shape[1:])
     if not reason:
-        return logits.shape[0] > 0
+        return backend if logits.shape[0] else 'torch'
     if backend == 'triton':
         raise NotImplementedError(f"backend='triton' can't run: {reason}")
     warn_once(f"backend='auto' uses torch operations: triton can't run, as {reason}")
-    return False
+    return 'torch'
 
 
 @library.custom_op('mita_seg::upsampled_cross_entropy', mutates_args=())
 def _cross_entropy(
-    logits: Tensor, labels: Tensor, ignore_index: int, align_corners: bool, kernels: bool
+    logits: Tensor, labels: Tensor, ignore_index: int, align_corners: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, bool which are right, and what the backward pass needs beside: [B, H, W] each."""
+    """Losses, bool which pixels are right, and log-sum-exp of their logits: [B, H, W] each."""
     if labels.device.type == 'cpu':
         _check_classes(labels, logits.shape[1], ignore_index)
-    if kernels:
-        from .triton.upsampled_cross_entropy import cross_entropy  # needs Triton
 
-        return cross_entropy(logits, labels, ignore_index, align_corners)
-    return chunked_cross_entropy(logits, labels, ignore_index, align_corners)
+    def in_torch():
+        return chunked_cross_entropy(logits, labels, ignore_index, align_corners)
+
+    if backend == 'torch':
+        return in_torch()
+    from .triton.fallback import or_else  # these need Triton
+    from .triton.upsampled_cross_entropy import cross_entropy
+
+    return or_else(
+        lambda: cross_entropy(logits, labels, ignore_index, align_corners),
+        in_torch if backend == 'auto' else None,
+    )
 
 
 @_cross_entropy.register_fake
-def _(logits, labels, ignore_index, align_corners, kernels):
+def _(logits, labels, ignore_index, align_corners, backend):
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     losses, lse = (logits.new_empty(labels.shape, dtype=dtype) for _ in range(2))
     return losses, logits.new_empty(labels.shape, dtype=torch.bool), lse
@@ -166,22 +175,26 @@ def _cross_entropy_backward(
     lse: Tensor,
     ignore_index: int,
     align_corners: bool,
-    kernels: bool,
+    backend: str,
 ) -> Tensor:
     """Gradient of the logits, dense."""
-    if kernels:
-        from .triton.upsampled_cross_entropy import cross_entropy_backward  # needs Triton
+    inputs = grad, logits, labels, lse, ignore_index, align_corners
 
-        gradient = cross_entropy_backward(grad, logits, labels, lse, ignore_index, align_corners)
-    else:
-        gradient = chunked_cross_entropy_backward(
-            grad, logits, labels, lse, ignore_index, align_corners
-        )
-    return gradient.contiguous()
+    def in_torch():
+        return chunked_cross_entropy_backward(*inputs)
+
+    if backend == 'torch':
+        return in_torch()
+    from .triton.fallback import or_else  # these need Triton
+    from .triton.upsampled_cross_entropy import cross_entropy_backward
+
+    return or_else(
+        lambda: cross_entropy_backward(*inputs), in_torch if backend == 'auto' else None
+    )
 
 
 @_cross_entropy_backward.register_fake
-def _(grad, logits, labels, lse, ignore_index, align_corners, kernels):
+def _(grad, logits, labels, lse, ignore_index, align_corners, backend):
     return logits.new_empty(logits.shape)
 
 

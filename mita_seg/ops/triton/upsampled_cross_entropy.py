@@ -1,13 +1,14 @@
 """Cross entropy of logits that are enlarged bilinearly to the size of the labels.
 
 The pixels between four neighbouring logits are a cell. Two rows of logits and the ones beside the
-borders make up h + 1 rows of cells, so that a cell of the first row has its pixels above the first
-logits, whose two rows are then the same. So with the columns.
+borders make up h + 1 rows of cells: those of the first one lie above the first logits, and both its
+rows of logits are the first. So with the columns.
 
-Forward, a thread has pixels of its own and goes through the classes, whose logits at the corners
-are the same for all pixels of a cell. Backward, a thread has classes of its own and goes through
-the pixels of one cell: the sums that are wanted, over classes there and over pixels here, never
-leave a thread. Every corner's gradient is the sum of four cells', which a small kernel adds.
+Forward, a thread has pixels of its own and goes through the classes. Backward, it has classes of
+its own and goes through the pixels of one cell. So the sums that are wanted, over classes there and
+over pixels here, never leave a thread. Either way it has pixels of one row beside each other, and
+interpolates between rows once for all of them. Every logit's gradient is the sum of what four cells
+give, which a small kernel adds.
 
 Positions are exact, as they are quotients of integers: pixel y lies (y slope + offset) / unit rows
 below the first row. Logits are in base 2, as exp2 is the instruction that the hardware has.
@@ -20,13 +21,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import LOG2E, cdiv, next_power_of_2
+from .launch import LOG2E, cdiv
 from .plan import Plan, call
 
 _LOG2E = tl.constexpr(LOG2E)
 _LN2 = tl.constexpr(1 / LOG2E)
 _LEAST = tl.constexpr(-1e30)  # logit of a class that is not there: finite, as 0 times it is 0
-SUM_ENTRIES = 512  # of a program that adds the gradients of cells
+ENTRIES = 512  # of a program of the small kernels
 
 
 @triton.jit
@@ -47,18 +48,36 @@ def _second_share(pixel, cell, slope, offset, unit, count):
 
 
 @triton.jit
-def _load_corner(p_logits, o_corner, o_class, C: tl.constexpr):
-    """Logits of the classes at a corner, in base 2; one of `o_corner` and `o_class` is a row."""
-    present = o_class < C
-    b_logits = tl.load(p_logits + o_corner * C + o_class, mask=present, other=0.0)
-    return tl.where(present, b_logits.to(tl.float32) * _LOG2E, _LEAST)
+def _between_rows(p_top, p_bottom, o_left, o_right, b_share):
+    """Logits of a pixel row at the left column, and what the right one has more.
+
+    The roundings are the same for all classes, so that equal logits stay equal.
+    """
+    b_left, b_right = tl.load(p_top + o_left), tl.load(p_top + o_right)
+    b_left = tl.fma(tl.load(p_bottom + o_left) - b_left, b_share, b_left)
+    b_right = tl.fma(tl.load(p_bottom + o_right) - b_right, b_share, b_right)
+    return b_left, b_right - b_left
 
 
 @triton.jit
-def _interpolate(b_00, b_01, b_10, b_11, w_00, w_01, w_10, w_11):
-    """Sum of the corners' logits by their shares. The same roundings wherever it is called."""
-    b_sum = tl.fma(b_01, w_01, b_00 * w_00)
-    return tl.fma(b_11, w_11, tl.fma(b_10, w_10, b_sum))
+def _prepare_logits_kernel(
+    p_logits, p_out, stride_b, stride_c, stride_y, stride_x, stride_out_c, stride_out_place,
+    places, columns,
+    C: tl.constexpr, PADDED_C: tl.constexpr, BLOCK_C: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """Logits [B, C, h, w] in float32 and base 2, of PADDED_C classes. Grid (.., .., B).
+
+    Reads and writes them once.
+    """
+    place = tl.program_id(0) * PLACES + tl.arange(0, PLACES)[None, :]
+    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
+    image = tl.program_id(2).to(tl.int64)
+    p_logits += image * stride_b + place // columns * stride_y + place % columns * stride_x
+    present = (place < places) & (o_c < PADDED_C)
+    b_logits = tl.load(p_logits + o_c * stride_c, mask=present & (o_c < C), other=0.0)
+    b_logits = tl.where(o_c < C, b_logits.to(tl.float32) * _LOG2E, _LEAST)
+    p_out += image * places * PADDED_C
+    tl.store(p_out + o_c * stride_out_c + place * stride_out_place, b_logits, mask=present)
 
 
 @triton.jit
@@ -66,62 +85,58 @@ def _cross_entropy_kernel(
     p_logits, p_labels, p_losses, p_right, p_lse,
     stride_b, stride_y, stride_x,
     rows, columns, height, width, slope_y, offset_y, unit_y, slope_x, offset_x, unit_x,
-    most_y, most_x, ignore_index,
-    C: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr,
+    most_y, blocks_x, ignore_index,
+    C: tl.constexpr, PADDED_C: tl.constexpr,
+    ROWS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Loss, whether it is right, and log-sum-exp of each pixel. Grid (.., rows + 1, B).
 
-    Reads the logits once for each block of pixels, from cache, and labels once. A program has
-    PIXELS of the pixels of each of CELLS cells of one row; most_y most_x is how many a cell may
-    have.
+    Reads the logits from cache, and the labels once. The pixel rows of a row of cells are
+    numbered cell by cell, as if each cell had `most_y` of them. A program has ROWS of them, and of
+    each the PIXELS of one of `blocks_x` blocks.
     """
-    blocks = (most_y * most_x + PIXELS - 1) // PIXELS
     i, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    p_logits += image * rows * columns * C
+    p_logits += image * rows * columns * PADDED_C
     p_labels += image * stride_b
-    j = tl.program_id(0) // blocks * CELLS + tl.arange(0, CELLS)  # [J]
-    o_p = tl.program_id(0) % blocks * PIXELS + tl.arange(0, PIXELS)  # [P]
-    y = _first_pixel(i, slope_y, offset_y, unit_y, height) + o_p // most_x  # [P]
-    x = (
-        _first_pixel(j, slope_x, offset_x, unit_x, width)[:, None] + (o_p % most_x)[None, :]
-    )  # [J, P]
-    inside = (y < _first_pixel(i + 1, slope_y, offset_y, unit_y, height))[None, :] & (
-        x < _first_pixel(j + 1, slope_x, offset_x, unit_x, width)[:, None]
-    )
-    w_y = _second_share(y, i, slope_y, offset_y, unit_y, rows)[None, :]
-    w_x = _second_share(x, j[:, None], slope_x, offset_x, unit_x, columns)
-    w_00, w_01 = ((1 - w_y) * (1 - w_x))[None, :, :], ((1 - w_y) * w_x)[None, :, :]
-    w_10, w_11 = (w_y * (1 - w_x))[None, :, :], (w_y * w_x)[None, :, :]
-    label = tl.load(
-        p_labels + y[None, :] * stride_y + x * stride_x, mask=inside, other=ignore_index
-    ).to(tl.int32)  # [J, P]
+    o_r = tl.program_id(0) // blocks_x * ROWS + tl.arange(0, ROWS)[None, None, :]  # [1, 1, R]
+    o_x = tl.program_id(0) % blocks_x * PIXELS + tl.arange(0, PIXELS)[None, :, None]  # [1, X, 1]
+    j = o_r // most_y
+    y = _first_pixel(i, slope_y, offset_y, unit_y, height) + o_r % most_y  # [1, 1, R]
+    x = _first_pixel(j, slope_x, offset_x, unit_x, width) + o_x  # [1, X, R]
+    inside = y < _first_pixel(i + 1, slope_y, offset_y, unit_y, height)
+    inside &= x < _first_pixel(j + 1, slope_x, offset_x, unit_x, width)
+    b_share_y = _second_share(y, i, slope_y, offset_y, unit_y, rows)  # [1, 1, R]
+    b_share_x = _second_share(x, j, slope_x, offset_x, unit_x, columns)  # [1, X, R]
+    p_label = p_labels + y * stride_y + x * stride_x
+    label = tl.load(p_label, mask=inside, other=ignore_index).to(tl.int32)  # [1, X, R]
     known = (label >= 0) & (label < C)
-    lowest = tl.min(tl.min(tl.where(known, label, C), 1), 0)
-    highest = tl.max(tl.max(tl.where(known, label, -1), 1), 0)
+    lowest = tl.min(tl.reshape(tl.where(known, label, C), [PIXELS * ROWS]), 0)
+    highest = tl.max(tl.reshape(tl.where(known, label, -1), [PIXELS * ROWS]), 0)
 
-    top, bottom = tl.maximum(i - 1, 0) * columns, tl.minimum(i, rows - 1) * columns
-    left = tl.minimum(tl.maximum(j - 1, 0), columns - 1)[None, :]
-    right = tl.minimum(j, columns - 1)[None, :]
-    b_peak = tl.full([CELLS, PIXELS], float('-inf'), dtype=tl.float32)
-    b_total = tl.zeros([CELLS, PIXELS], dtype=tl.float32)
-    b_own = tl.zeros([CELLS, PIXELS], dtype=tl.float32)  # logit of the label
-    b_rival = tl.full([CELLS, PIXELS], float('-inf'), dtype=tl.float32)  # largest of those before
+    p_top = p_logits + tl.maximum(i - 1, 0) * columns
+    p_bottom = p_logits + tl.minimum(i, rows - 1) * columns
+    left = tl.minimum(tl.maximum(j - 1, 0), columns - 1)  # [1, 1, R]
+    right = tl.minimum(j, columns - 1)
+    b_peak = tl.full([1, PIXELS, ROWS], float('-inf'), dtype=tl.float32)
+    b_total = tl.zeros([1, PIXELS, ROWS], dtype=tl.float32)
+    b_own = tl.zeros([1, PIXELS, ROWS], dtype=tl.float32)  # logit of the label
+    b_rival = tl.full([1, PIXELS, ROWS], float('-inf'), dtype=tl.float32)  # largest one before
     for start in range(0, C, BLOCK_C):
-        o_c = start + tl.arange(0, BLOCK_C)[:, None]
-        b_00 = _load_corner(p_logits, top + left, o_c, C)[:, :, None]  # [C, J, 1]
-        b_01 = _load_corner(p_logits, top + right, o_c, C)[:, :, None]
-        b_10 = _load_corner(p_logits, bottom + left, o_c, C)[:, :, None]
-        b_11 = _load_corner(p_logits, bottom + right, o_c, C)[:, :, None]
-        b_logits = _interpolate(b_00, b_01, b_10, b_11, w_00, w_01, w_10, w_11)  # [C, J, P]
-        if (start <= highest) & (start + BLOCK_C > lowest):  # few blocks: cells are of few classes
-            c = o_c[:, :, None]
+        o_c = start + tl.arange(0, BLOCK_C)[:, None, None]
+        o_plane = o_c * (rows * columns)
+        b_left, b_more = _between_rows(
+            p_top, p_bottom, left + o_plane, right + o_plane, b_share_y
+        )  # [C, 1, R]
+        b_logits = tl.fma(b_share_x, b_more, b_left)  # [C, X, R]
+        b_new = tl.maximum(b_peak, tl.max(b_logits, 0, keep_dims=True))
+        b_terms = tl.exp2(b_logits - b_new)
+        b_total = b_total * tl.exp2(b_peak - b_new) + tl.sum(b_terms, 0, keep_dims=True)
+        if (start <= highest) & (start + BLOCK_C > lowest):  # few blocks: cells have few labels
             here = (label >= start) & (label < start + BLOCK_C)
-            b_own += tl.sum(tl.where(c == label[None, :, :], b_logits, 0.0), 0)
-            b_before = tl.max(tl.where(c < label[None, :, :], b_logits, float('-inf')), 0)
-            b_rival = tl.where(here, tl.maximum(b_peak, b_before), b_rival)
-        b_new = tl.maximum(b_peak, tl.max(b_logits, 0))
-        b_terms = tl.exp2(b_logits - b_new[None, :, :])
-        b_total = b_total * tl.exp2(b_peak - b_new) + tl.sum(b_terms, 0)
+            b_own += tl.sum(tl.where(o_c == label, b_logits, 0.0), 0, keep_dims=True)
+            b_before = tl.where(o_c < label, b_logits, float('-inf'))
+            b_before = tl.maximum(b_peak, tl.max(b_before, 0, keep_dims=True))
+            b_rival = tl.where(here, b_before, b_rival)
         b_peak = b_new
 
     b_log = tl.log2(b_total)
@@ -130,10 +145,10 @@ def _cross_entropy_kernel(
     b_loss = tl.where(counts, tl.where(known, b_loss, float('nan')), 0.0)
     # The first of the largest logits, as argmax takes it.
     is_right = counts & known & (b_own > b_rival) & (b_own >= b_peak)
-    o_pixel = image * height * width + y[None, :] * width + x
+    o_pixel = image * height * width + y * width + x
     tl.store(p_losses + o_pixel, b_loss, mask=inside)
     tl.store(p_right + o_pixel, is_right, mask=inside)
-    tl.store(p_lse + o_pixel, b_peak + b_log, mask=inside)
+    tl.store(p_lse + o_pixel, (b_peak + b_log) * _LN2, mask=inside)
 
 
 @triton.jit
@@ -141,8 +156,9 @@ def _cell_backward_kernel(
     p_logits, p_labels, p_lse, p_grad, p_cells,
     stride_b, stride_y, stride_x, stride_grad_b, stride_grad_y, stride_grad_x,
     rows, columns, height, width, slope_y, offset_y, unit_y, slope_x, offset_x, unit_x,
-    most_y, most_x, ignore_index,
-    C: tl.constexpr, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr,
+    ignore_index,
+    C: tl.constexpr, PADDED_C: tl.constexpr,
+    ROWS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """What a cell gives to the gradients of its corners. Grid (.., rows + 1, B).
 
@@ -151,56 +167,65 @@ def _cell_backward_kernel(
     """
     BLOCKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     j, i, image = tl.program_id(0) // BLOCKS, tl.program_id(1), tl.program_id(2).to(tl.int64)
-    o_c = tl.program_id(0) % BLOCKS * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]  # [1, C]
-    p_logits += image * rows * columns * C
+    start_c = tl.program_id(0) % BLOCKS * BLOCK_C
+    o_c = start_c + tl.arange(0, BLOCK_C)  # [C]
+    p_logits += image * rows * columns * PADDED_C
     p_labels += image * stride_b
     p_grad += image * stride_grad_b
     p_lse += image * height * width
-    top, bottom = tl.maximum(i - 1, 0) * columns, tl.minimum(i, rows - 1) * columns
-    left, right = tl.maximum(j - 1, 0), tl.minimum(j, columns - 1)
-    b_00 = _load_corner(p_logits, top + left, o_c, C)  # [1, C]
-    b_01 = _load_corner(p_logits, top + right, o_c, C)
-    b_10 = _load_corner(p_logits, bottom + left, o_c, C)
-    b_11 = _load_corner(p_logits, bottom + right, o_c, C)
-    g_00, g_01, g_10, g_11 = (
-        tl.zeros([BLOCK_C], dtype=tl.float32), tl.zeros([BLOCK_C], dtype=tl.float32),
-        tl.zeros([BLOCK_C], dtype=tl.float32), tl.zeros([BLOCK_C], dtype=tl.float32),
-    )  # fmt: skip
+    p_top = p_logits + tl.maximum(i - 1, 0) * columns * PADDED_C
+    p_bottom = p_logits + tl.minimum(i, rows - 1) * columns * PADDED_C
+    left, right = tl.maximum(j - 1, 0) * PADDED_C, tl.minimum(j, columns - 1) * PADDED_C
+    b_left, b_more = _between_rows(p_top, p_top, left + o_c, right + o_c, 0.0)
+    b_left_below, b_more_below = _between_rows(p_bottom, p_bottom, left + o_c, right + o_c, 0.0)
+    b_left, b_more = b_left[None, :], b_more[None, :]  # [1, C]
+    b_left_below, b_more_below = b_left_below[None, :] - b_left, b_more_below[None, :] - b_more
+    # Sums over the pixels, plain and by their shares of the right column, the lower row, and both.
+    g_all, g_right = tl.zeros([BLOCK_C], dtype=tl.float32), tl.zeros([BLOCK_C], dtype=tl.float32)
+    g_low, g_both = tl.zeros([BLOCK_C], dtype=tl.float32), tl.zeros([BLOCK_C], dtype=tl.float32)
     first_y = _first_pixel(i, slope_y, offset_y, unit_y, height)
     first_x = _first_pixel(j, slope_x, offset_x, unit_x, width)
-    size_y = _first_pixel(i + 1, slope_y, offset_y, unit_y, height) - first_y
-    size_x = _first_pixel(j + 1, slope_x, offset_x, unit_x, width) - first_x
-    for start in range(0, size_y * size_x, PIXELS):
-        o_p = start + tl.arange(0, PIXELS)
-        inside = o_p < size_y * size_x
-        y, x = first_y + o_p // size_x, first_x + o_p % size_x
-        label = tl.load(
-            p_labels + y * stride_y + x * stride_x, mask=inside, other=ignore_index
-        ).to(tl.int32)  # [P]
-        b_lse = tl.load(p_lse + y * width + x, mask=inside, other=float('inf'))[:, None]
-        b_grad = tl.load(p_grad + y * stride_grad_y + x * stride_grad_x, mask=inside, other=0.0)
-        counts = (label != ignore_index) & (label >= 0) & (label < C)
-        b_grad = tl.where(counts, b_grad, 0.0)
-        w_y = _second_share(y, i, slope_y, offset_y, unit_y, rows)
-        w_x = _second_share(x, j, slope_x, offset_x, unit_x, columns)
-        w_00, w_01 = (1 - w_y) * (1 - w_x), (1 - w_y) * w_x
-        w_10, w_11 = w_y * (1 - w_x), w_y * w_x
-        b_logits = _interpolate(
-            b_00, b_01, b_10, b_11, w_00[:, None], w_01[:, None], w_10[:, None], w_11[:, None]
-        )  # [P, C]
-        b_slope = tl.exp2(b_logits - b_lse)
-        b_slope = tl.where(o_c == label[:, None], b_slope - 1, b_slope)
-        g_00 += tl.sum(b_slope * (w_00 * b_grad)[:, None], 0)
-        g_01 += tl.sum(b_slope * (w_01 * b_grad)[:, None], 0)
-        g_10 += tl.sum(b_slope * (w_10 * b_grad)[:, None], 0)
-        g_11 += tl.sum(b_slope * (w_11 * b_grad)[:, None], 0)
-    p_cells += image * (rows + 1) * (columns + 1) * 4 * C + (i * (columns + 1) + j) * 4 * C
-    o_c = tl.reshape(o_c, [BLOCK_C])
+    end_y = _first_pixel(i + 1, slope_y, offset_y, unit_y, height)
+    end_x = _first_pixel(j + 1, slope_x, offset_x, unit_x, width)
+    for start_x in range(first_x, end_x, PIXELS):
+        x = start_x + tl.arange(0, PIXELS)  # [X]
+        b_share_x = _second_share(x, j, slope_x, offset_x, unit_x, columns)
+        b_share_x = b_share_x[None, :, None]
+        for start_y in range(first_y, end_y, ROWS):
+            y = start_y + tl.arange(0, ROWS)  # [Y]
+            inside = (y < end_y)[:, None] & (x < end_x)[None, :]
+            p_label = p_labels + y[:, None] * stride_y + x[None, :] * stride_x
+            p_slope = p_grad + y[:, None] * stride_grad_y + x[None, :] * stride_grad_x
+            label = tl.load(p_label, mask=inside, other=ignore_index).to(tl.int32)  # [Y, X]
+            known = (label != ignore_index) & (label >= 0) & (label < C)
+            # Of the others nothing is left: exp2(-inf) is 0.
+            b_lse = tl.load(
+                p_lse + y[:, None] * width + x[None, :], mask=inside & known, other=float('inf')
+            )
+            b_grad = tl.load(p_slope, mask=inside & known, other=0.0)
+            lowest = tl.min(tl.min(tl.where(known, label, C), 1), 0)
+            highest = tl.max(tl.max(tl.where(known, label, -1), 1), 0)
+            b_share_y = _second_share(y, i, slope_y, offset_y, unit_y, rows)[:, None]  # [Y, 1]
+            b_row = tl.fma(b_share_y, b_left_below, b_left)[:, None, :]  # [Y, 1, C]
+            b_row_more = tl.fma(b_share_y, b_more_below, b_more)[:, None, :]
+            b_logits = tl.fma(b_share_x, b_row_more, b_row)  # [Y, X, C]
+            b_slope = tl.exp2(b_logits - (b_lse * _LOG2E)[:, :, None])
+            if (start_c <= highest) & (start_c + BLOCK_C > lowest):
+                is_label = o_c[None, None, :] == tl.where(known, label, -1)[:, :, None]
+                b_slope = tl.where(is_label, b_slope - 1, b_slope)
+            b_slope *= b_grad[:, :, None]
+            b_sum = tl.sum(b_slope, 1)  # [Y, C]
+            b_sum_right = tl.sum(b_slope * b_share_x, 1)
+            g_all += tl.sum(b_sum, 0)
+            g_right += tl.sum(b_sum_right, 0)
+            g_low += tl.sum(b_sum * b_share_y, 0)
+            g_both += tl.sum(b_sum_right * b_share_y, 0)
+    p_cells += (image * (rows + 1) + i) * (columns + 1) * 4 * C + j * 4 * C
     present = o_c < C
-    tl.store(p_cells + o_c, g_00, mask=present)
-    tl.store(p_cells + C + o_c, g_01, mask=present)
-    tl.store(p_cells + 2 * C + o_c, g_10, mask=present)
-    tl.store(p_cells + 3 * C + o_c, g_11, mask=present)
+    tl.store(p_cells + o_c, (g_all - g_low) - (g_right - g_both), mask=present)
+    tl.store(p_cells + C + o_c, g_right - g_both, mask=present)
+    tl.store(p_cells + 2 * C + o_c, g_low - g_both, mask=present)
+    tl.store(p_cells + 3 * C + o_c, g_both, mask=present)
 
 
 @triton.jit
@@ -249,32 +274,38 @@ def _axis(old: int, new: int, align_corners: bool) -> _Axis:
 
 
 class CrossEntropyBlocks(NamedTuple):
-    """Options of the two large kernels.
+    """Pixels and classes of a program forward, of a step of it backward, and warps."""
 
-    Pixels of a program forward, and of a step backward; classes of a step forward, and of a
-    program backward.
-    """
-
-    forward_pixels: int = 256
-    forward_classes: int = 16
-    forward_warps: int = 4
-    backward_pixels: int = 64
-    backward_classes: int = 32
-    backward_warps: int = 2
+    forward_rows: int = 32  # one of each lane
+    forward_pixels: int = 8
+    forward_classes: int = 8
+    forward_warps: int = 1
+    backward_rows: int = 4
+    backward_pixels: int = 16
+    backward_classes: int = 32  # one of each lane
+    backward_warps: int = 1
 
 
 BLOCKS = CrossEntropyBlocks()
 
 
+def _choose_pixels(most: int, limit: int) -> int:
+    """Pixels of a row to take at a time, few of them idle: a cell has up to `most` in a row."""
+    sizes = [size for size in (16, 8, 4, 2, 1) if size <= limit]
+    # What is computed for a row costs as much as two pixels.
+    return min(sizes, key=lambda size: cdiv(most, size) * (size + 2))
+
+
 def cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int, align_corners: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, bool which are right, and log-sum-exp in base 2, dense [B, H, W] each.
+    """Losses, bool which are right, and log-sum-exp, dense [B, H, W] each.
 
     Arguments as in :func:`mita_seg.ops.upsampled_cross_entropy`.
     """
-    tensors = _classes_last(logits), labels
-    losses, right, lse = call(cross_entropy_forward, tensors, (ignore_index, align_corners))
+    losses, right, lse = call(
+        cross_entropy_forward, (logits, labels), (ignore_index, align_corners)
+    )
     return losses, right, lse
 
 
@@ -287,34 +318,44 @@ def cross_entropy_backward(
     align_corners: bool,
 ) -> Tensor:
     """Gradient of the logits, dense, from that of the losses [B, H, W], any strides."""
-    tensors = grad, _classes_last(logits), labels, lse
+    tensors = grad, logits, labels, lse
     return call(cross_entropy_gradient, tensors, (ignore_index, align_corners))[0]
 
 
-def _classes_last(logits: Tensor) -> Tensor:
-    """[B, C, h, w] -> [B, h, w, C], dense: the logits of a corner lie side by side."""
-    return logits.permute(0, 2, 3, 1).contiguous()
+def _prepare_logits(plan: Plan, logits: Tensor, *, classes_last: bool) -> Tensor:
+    batch, classes, rows, columns = logits.shape
+    step = max(BLOCKS.forward_classes, BLOCKS.backward_classes)
+    padded, places = cdiv(classes, step) * step, rows * columns
+    out = plan.scratch(batch, padded * places, dtype=torch.float32)
+    plan.launch(
+        _prepare_logits_kernel, (cdiv(places, 64), cdiv(padded, 16), batch),
+        logits, out, *logits.stride(), *((1, padded) if classes_last else (places, 1)),
+        places, columns,
+        C=classes, PADDED_C=padded, BLOCK_C=16, PLACES=64, num_warps=4,
+    )  # fmt: skip
+    return out
 
 
 def cross_entropy_forward(
     plan: Plan, logits: Tensor, labels: Tensor, ignore_index: int, align_corners: bool
 ) -> None:
-    """The launch of :func:`cross_entropy`, logits [B, h, w, C]."""
-    (batch, rows, columns, classes), size = logits.shape, labels.shape[1:]
+    """The launches of :func:`cross_entropy`."""
+    (batch, classes, rows, columns), size = logits.shape, labels.shape[1:]
     losses, right, lse = (
         plan.result(torch.empty(labels.shape, dtype=dtype, device=labels.device))
         for dtype in (torch.float32, torch.bool, torch.float32)
     )
     y, x = (_axis(*each, align_corners) for each in zip((rows, columns), size, strict=True))
-    pixels = min(BLOCKS.forward_pixels, next_power_of_2(y.most * x.most))
-    cells = BLOCKS.forward_pixels // pixels
-    programs = cdiv(columns + 1, cells) * cdiv(y.most * x.most, pixels)
+    pixels = _choose_pixels(x.most, BLOCKS.forward_pixels)
+    blocks = cdiv(x.most, pixels)
+    prepared = _prepare_logits(plan, logits, classes_last=False)
     plan.launch(
-        _cross_entropy_kernel, (programs, rows + 1, batch),
-        logits, labels, losses, right, lse, *labels.stride(),
-        rows, columns, *size, *y, *x, y.most, x.most, ignore_index,
-        C=classes, CELLS=cells, PIXELS=pixels, BLOCK_C=BLOCKS.forward_classes,
-        num_warps=BLOCKS.forward_warps,
+        _cross_entropy_kernel,
+        (cdiv((columns + 1) * y.most, BLOCKS.forward_rows) * blocks, rows + 1, batch),
+        prepared, labels, losses, right, lse, *labels.stride(),
+        rows, columns, *size, *y, *x, y.most, blocks, ignore_index,
+        C=classes, PADDED_C=prepared.shape[1] // (rows * columns), ROWS=BLOCKS.forward_rows, PIXELS=pixels,
+        BLOCK_C=BLOCKS.forward_classes, num_warps=BLOCKS.forward_warps,
     )  # fmt: skip
 
 
@@ -322,20 +363,22 @@ def cross_entropy_gradient(
     plan: Plan, grad: Tensor, logits: Tensor, labels: Tensor, lse: Tensor,
     ignore_index: int, align_corners: bool,
 ) -> None:  # fmt: skip
-    """The launches of :func:`cross_entropy_backward`, logits [B, h, w, C]."""
-    (batch, rows, columns, classes), size = logits.shape, labels.shape[1:]
-    grad_logits = plan.result(logits.new_empty(batch, classes, rows, columns))
+    """The launches of :func:`cross_entropy_backward`."""
+    (batch, classes, rows, columns), size = logits.shape, labels.shape[1:]
+    grad_logits = plan.result(logits.new_empty(logits.shape))
     cells = plan.scratch(batch, rows + 1, columns + 1, 4, classes, dtype=torch.float32)
     y, x = (_axis(*each, align_corners) for each in zip((rows, columns), size, strict=True))
     block = BLOCKS.backward_classes
+    prepared = _prepare_logits(plan, logits, classes_last=True)
     plan.launch(
         _cell_backward_kernel, ((columns + 1) * cdiv(classes, block), rows + 1, batch),
-        logits, labels, lse, grad, cells, *labels.stride(), *grad.stride(),
-        rows, columns, *size, *y, *x, y.most, x.most, ignore_index,
-        C=classes, PIXELS=min(BLOCKS.backward_pixels, next_power_of_2(y.most * x.most)),
-        BLOCK_C=block, num_warps=BLOCKS.backward_warps,
+        prepared, labels, lse, grad, cells, *labels.stride(), *grad.stride(),
+        rows, columns, *size, *y, *x, ignore_index,
+        C=classes, PADDED_C=prepared.shape[1] // (rows * columns), ROWS=BLOCKS.backward_rows,
+        PIXELS=_choose_pixels(x.most, BLOCKS.backward_pixels), BLOCK_C=block,
+        num_warps=BLOCKS.backward_warps,
     )  # fmt: skip
     plan.launch(
-        _sum_cells_kernel, (cdiv(rows * columns * classes, SUM_ENTRIES), batch),
-        cells, grad_logits, rows, columns, C=classes, ENTRIES=SUM_ENTRIES, num_warps=4,
+        _sum_cells_kernel, (cdiv(rows * columns * classes, ENTRIES), batch),
+        cells, grad_logits, rows, columns, C=classes, ENTRIES=ENTRIES, num_warps=4,
     )  # fmt: skip
