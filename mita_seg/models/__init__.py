@@ -16,7 +16,7 @@ from mita_seg.complexity import flops  # noqa: E402
 from .backbones import MiTAVisionTransformer  # noqa: E402
 from .batch_preprocessor import BatchSegDataPreProcessor  # noqa: E402
 from .builder import build_attention, build_transformer_block  # noqa: E402
-from .decode_heads import MiTAMaskTransformerHead  # noqa: E402
+from .decode_heads import FusedLossFCNHead, MiTAMaskTransformerHead, PixelLosses  # noqa: E402
 from .segmentors import CompiledEncoderDecoder  # noqa: E402
 from .swapped import build_swapped  # noqa: E402
 
@@ -26,8 +26,10 @@ guard_mmengine_loading()
 __all__ = [
     'BatchSegDataPreProcessor',
     'CompiledEncoderDecoder',
+    'FusedLossFCNHead',
     'MiTAMaskTransformerHead',
     'MiTAVisionTransformer',
+    'PixelLosses',
     'build_attention',
     'build_swapped',
     'build_transformer_block',

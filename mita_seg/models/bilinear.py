@@ -28,4 +28,3 @@ def enlarge(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> T
             for old, new in zip(maps.shape[-2:], size, strict=True)
         )
         return rows.transpose(0, 1) @ maps @ columns
-

@@ -12,7 +12,7 @@ _BACKENDS = ('auto', 'torch', 'triton')
 _REDUCTIONS = ('none', 'sum', 'mean')
 
 
-class PixelLosses(NamedTuple):
+class UpsampledLoss(NamedTuple):
     """What :func:`upsampled_cross_entropy` returns.
 
     Attributes:
@@ -35,7 +35,7 @@ def upsampled_cross_entropy(
     align_corners: bool = False,
     reduction: str = 'mean',
     backend: str = 'auto',
-) -> PixelLosses:
+) -> UpsampledLoss:
     """Cross entropy of logits that are enlarged bilinearly to the size of the labels.
 
     Equal, up to rounding, to
@@ -77,20 +77,20 @@ def upsampled_cross_entropy(
     backend = _settle_backend(backend, logits, labels)
     losses, right, _ = _cross_entropy(logits, labels, ignore_index, align_corners, backend)
     if weight is None and reduction != 'mean':
-        return PixelLosses(losses if reduction == 'none' else losses.sum(), right)
+        return UpsampledLoss(losses if reduction == 'none' else losses.sum(), right)
     counts = labels != ignore_index
     if weight is None:
-        return PixelLosses(losses.sum() / counts.sum().clamp(min=1), right)
+        return UpsampledLoss(losses.sum() / counts.sum().clamp(min=1), right)
     # A label that is no class has a loss of NaN already; it only must not be looked up.
     index = labels.long().where(counts, 0).clamp(0, logits.shape[1] - 1)
     weights = weight.to(losses.dtype)[index].where(counts, 0)  # [B, H, W]
     losses = losses * weights
     if reduction == 'none':
-        return PixelLosses(losses, right)
+        return UpsampledLoss(losses, right)
     loss, total = losses.sum(), weights.sum()
     if reduction == 'mean':
         loss = loss / total.where(total != 0, 1)
-    return PixelLosses(loss, right)
+    return UpsampledLoss(loss, right)
 
 
 def _check(logits: Tensor, labels: Tensor, weight: Tensor | None) -> None:
@@ -188,9 +188,7 @@ def _cross_entropy_backward(
     from .triton.fallback import or_else  # these need Triton
     from .triton.upsampled_cross_entropy import cross_entropy_backward
 
-    return or_else(
-        lambda: cross_entropy_backward(*inputs), in_torch if backend == 'auto' else None
-    )
+    return or_else(lambda: cross_entropy_backward(*inputs), in_torch if backend == 'auto' else None)
 
 
 @_cross_entropy_backward.register_fake

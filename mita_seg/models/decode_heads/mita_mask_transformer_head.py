@@ -12,7 +12,6 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mita_seg.conversion.key_map import rename_on_load
-from mita_seg.models.bilinear import enlarge
 from mita_seg.models.builder import (
     build_norm,
     build_transformer_block,
@@ -21,6 +20,7 @@ from mita_seg.models.builder import (
 from mita_seg.models.decode_heads.inputs import check_inputs, check_maps
 from mita_seg.models.decode_heads.mask_scale import MaskScale
 from mita_seg.models.decode_heads.one_channel import check_loss_of_one_channel
+from mita_seg.models.decode_heads.pixel_losses import PixelLosses
 from mita_seg.models.token_norm import check_token_norm
 
 # A label that no pixel has, where none is to be ignored. Losses expect an int.
@@ -28,7 +28,7 @@ _NO_LABEL = -100
 
 
 @MODELS.register_module()
-class MiTAMaskTransformerHead(BaseDecodeHead):
+class MiTAMaskTransformerHead(PixelLosses, BaseDecodeHead):
     """MMSegmentation's SegmenterMaskTransformerHead, with the attention chosen by config.
 
     One learned embedding per class joins the patches; after the layers, the mask of a class is the
@@ -71,6 +71,8 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
             as in the stock head; ``'scale'``, a learned scale and offset of each; or ``'auto'``,
             ``'scale'`` for one or two classes and ``'norm'`` for more. Two-class weights of
             MMSegmentation need ``'norm'``.
+        fused_loss: Take cross entropy over classes, where that is the loss, without logits of the
+            size of the labels: the same figures in less time and memory.
         **kwargs: `num_classes` and the other arguments of BaseDecodeHead; `channels`, which nothing
             here depends on, is `embed_dims` by default.
 
@@ -100,6 +102,7 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
         dropout_ratio: float = 0.0,
         ignore_index: int | None = 255,
         mask_norm: str = 'auto',
+        fused_loss: bool = True,
         **kwargs,
     ) -> None:
         check_no_attention_dropout(attn_drop_rate)
@@ -120,6 +123,7 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
             dropout_ratio=dropout_ratio,
             ignore_index=_NO_LABEL if ignore_index is None else ignore_index,
             init_cfg=init_cfg,
+            fused_loss=fused_loss,
             **kwargs,
         )
         del self.conv_seg
@@ -191,10 +195,6 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
         )
         return 'scale'
 
-    def _criteria(self) -> list[nn.Module]:
-        losses = self.loss_decode
-        return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
-
     def init_weights(self) -> None:
         """Initialise as `init_cfg` says, by default as Segmenter does."""
         if self.init_cfg:
@@ -263,38 +263,6 @@ class MiTAMaskTransformerHead(BaseDecodeHead):
         classes = F.normalize(self.classes_proj(classes), dim=2)
         masks = self.mask_norm(patches @ classes.transpose(1, 2))  # [B, h * w, out_channels]
         return _as_maps(masks, grid)
-
-    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
-        """Losses at the resolution of the labels, and the share of right pixels.
-
-        The figures of the base class, without its waits for the device (which counts the labelled
-        pixels there) and with a repeatable backward pass. One channel is right where it is on the
-        right side of `threshold`.
-
-        Args:
-            seg_logits: Logits [B, out_channels, h, w].
-            batch_data_samples: SegDataSamples with label maps [1, H, W].
-
-        Returns:
-            The losses by name, and ``acc_seg``, percent of the labelled pixels, [1].
-        """
-        labels = self._stack_batch_gt(batch_data_samples)  # [B, 1, H, W]
-        logits = enlarge(seg_logits, labels.shape[2:], self.align_corners)
-        weight = None if self.sampler is None else self.sampler.sample(logits, labels)
-        labels = labels.squeeze(1)
-        losses = {}
-        for criterion in self._criteria():
-            loss = criterion(logits, labels, weight=weight, ignore_index=self.ignore_index)
-            losses[criterion.loss_name] = losses.get(criterion.loss_name, 0) + loss
-        with torch.no_grad():
-            labelled = labels != self.ignore_index
-            if self.out_channels == 1:
-                predicted = logits.squeeze(1).sigmoid() > self.threshold
-            else:
-                predicted = logits.argmax(1)
-            right = (predicted == labels) & labelled
-            losses['acc_seg'] = 100 * right.sum().view(1) / labelled.sum().clamp(min=1)
-        return losses
 
 
 def _as_maps(patches: Tensor, grid: Sequence[int]) -> Tensor:

@@ -79,7 +79,7 @@ def why_not(
 
 
 def why_no_cross_entropy(logits: Tensor, size: Sequence[int]) -> str | None:
-    """The reason why they can't run on logits [B, C, h, w] and labels of a size; None if they can."""
+    """The same of the loss, on logits [B, C, h, w] and labels of a size (H, W)."""
     reason = _why_no_kernels(logits)
     if reason:
         return reason
@@ -88,7 +88,7 @@ def why_no_cross_entropy(logits: Tensor, size: Sequence[int]) -> str | None:
         return f'it takes labels no smaller than the logits; got {tuple(size)} and {tuple(old)}'
     # Positions and offsets within an image are counted in 32 bits.
     most = max(2 * (small + 1) * large for small, large in zip(old, size, strict=True))
-    most = max(most, size[0] * size[1], 4 * classes * (old[0] + 1) * (old[1] + 1))
+    most = max(most, size[0] * size[1], (4 * classes + 64) * (old[0] + 1) * (old[1] + 1))
     if most >= 2**31 or max(logits.shape[0], old[0] + 1) > MAX_IMAGES:
         return (
             f'it takes at most {MAX_IMAGES} images, and offsets of 32 bits; got logits '

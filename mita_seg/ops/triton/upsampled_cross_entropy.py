@@ -354,8 +354,8 @@ def cross_entropy_forward(
         (cdiv((columns + 1) * y.most, BLOCKS.forward_rows) * blocks, rows + 1, batch),
         prepared, labels, losses, right, lse, *labels.stride(),
         rows, columns, *size, *y, *x, y.most, blocks, ignore_index,
-        C=classes, PADDED_C=prepared.shape[1] // (rows * columns), ROWS=BLOCKS.forward_rows, PIXELS=pixels,
-        BLOCK_C=BLOCKS.forward_classes, num_warps=BLOCKS.forward_warps,
+        C=classes, PADDED_C=prepared.shape[1] // (rows * columns), ROWS=BLOCKS.forward_rows,
+        PIXELS=pixels, BLOCK_C=BLOCKS.forward_classes, num_warps=BLOCKS.forward_warps,
     )  # fmt: skip
 
 
