@@ -44,9 +44,9 @@ def scale_crop_flip(
         [B, h, w], int64; and what is outside, [B, h, w], bool.
     """
     device = torch.device(images[0].device if device is None else device)
-    pixels = _move_flat(list(images), device)
+    pixels = _move_flat(list(images), device, images[0].dtype)
     # 16 bits are a quarter of what the labels take as int64. Torch counts them with a sign.
-    values = _move_flat([label.to(torch.int16) for label in labels], device)
+    values = _move_flat(list(labels), device, torch.int16)
     starts = windows.sizes.prod(1).cumsum(0) - windows.sizes.prod(1)
     table = torch.cat(
         (
@@ -58,7 +58,7 @@ def scale_crop_flip(
         ),
         dim=1,
     )
-    table = _move_flat([table], device).view(table.shape)
+    table = _move_flat([table], device, table.dtype).view(table.shape)
     start, height, width, scaled_height, scaled_width, flipped = table[:, :6, None].unbind(1)
     corners = table[:, 6:].unflatten(1, (-1, 2))  # [B, K, 2]
     rows = _Axis(height, scaled_height, size[0])
@@ -169,14 +169,16 @@ def _take(pixels: Tensor, index: Tensor) -> Tensor:
     return pixels.take(index).float()
 
 
-def _move_flat(tensors: list[Tensor], device: torch.device) -> Tensor:
+def _move_flat(tensors: list[Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:
     """All elements one after the other, in one transfer that does not wait for the device."""
     parts = [tensor.reshape(-1) for tensor in tensors]
-    pinned = device.type == 'cuda' and parts[0].device.type == 'cpu'
-    joined = torch.empty(
-        sum(map(len, parts)),
-        dtype=parts[0].dtype,
-        device=parts[0].device,
-        pin_memory=pinned,
-    )
-    return torch.cat(parts, out=joined).to(device, non_blocking=True)
+    if parts[0].device.type != 'cpu':
+        return torch.cat(parts).to(device, dtype)
+    pinned = device.type == 'cuda'
+    joined = torch.empty(sum(map(len, parts)), dtype=dtype, pin_memory=pinned)
+    # NumPy copies in this thread alone: PyTorch's threads would wait for those of the loader.
+    place = joined.numpy()
+    for part in parts:
+        place[: len(part)] = part.numpy()
+        place = place[len(part) :]
+    return joined.to(device, non_blocking=True)
