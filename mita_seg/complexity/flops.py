@@ -7,6 +7,8 @@ Pooling, top-k and argmax are not counted.
 
 from math import prod
 
+from mita_seg.ops.options import MiTAOptions, from_scalars
+
 
 def full_attention_flops(heads: int, num_queries: int, num_keys: int, dim: int) -> int:
     """FLOPs of scaled_dot_product_attention: logits and values, N_q N_k d each.
@@ -20,13 +22,7 @@ def full_attention_flops(heads: int, num_queries: int, num_keys: int, dim: int) 
 
 
 def mita_attention_flops(
-    heads: int,
-    num_tokens: int,
-    dim: int,
-    num_landmarks: int,
-    topk: int,
-    num_routed: int = 1,
-    shared: bool = True,
+    heads: int, num_tokens: int, dim: int, num_landmarks: int, options: MiTAOptions
 ) -> int:
     """FLOPs of MiTA attention, the same for every backend.
 
@@ -38,12 +34,10 @@ def mita_attention_flops(
         num_tokens: N.
         dim: Head dimension d.
         num_landmarks: m.
-        topk: k, clamped to N; 0 for compress-only.
-        num_routed: s.
-        shared: False for route-only, which needs S and G alone of the landmarks.
+        options: What the attention computes. Route-only needs S and G alone of the landmarks.
     """
-    landmark_products = 4 if shared else 2
-    routed_keys = num_routed * min(topk, num_tokens)
+    landmark_products = 4 if options.shared else 2
+    routed_keys = options.num_routed * options.topk
     return heads * num_tokens * dim * (landmark_products * num_landmarks + 2 * routed_keys)
 
 
@@ -73,14 +67,8 @@ def _count_full_attention(inputs, outputs) -> int:
 
 
 def _count_mita_attention(inputs, outputs) -> int:
-    query, _, _, landmarks, topk, num_routed, _, _, shared = inputs
+    query, _, _, landmarks, *scalars = inputs
     *heads, num_tokens, dim = _shape(query)
-    return mita_attention_flops(
-        prod(heads),
-        num_tokens,
-        dim,
-        _shape(landmarks)[-2],
-        topk.toIValue(),
-        num_routed.toIValue(),
-        shared.toIValue(),
-    )
+    given = zip(MiTAOptions._fields, scalars, strict=True)
+    options = from_scalars(**{name: scalar.toIValue() for name, scalar in given})
+    return mita_attention_flops(prod(heads), num_tokens, dim, _shape(landmarks)[-2], options)

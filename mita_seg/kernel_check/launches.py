@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mita_seg.ops.options import Pooling, make_options
 from mita_seg.ops.triton.backward import mita_backward
 from mita_seg.ops.triton.forward import mita_forward
 from mita_seg.ops.triton.gpu import Gpu
@@ -76,15 +77,19 @@ def list_launches(case: Case, gpu: Gpu) -> list[Launch]:
     height = isqrt(case.tokens)
     width = case.tokens // height
     start = case.tokens - height * width
-    scale = case.dim**-0.5
-    options = (
-        height, width, *case.landmarks, start,
-        min(case.topk, case.tokens), case.num_routed, scale, scale, case.shared,
-    )  # fmt: skip
+    options = make_options(
+        (case.tokens, case.dim),
+        case.landmarks[0] * case.landmarks[1],
+        topk=case.topk,
+        num_routed=case.num_routed,
+        scale=None,
+        landmark_scale=None,
+        shared=case.shared,
+    )._replace(pooling=Pooling(height, width, *case.landmarks, start))
     plan = DryPlan(gpu)
-    mita_forward(plan, query, key, value, None, *options)
+    mita_forward(plan, query, key, value, None, options)
     out, state = plan.results
-    mita_backward(plan, out, query, key, value, None, out, state, *options)
+    mita_backward(plan, out, query, key, value, None, out, state, options)
     return plan.launches
 
 

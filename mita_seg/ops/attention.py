@@ -9,20 +9,14 @@ from torch import Tensor
 
 from . import exporting
 from .masked import masked_attention
-from .options import MiTAOptions, Window
+from .options import MiTAOptions, Pooling, make_options, to_scalars
 from .pooling import pool, pool_in_torch
 from .reference import reference_attention
 from .surroundings import in_forward_mode, in_transform, is_exporting
 from .tiled import tiled_attention
 from .tracing import traced_attention
 from .triton.support import warn_once, why_not
-from .validation import (
-    check_grid,
-    check_heads,
-    check_pair,
-    check_same_tokens,
-    make_options,
-)
+from .validation import check_grid, check_heads, check_pair, check_same_tokens
 
 
 def mita_attention(
@@ -92,7 +86,13 @@ def mita_attention(
     query, landmarks = tensors['query'], tensors['landmarks']
     check_same_tokens(query=query, key=tensors['key'], value=tensors['value'])
     options = make_options(
-        query.shape[2:], landmarks.shape[2], topk, num_routed, scale, landmark_scale, shared
+        query.shape[2:],
+        landmarks.shape[2],
+        topk=topk,
+        num_routed=num_routed,
+        scale=scale,
+        landmark_scale=landmark_scale,
+        shared=shared,
     )
     chosen = _select_backend(backend, query, landmarks.shape[2], options)
     return _run(chosen, tensors, options, lowered)
@@ -135,14 +135,21 @@ def pooled_mita_attention(
     check_pair('num_landmarks', num_landmarks)
     check_grid(grid, start, query.shape[2])
     check_same_tokens(**tensors)
-    count = num_landmarks[0] * num_landmarks[1]
-    options = make_options(query.shape[2:], count, topk, num_routed, scale, landmark_scale, shared)
-    chosen = _select_backend(backend, query, count, options)
-    window = Window(*grid, *num_landmarks, start)
+    pooling = Pooling(*grid, *num_landmarks, start)
+    options = make_options(
+        query.shape[2:],
+        pooling.num_landmarks,
+        topk=topk,
+        num_routed=num_routed,
+        scale=scale,
+        landmark_scale=landmark_scale,
+        shared=shared,
+    )
+    chosen = _select_backend(backend, query, pooling.num_landmarks, options)
     if chosen.pools and not torch.jit.is_tracing():
-        tensors['landmarks'], options = None, options._replace(window=window)
+        tensors['landmarks'], options = None, options._replace(pooling=pooling)
     else:
-        tensors['landmarks'] = pool(query, window)
+        tensors['landmarks'] = pool(query, pooling)
     return _run(chosen, tensors, options, lowered)
 
 
@@ -150,14 +157,7 @@ def _run(chosen: 'Backend', tensors: dict, options: MiTAOptions, lowered: bool) 
     """Checked arguments through a backend; traced, they are one node, whatever the backend."""
     tensors = tuple(tensors.values())
     if torch.jit.is_tracing() and not is_exporting():
-        return traced_attention(
-            *tensors,
-            topk=options.topk,
-            num_routed=options.num_routed,
-            scale=options.scale,
-            landmark_scale=options.landmark_scale,
-            shared=options.shared,
-        )
+        return traced_attention(*tensors, **to_scalars(options))
     device = tensors[0].device.type
     with torch.autocast(device, enabled=False) if lowered else nullcontext():
         return chosen.run(*tensors, options)
@@ -207,13 +207,7 @@ def _attend_to_nothing(query, key, value, landmarks, options) -> Tensor:
 def _triton(query, key, value, landmarks, options: MiTAOptions, instead=None) -> Tensor:
     from .triton.op import attention  # needs Triton
 
-    window = options.window or Window(0, 0, 0, 0, 0)  # the operator takes plain numbers
-    return attention(
-        query, key, value, landmarks,
-        window.height, window.width, window.rows, window.columns, window.start,
-        options.topk, options.num_routed, options.scale, options.landmark_scale, options.shared,
-        instead=instead,
-    )  # fmt: skip
+    return attention(query, key, value, landmarks, options, instead)
 
 
 def _triton_or_torch(query, key, value, landmarks, options: MiTAOptions) -> Tensor:
@@ -221,7 +215,7 @@ def _triton_or_torch(query, key, value, landmarks, options: MiTAOptions) -> Tens
 
     def instead(query, key, value, landmarks):
         if landmarks is None:
-            landmarks = pool_in_torch(query, options.window)
+            landmarks = pool_in_torch(query, options.pooling)
         return BACKENDS[torch_backend(query)].run(query, key, value, landmarks, options)
 
     return _triton(query, key, value, landmarks, options, instead)
@@ -232,7 +226,7 @@ class Backend(NamedTuple):
 
     Attributes:
         run: (query, key, value, landmarks, options) -> output [B, H, N, d].
-        pools: Whether it pools the landmarks itself, from `options.window`, and is given None.
+        pools: Whether it pools the landmarks itself, from `options.pooling`, and is given None.
     """
 
     run: Callable

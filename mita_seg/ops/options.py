@@ -1,31 +1,47 @@
-"""The settings of a call, made once by its validation and passed to every backend."""
+"""The settings of a call, checked once and passed to every backend.
 
-from typing import NamedTuple
+A new option is added here: its field and its check. The registered operators take plain numbers;
+which ones follows from the fields.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, get_type_hints
+
+from .surroundings import is_exporting
+from .validation import check_experts, check_scale
 
 
-class Window(NamedTuple):
-    """Where landmarks are pooled from: the map [height, width] from token `start` on.
+class Pooling(NamedTuple):
+    """Where landmarks are pooled from, and how many they are.
 
-    They are rows x columns of them, row-major.
+    Attributes:
+        height, width: Size of the patch map.
+        landmark_height, landmark_width: Size of the landmark grid, row-major.
+        start: Index of the first patch among the tokens.
     """
 
     height: int
     width: int
-    rows: int
-    columns: int
+    landmark_height: int
+    landmark_width: int
     start: int
+
+    @property
+    def num_landmarks(self) -> int:
+        """m."""
+        return self.landmark_height * self.landmark_width
 
 
 class MiTAOptions(NamedTuple):
     """What MiTA attention computes, beside its tensors.
 
     Attributes:
-        topk: Keys an expert, k, of at most N; 0: no routed experts.
-        num_routed: Experts a query, s.
+        topk: Keys per expert, k, at most N; 0: no routed experts.
+        num_routed: Experts per query, s; 1 without routed experts.
         scale: c, factor of the logits with keys.
         landmark_scale: c_L, factor of the logits with landmarks.
         shared: Whether queries attend to the shared expert.
-        window: Of a backend that pools the landmarks itself; None where they are given.
+        pooling: For a backend that pools the landmarks itself; None where they are given.
     """
 
     topk: int
@@ -33,4 +49,61 @@ class MiTAOptions(NamedTuple):
     scale: float
     landmark_scale: float
     shared: bool
-    window: Window | None = None
+    pooling: Pooling | None = None
+
+
+def make_options(
+    shape: Sequence[int],
+    num_landmarks: int,
+    *,
+    topk: int,
+    num_routed: int,
+    scale: float | None,
+    landmark_scale: float | None,
+    shared: bool,
+) -> MiTAOptions:
+    """Options with their defaults filled in.
+
+    Args:
+        shape: Tokens and head dimension, (N, d).
+        num_landmarks: m.
+        topk, num_routed, scale, landmark_scale, shared: As in
+            :func:`mita_seg.ops.mita_attention`.
+
+    Raises:
+        TypeError: A number of the wrong type.
+        ValueError: A number out of range, or neither a shared nor a routed expert.
+    """
+    num_tokens, dim = shape
+    check_experts(topk, num_routed, num_landmarks, shared)
+    scale = dim**-0.5 if scale is None else check_scale('scale', scale)
+    if landmark_scale is None:
+        landmark_scale = scale
+    else:
+        landmark_scale = check_scale('landmark_scale', landmark_scale)
+    # While a model is exported the number of tokens may be open.
+    topk = topk if is_exporting() else min(topk, num_tokens)
+    num_routed = num_routed if topk else 1  # which makes no difference then
+    return MiTAOptions(topk, num_routed, scale, landmark_scale, shared)
+
+
+_SCHEMA_TYPES: dict[Any, str] = {
+    int: 'SymInt', float: 'float', bool: 'bool', Pooling | None: 'SymInt[]?'
+}  # fmt: skip
+# The options in the schema of an operator that torch.library registers, all by keyword.
+SCHEMA = ', '.join(
+    f'{_SCHEMA_TYPES[kind]} {name}' for name, kind in get_type_hints(MiTAOptions).items()
+)
+
+
+def to_scalars(options: MiTAOptions) -> dict[str, Any]:
+    """What an operator with the options of `SCHEMA` takes, by name."""
+    scalars = dict(zip(MiTAOptions._fields, options, strict=True))
+    if options.pooling is not None:
+        scalars['pooling'] = list(options.pooling)
+    return scalars
+
+
+def from_scalars(*, pooling: Sequence[int] | None = None, **scalars: Any) -> MiTAOptions:
+    """The inverse of :func:`to_scalars`."""
+    return MiTAOptions(**scalars, pooling=None if pooling is None else Pooling(*pooling))

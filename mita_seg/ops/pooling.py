@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from . import exporting
-from .options import Window
+from .options import Pooling
 from .surroundings import in_transform, is_exporting
 from .tracing import traced_pooling
 from .triton.support import why_not
@@ -40,32 +40,32 @@ def pool_landmarks(
     check_heads(query=query)
     check_pair('num_landmarks', num_landmarks)
     check_grid(grid, start, query.shape[2])
-    return pool(query, Window(*grid, *num_landmarks, start))
+    return pool(query, Pooling(*grid, *num_landmarks, start))
 
 
-def pool(query: Tensor, window: Window) -> Tensor:
+def pool(query: Tensor, pooling: Pooling) -> Tensor:
     """:func:`pool_landmarks` of arguments that were checked, by what suits them."""
     if 0 in query.shape[:2]:  # which kernels don't take
-        return query[:, :, :1].expand(-1, -1, window.rows * window.columns, -1)
+        return query[:, :, :1].expand(-1, -1, pooling.num_landmarks, -1)
     # The kernel's operator has no rules for torch.func.
     in_torch = torch.jit.is_tracing() or is_exporting() or in_transform()
     if query.is_cuda and not in_torch and why_not(query) is None:
         from .triton.op import triton_pool  # needs Triton
 
-        return triton_pool(query, *window)
-    return pool_in_torch(query, window)
+        return triton_pool(query, list(pooling))
+    return pool_in_torch(query, pooling)
 
 
-def pool_in_torch(query: Tensor, window: Window) -> Tensor:
+def pool_in_torch(query: Tensor, pooling: Pooling) -> Tensor:
     """The same in torch operations."""
     batch, heads, _, dim = query.shape
-    height, width, num_landmarks = window.height, window.width, (window.rows, window.columns)
-    patches = query[:, :, window.start : window.start + height * width]
+    height, width, *num_landmarks, start = pooling
+    patches = query[:, :, start : start + height * width]
     patch_map = patches.transpose(2, 3).reshape(batch, heads * dim, height, width)
     if is_exporting():
         pooled = exporting.pool(patch_map, *num_landmarks)
     elif torch.jit.is_tracing():  # one node in the graph, which counts no FLOPs
         pooled = traced_pooling(patch_map, *num_landmarks)
     else:
-        pooled = adaptive_avg_pool2d(patch_map, num_landmarks)
+        pooled = adaptive_avg_pool2d(patch_map, tuple(num_landmarks))
     return pooled.reshape(batch, heads, dim, -1).transpose(2, 3)

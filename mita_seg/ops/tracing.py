@@ -9,28 +9,25 @@ without this package are those of torch.export and torch.onnx.export, see
 :mod:`mita_seg.ops.exporting`.
 """
 
+from typing import Any
+
 from torch import Tensor, library
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .options import MiTAOptions
+from .options import SCHEMA, from_scalars
 from .tiled import tiled_attention
 
 
-@library.custom_op('mita_seg::mita_attention', mutates_args=())
+@library.custom_op(
+    'mita_seg::mita_attention',
+    mutates_args=(),
+    schema=f'(Tensor query, Tensor key, Tensor value, Tensor landmarks, *, {SCHEMA}) -> Tensor',
+)
 def traced_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    landmarks: Tensor,
-    topk: int,
-    num_routed: int,
-    scale: float,
-    landmark_scale: float,
-    shared: bool,
+    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, **scalars: Any
 ) -> Tensor:
-    """MiTA attention without autograd; arguments as in the public operator, none optional."""
-    options = MiTAOptions(topk, num_routed, scale, landmark_scale, shared)
-    return tiled_attention(query, key, value, landmarks, options)
+    """MiTA attention without autograd; the options as numbers, see :func:`.options.to_scalars`."""
+    return tiled_attention(query, key, value, landmarks, from_scalars(**scalars))
 
 
 @library.custom_op('mita_seg::pool_landmarks', mutates_args=())

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .options import MiTAOptions
-from .surroundings import is_exporting
-
 
 def _is_int(value) -> bool:
     if torch.jit.is_tracing() and isinstance(value, Tensor):  # what sizes are while tracing
@@ -125,36 +122,3 @@ def check_scale(name: str, scale: float) -> float:
     if not -math.inf < scale < math.inf:  # torch.compile follows this, but not math.isfinite
         raise ValueError(f'{name} must be finite, got {scale!r}')
     return float(scale)
-
-
-def make_options(
-    shape: Sequence[int],
-    num_landmarks: int,
-    topk: int,
-    num_routed: int,
-    scale: float | None,
-    landmark_scale: float | None,
-    shared: bool,
-) -> MiTAOptions:
-    """Options with their defaults filled in.
-
-    Args:
-        shape: Tokens and head dimension, (N, d).
-        num_landmarks: m.
-        topk, num_routed, scale, landmark_scale, shared: As in
-            :func:`mita_seg.ops.mita_attention`.
-
-    Raises:
-        TypeError: A number of the wrong type.
-        ValueError: One out of range, or neither a shared nor a routed expert.
-    """
-    num_tokens, dim = shape
-    check_experts(topk, num_routed, num_landmarks, shared)
-    scale = dim**-0.5 if scale is None else check_scale('scale', scale)
-    if landmark_scale is None:
-        landmark_scale = scale
-    else:
-        landmark_scale = check_scale('landmark_scale', landmark_scale)
-    # While a model is exported the number of tokens may be open.
-    topk = topk if is_exporting() else min(topk, num_tokens)
-    return MiTAOptions(topk, num_routed, scale, landmark_scale, shared)

@@ -124,7 +124,7 @@ def test_a_pooled_call_is_validated_and_dispatched_once():
         ('attention.py', '_select_backend'),
         ('validation.py', 'check_heads'),
         ('validation.py', 'check_grid'),
-        ('validation.py', 'make_options'),
+        ('options.py', 'make_options'),
         ('support.py', 'why_not'),
     ]:
         assert entered.count(function) == 1, function

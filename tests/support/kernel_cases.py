@@ -3,7 +3,7 @@
 import torch
 
 from mita_seg.ops import mita_attention
-from mita_seg.ops.options import MiTAOptions
+from mita_seg.ops.options import MiTAOptions, to_scalars
 from mita_seg.ops.reference import reference_attention
 from support.operator_cases import NAMES, relative_error, with_gradients
 
@@ -30,9 +30,10 @@ def read_state(tensors, topk, num_routed=1, shared=True):
 
     query, *_, landmarks = tensors
     scale = query.shape[-1] ** -0.5
+    options = MiTAOptions(topk, num_routed, scale, scale, shared)
     with torch.no_grad():
-        _, state = triton_attention(*tensors, 0, 0, 0, 0, 0, topk, num_routed, scale, scale, shared)
-    return view_state(state, lay_out(query, landmarks.shape[2], False, topk, num_routed, shared))
+        _, state = triton_attention(*tensors, **to_scalars(options))
+    return view_state(state, lay_out(query, landmarks, options))
 
 
 def read_choice(tensors, topk, num_routed=1, shared=True):

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..options import MiTAOptions
 from .blocks import MERGE_TOKENS, Blocks, share_tiles
 from .launch import LOG2E, cdiv, precision
 from .plan import Plan
@@ -299,11 +300,11 @@ def _merge_kernel(
 
 def attend(
     plan: Plan, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, state: State,
-    out: Tensor, topk: int, num_routed: int, scale: float, landmark_scale: float, shared: bool,
-    blocks: Blocks, wide: bool,
+    out: Tensor, options: MiTAOptions, blocks: Blocks, wide: bool,
 ) -> None:  # fmt: skip
     """Writes the output [B, H, N, d] and the softmax sums."""
     batch, heads, tokens, dim = query.shape
+    topk, num_routed, shared = options.topk, options.num_routed, options.shared
     num_landmarks = landmarks.shape[2]
     rows, num_rows = batch * heads, tokens * num_routed
     lse = state.lse
@@ -320,18 +321,18 @@ def attend(
         # On average the last tile of an expert is half full.
         used = cdiv(num_rows, blocks.height) + (num_landmarks // 2 if routed else 0)
         programs = share_tiles(blocks.attend_programs, rows, used)
-    options = blocks.attend if one_block else blocks.attend_several
+    launch = blocks.attend if one_block else blocks.attend_several
     plan.launch(
         _attend_kernel, (programs, rows),
         query, key, value, landmarks, state.values, state.indices,
         state.row_of_slot, state.tiles, part_out, part_lse,
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *out.stride(),
-        heads, num_routed, num_tiles, num_rows, scale * LOG2E, landmark_scale * LOG2E,
-        num_landmarks, topk,
+        heads, num_routed, num_tiles, num_rows,
+        options.scale * LOG2E, options.landmark_scale * LOG2E, num_landmarks, topk,
         D=dim, BLOCK_D=blocks.dim, BLOCK_Q=blocks.height,
-        BLOCK_K=min(options.rows, blocks.keys), BLOCK_C=blocks.columns if one_block else blocks.dim,
+        BLOCK_K=min(launch.rows, blocks.keys), BLOCK_C=blocks.columns if one_block else blocks.dim,
         SHARED=shared, ROUTED=routed, PARTIAL=partial, ONE_BLOCK=one_block,
-        PRECISION=precision(query.dtype), STAGES=options.stages, WIDE=wide, **options.launch,
+        PRECISION=precision(query.dtype), STAGES=launch.stages, WIDE=wide, **launch.launch,
     )  # fmt: skip
     if partial:
         plan.launch(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..options import MiTAOptions
 from .blocks import choose_blocks
 from .launch import empty_like_query, is_wide
 from .plan import Plan
@@ -14,19 +15,22 @@ from .state import State, lay_out, view_state
 
 
 def mita_backward(
-    plan: Plan, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor | None,
-    out: Tensor, state: Tensor, height: int, width: int, rows: int, columns: int, start: int,
-    topk: int, num_routed: int, scale: float, landmark_scale: float, shared: bool,
-) -> None:  # fmt: skip
-    """The operator's backward pass: gradients of query, key, value and, if given, landmarks.
+    plan: Plan,
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor | None,
+    out: Tensor,
+    state: Tensor,
+    options: MiTAOptions,
+) -> None:
+    """The backward pass. Its results: gradients of query, key, value and, if given, landmarks.
 
     Landmarks that were given and serve for routing alone get none.
     """
-    pooled = landmarks is None
-    num_landmarks = rows * columns if pooled else landmarks.shape[2]
-    num_routed = num_routed if topk else 1
-    layout = lay_out(query, num_landmarks, pooled, topk, num_routed, shared)
-    state = view_state(state, layout)
+    pooled, shared = landmarks is None, options.shared
+    state = view_state(state, lay_out(query, landmarks, options))
     landmarks = state.landmarks if pooled else landmarks
     grads = [plan.result(empty_like_query(tensor)) for tensor in (query, key, value)]
     wide = any(is_wide(tensor) for tensor in (grad, query, key, value, landmarks, out, *grads))
@@ -35,29 +39,26 @@ def mita_backward(
         grad_landmarks = plan.scratch(*landmarks.shape, dtype=torch.float32)
     elif shared:
         grad_landmarks = plan.result(landmarks.new_empty(landmarks.shape))
-    window = (height, width, rows, columns) if pooled else None
     _backward(
-        plan, grad, query, key, value, landmarks, out, state, *grads, grad_landmarks, window,
-        topk, num_routed, scale, landmark_scale, shared, wide,
-    )  # fmt: skip
+        plan, grad, query, key, value, landmarks, out, state, *grads, grad_landmarks, options, wide
+    )
     if pooled and shared:
-        pool_backward(
-            plan, grad_landmarks, grads[0], (height, width), (rows, columns), start, averaged=True
-        )
+        pool_backward(plan, grad_landmarks, grads[0], options.pooling, averaged=True)
 
 
 def _backward(
-    plan: Plan, grad, query, key, value, landmarks, out, state: State,
-    grad_query, grad_key, grad_value, grad_landmarks, window,
-    topk, num_routed, scale, landmark_scale, shared, wide,
-):  # fmt: skip
+    plan: Plan, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor,
+    out: Tensor, state: State, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor,
+    grad_landmarks: Tensor | None, options: MiTAOptions, wide: bool,
+) -> None:  # fmt: skip
     """All but what the pooling adds to the gradient of the queries."""
     batch, heads, tokens, dim = query.shape
-    num_landmarks, rows = landmarks.shape[2], batch * heads
+    num_landmarks, rows, shared = landmarks.shape[2], batch * heads, options.shared
     blocks = choose_blocks(
-        rows, tokens, dim, num_landmarks, topk, num_routed, query.element_size(), plan.gpu
-    )
-    partial = num_routed > 1
+        rows, tokens, dim, num_landmarks, options.topk, options.num_routed, query.element_size(),
+        plan.gpu,
+    )  # fmt: skip
+    partial = options.num_routed > 1
     # One program sees all landmarks, or all keys of an expert, and so completes other gradients.
     one_landmark_block = shared and blocks.one_landmark_block
     one_pass = not partial and (one_landmark_block or not shared) and blocks.one_key_block
@@ -71,25 +72,25 @@ def _backward(
         value_delta = plan.scratch(*state.landmark_lse.shape, dtype=torch.float32)
     grad_from_queries(
         plan, grad, query, landmarks, out, state, delta, part_values, part_landmarks, grad_query,
-        landmark_scale, shared, one_pass, blocks, wide,
+        options, one_pass, blocks, wide,
     )  # fmt: skip
     entries = prepare_keys(
-        plan, state, part_values, grad_values, value_delta, tokens, topk, shared, blocks
+        plan, state, part_values, grad_values, value_delta, tokens, options, blocks
     )
     if not one_pass:
         grad_query_alone(
-            plan, grad_query, query, key, value, landmarks, grad, delta, state,
-            topk, num_routed, scale, landmark_scale, shared, blocks, wide,
+            plan, grad_query, query, key, value, landmarks, grad, delta, state, options, blocks,
+            wide,
         )  # fmt: skip
     if shared:
         grad_from_values(
             plan, key, value, landmarks, state, grad_values, value_delta, grad_key, grad_value,
-            part_keys, scale, blocks, wide,
+            part_keys, options, blocks, wide,
         )  # fmt: skip
-    if topk:
+    if options.topk:
         grad_routed(
             plan, grad_query, grad_key, grad_value, query, key, value, grad, delta, state, entries,
-            topk, num_routed, scale, shared, one_pass, blocks, wide,
+            options, one_pass, blocks, wide,
         )  # fmt: skip
     if shared:
-        reduce_landmarks(plan, part_landmarks, part_keys, grad_landmarks, window, blocks)
+        reduce_landmarks(plan, part_landmarks, part_keys, grad_landmarks, options.pooling, blocks)

@@ -9,15 +9,16 @@ from torch import Tensor
 from torch.func import vjp
 
 from ..autocast import without_autocast
-from ..options import MiTAOptions, Window
+from ..options import MiTAOptions
 from ..pooling import pool_in_torch
 from ..tiled import tiled_attention
 
-NUM_TENSORS = 4  # query, key, value, landmarks
-
 
 def differentiate_gradients(
-    cotangents: Sequence[Tensor], grad: Tensor, inputs: Sequence[Tensor | None], options: Sequence
+    cotangents: Sequence[Tensor],
+    grad: Tensor,
+    inputs: Sequence[Tensor | None],
+    options: MiTAOptions,
 ) -> list[Tensor | None]:
     """Gradients of the gradients that the kernels compute.
 
@@ -25,18 +26,16 @@ def differentiate_gradients(
         cotangents: Gradients of the gradients of query, key, value and, if given, landmarks.
         grad: The gradient of the output that those came from.
         inputs: query, key, value, landmarks; landmarks are None where they are pooled.
-        options: The other arguments of the operator.
+        options: What the operator computes.
 
     Returns:
-        Gradients of `grad` and of the four inputs.
+        Gradients of `grad` and of the four inputs; None of landmarks that are pooled.
     """
-    height, width, rows, columns, start, topk, num_routed, scale, landmark_scale, shared = options
 
     def attend(query, key, value, landmarks=None):
         if landmarks is None:
-            landmarks = pool_in_torch(query, Window(height, width, rows, columns, start))
-        chosen = MiTAOptions(topk, num_routed, scale, landmark_scale, shared)
-        return tiled_attention(query, key, value, landmarks, chosen)
+            landmarks = pool_in_torch(query, options.pooling)
+        return tiled_attention(query, key, value, landmarks, options)
 
     def differentiate(grad, *given):
         return vjp(attend, *given)[1](grad)
@@ -44,4 +43,4 @@ def differentiate_gradients(
     given = [each for each in inputs if each is not None]
     with without_autocast(grad.device.type):
         gradients = vjp(differentiate, grad, *given)[1](tuple(cotangents))
-    return [*gradients, *[None] * (1 + NUM_TENSORS - len(gradients))]
+    return [*gradients] if inputs[-1] is not None else [*gradients, None]

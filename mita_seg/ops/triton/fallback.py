@@ -27,9 +27,9 @@ def or_else(run: Callable, instead: Callable | None):
 
 
 def differentiate_in_torch(
-    attend: Callable, inputs: Sequence[Tensor | None], grad: Tensor, count: int
+    attend: Callable, inputs: Sequence[Tensor | None], grad: Tensor
 ) -> list[Tensor | None]:
-    """Gradients of `inputs` through another computation of the output, then None: `count`.
+    """Gradients of `inputs` through another computation of the output; None of None.
 
     Where gradients are recorded they can be differentiated in turn.
     """
@@ -44,8 +44,7 @@ def differentiate_in_torch(
     given = [leaf for leaf in leaves if leaf is not None]
     gradients = torch.autograd.grad(output, given, grad, allow_unused=True, create_graph=twice)
     gradients = iter(gradients)
-    result = [None if leaf is None else next(gradients) for leaf in leaves]
-    return result + [None] * (count - len(result))
+    return [None if leaf is None else next(gradients) for leaf in leaves]
 
 
 def _lacks_resources(error: Exception) -> bool:

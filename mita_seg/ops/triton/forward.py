@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..options import MiTAOptions
 from .attend import attend
 from .blocks import choose_blocks
 from .launch import empty_like_query, is_wide
@@ -9,32 +10,31 @@ from .plan import Plan
 from .pool import pool
 from .score_and_route import score_and_route
 from .select_and_sort import select_and_sort
-from .state import empty_state, lay_out, view_state
+from .state import count_landmarks, empty_state, lay_out, view_state
 
 
 def mita_forward(
-    plan: Plan, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor | None,
-    height: int, width: int, rows: int, columns: int, start: int,
-    topk: int, num_routed: int, scale: float, landmark_scale: float, shared: bool,
-) -> None:  # fmt: skip
-    """The operator's forward pass, arguments as those of `op.triton_attention`."""
-    pooled = landmarks is None
-    num_landmarks = rows * columns if pooled else landmarks.shape[2]
-    num_routed = num_routed if topk else 1
+    plan: Plan,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor | None,
+    options: MiTAOptions,
+) -> None:
+    """The forward pass; arguments as of :func:`.op.attention`. Its results: output and state."""
+    num_landmarks = count_landmarks(landmarks, options)
     out = plan.result(empty_like_query(query))
-    layout = lay_out(query, num_landmarks, pooled, topk, num_routed, shared)
+    layout = lay_out(query, landmarks, options)
     state = view_state(plan.result(empty_state(query, layout)), layout)
-    if pooled:
+    if landmarks is None:
         landmarks = state.landmarks
-        pool(plan, query, landmarks, (height, width), (rows, columns), start)
+        pool(plan, query, landmarks, options.pooling)
     tensors = query, key, value, landmarks
     wide = any(is_wide(tensor) for tensor in (*tensors, out))
     blocks = choose_blocks(
-        query.shape[0] * query.shape[1], query.shape[2], query.shape[3],
-        num_landmarks, topk, num_routed, query.element_size(), plan.gpu,
+        query.shape[0] * query.shape[1], query.shape[2], query.shape[3], num_landmarks,
+        options.topk, options.num_routed, query.element_size(), plan.gpu,
     )  # fmt: skip
-    scored = score_and_route(plan, *tensors, topk, num_routed, scale, shared, blocks, wide)
-    select_and_sort(plan, scored, state, topk, num_routed, shared, blocks)
-    attend(
-        plan, *tensors, state, out, topk, num_routed, scale, landmark_scale, shared, blocks, wide
-    )
+    scored = score_and_route(plan, *tensors, options, blocks, wide)
+    select_and_sort(plan, scored, state, options, blocks)
+    attend(plan, *tensors, state, out, options, blocks, wide)

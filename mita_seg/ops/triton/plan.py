@@ -6,7 +6,7 @@ shapes, strides, alignment and options. So the first call of a signature is reco
 ones repeat its launches, with the addresses of their own tensors, in one piece of scratch memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import torch
@@ -135,8 +135,8 @@ class _Recording(NamedTuple):
 _recordings: dict[tuple, _Recording] = {}
 
 
-def call(body: Callable, tensors: tuple[Tensor | None, ...], options: tuple) -> list[Tensor]:
-    """Results of body(plan, *tensors, *options), or of the launches that it once made.
+def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) -> list[Tensor]:
+    """Results of body(plan, *tensors, options), or of the launches that it once made.
 
     Shapes, strides, dtypes, device and alignment of the tensors and the options settle the launches
     of `body`; it does nothing else to device memory.
@@ -160,7 +160,7 @@ def call(body: Callable, tensors: tuple[Tensor | None, ...], options: tuple) -> 
     if known and not _watched():
         return known.repeat(tensors)
     plan = Plan(tensors)
-    body(plan, *plan.tensors, *options)
+    body(plan, *plan.tensors, options)
     recording = plan.recording()
     if recording:
         _recordings.pop(signature, None)  # of a watched call: anew, and so last

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..options import Pooling
 from .blocks import choose_pool_backward_blocks, choose_pool_blocks
 from .launch import cdiv, is_wide, next_power_of_2
 from .plan import Plan
@@ -64,25 +65,30 @@ def _pool_kernel(
     tl.store(p_out, b_sum.to(p_out.dtype.element_ty), mask=o_d < D)
 
 
-def pool(
-    plan: Plan, query: Tensor, landmarks: Tensor,
-    grid: tuple[int, int], num_landmarks: tuple[int, int], start: int,
-) -> None:  # fmt: skip
+def pool(plan: Plan, query: Tensor, landmarks: Tensor, pooling: Pooling) -> None:
     """query [B, H, N, d], any strides -> landmarks [B, H, mh * mw, d], dense"""
     batch, heads, _, dim = query.shape
-    rows, columns = num_landmarks
-    blocks = choose_pool_blocks(*map(_largest_window, num_landmarks, grid))
+    blocks = choose_pool_blocks(
+        _largest_window(pooling.landmark_height, pooling.height),
+        _largest_window(pooling.landmark_width, pooling.width),
+    )
     plan.launch(
-        _pool_kernel, (rows * columns, batch * heads),
-        query, landmarks, *query.stride(), heads, start, *grid, rows, columns,
+        _pool_kernel, (pooling.num_landmarks, batch * heads),
+        query, landmarks, *query.stride(), heads, pooling.start, pooling.height, pooling.width,
+        pooling.landmark_height, pooling.landmark_width,
         D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=is_wide(query),
         **blocks,
     )  # fmt: skip
 
 
 def _largest_window(count: int, size: int) -> int:
-    """Of the adaptive windows of an axis: see `_window`."""
+    """Tokens in the largest of `count` windows of an axis of `size`, see `window_of`."""
     return max(cdiv((i + 1) * size, count) - i * size // count for i in range(count))
+
+
+def _most_windows(count: int, size: int) -> int:
+    """Windows that a token is in, at most."""
+    return 1 if size % count == 0 else cdiv(count, size) + 1
 
 
 @triton.jit
@@ -127,25 +133,23 @@ def _pool_backward_kernel(
 
 
 def pool_backward(
-    plan: Plan, grad_landmarks: Tensor, grad_query: Tensor,
-    grid: tuple[int, int], num_landmarks: tuple[int, int], start: int, *, averaged: bool,
-) -> None:  # fmt: skip
+    plan: Plan, grad_landmarks: Tensor, grad_query: Tensor, pooling: Pooling, *, averaged: bool
+) -> None:
     """Adds the gradient of the patches' queries to what `grad_query` holds.
 
     grad_landmarks [B, H, mh * mw, d], float32 or the dtype of the query; `averaged`: divided by the
     number of tokens in their windows already. grad_query [B, H, N, d].
     """
     batch, heads, _, dim = grad_query.shape
-    overlaps = [
-        1 if size % count == 0 else cdiv(count, size) + 1
-        for count, size in zip(num_landmarks, grid, strict=True)
-    ]
-    blocks = choose_pool_backward_blocks(grid[1])
-    blocks_x = cdiv(grid[1], blocks['BLOCK_X'])
+    height, width = pooling.height, pooling.width
+    blocks = choose_pool_backward_blocks(width)
+    blocks_x = cdiv(width, blocks['BLOCK_X'])
     plan.launch(
-        _pool_backward_kernel, (cdiv(grid[0], blocks['BLOCK_Y']) * blocks_x, batch * heads),
+        _pool_backward_kernel, (cdiv(height, blocks['BLOCK_Y']) * blocks_x, batch * heads),
         grad_landmarks, grad_query, *grad_landmarks.stride(), *grad_query.stride(),
-        heads, start, *grid, *num_landmarks, blocks_x,
+        heads, pooling.start, height, width, pooling.landmark_height, pooling.landmark_width,
+        blocks_x,
         D=dim, BLOCK_D=max(16, next_power_of_2(dim)), WIDE=is_wide(grad_query),
-        OVERLAP_Y=overlaps[0], OVERLAP_X=overlaps[1], AVERAGED=averaged, **blocks,
+        OVERLAP_Y=_most_windows(pooling.landmark_height, height),
+        OVERLAP_X=_most_windows(pooling.landmark_width, width), AVERAGED=averaged, **blocks,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..options import MiTAOptions
 from .blocks import MERGE_TOKENS, Blocks
 from .launch import LOG2E, cdiv, precision
 from .plan import Plan
@@ -131,11 +132,12 @@ def _sum_rows_kernel(
 
 def grad_query_alone(
     plan: Plan, grad_query: Tensor, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor,
-    grad: Tensor, delta: Tensor, state: State, topk: int, num_routed: int, scale: float,
-    landmark_scale: float, shared: bool, blocks: Blocks, wide: bool,
+    grad: Tensor, delta: Tensor, state: State, options: MiTAOptions, blocks: Blocks, wide: bool,
 ) -> None:  # fmt: skip
     """Writes the gradient of the queries [B, H, N, d] in a pass of its own."""
     batch, heads, tokens, dim = query.shape
+    topk, num_routed = options.topk, options.num_routed
+    scale, landmark_scale = options.scale, options.landmark_scale
     rows, num_rows, lse = batch * heads, tokens * num_routed, state.lse
     routed, partial = topk > 0, num_routed > 1
     part_query = grad_query
@@ -152,7 +154,7 @@ def grad_query_alone(
         scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale, landmarks.shape[2], topk,
         D=dim, BLOCK_D=blocks.dim, WIDE=wide,
         HEIGHT=blocks.height, BLOCK_K=min(blocks.query_backward.rows, blocks.keys),
-        SHARED=shared, ROUTED=routed, PARTIAL=partial,
+        SHARED=options.shared, ROUTED=routed, PARTIAL=partial,
         PRECISION=precision(query.dtype), **blocks.query_backward.launch,
     )  # fmt: skip
     if partial:

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..options import MiTAOptions
 from .blocks import Blocks, choose_entry_blocks, choose_reduce_blocks, share_experts
 from .launch import LOG2E, cdiv, next_power_of_2, precision
 from .plan import Plan
@@ -353,10 +354,11 @@ class Entries(NamedTuple):
 
 def prepare_keys(
     plan: Plan, state: State, part_values: Tensor, grad_values: Tensor, value_delta: Tensor,
-    tokens: int, topk: int, shared: bool, blocks: Blocks,
+    tokens: int, options: MiTAOptions, blocks: Blocks,
 ) -> Entries:  # fmt: skip
     """Adds up the gradients of the shared values [B H, m, d], and places the entries."""
     rows, num_landmarks = state.indices.shape[:2]
+    topk, shared = options.topk, options.shared
     routed, dim = topk > 0, state.values.shape[2]
     key_blocks = cdiv(tokens, blocks.rows)
     shift = entry_start = part_values  # where left out
@@ -382,11 +384,11 @@ def prepare_keys(
 def grad_routed(
     plan: Plan, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor, query: Tensor,
     key: Tensor, value: Tensor, grad: Tensor, delta: Tensor, state: State, entries: Entries,
-    topk: int, num_routed: int, scale: float, shared: bool, one_pass: bool, blocks: Blocks,
-    wide: bool,
+    options: MiTAOptions, one_pass: bool, blocks: Blocks, wide: bool,
 ) -> None:  # fmt: skip
     """Adds what the routed experts give; without a shared expert, writes it."""
     heads, tokens, dim = query.shape[1:]
+    topk, num_routed, shared = options.topk, options.num_routed, options.shared
     lse, shift, entry_start = state.lse, entries.shift, entries.start
     heads_at_once, expert_programs = entries.heads_at_once, entries.programs
     common = {
@@ -401,7 +403,7 @@ def grad_routed(
         2, heads_at_once, num_entries, dim, dtype=query.dtype
     )
     held = num_landmarks * topk  # keys of all experts
-    options = blocks.expert_backward
+    launch = blocks.expert_backward
     for first_head in range(0, rows, heads_at_once):
         part_heads = min(heads_at_once, rows - first_head)
         plan.launch(
@@ -412,9 +414,9 @@ def grad_routed(
             grad_query, entry_key, entry_grad_key, entry_grad_value,
             *query.stride(), *key.stride(), *value.stride(), *grad.stride(), *grad_query.stride(),
             first_head, heads, tokens, num_landmarks, topk, num_routed, state.tiles.shape[1] - 1,
-            key_blocks, num_entries, scale * LOG2E, scale,
-            HEIGHT=blocks.height, BLOCK_Q=options.rows, BLOCK_K=blocks.keys, KEYS=blocks.rows,
-            WITH_QUERY=one_pass, ADD=shared, STAGES=options.stages, **common, **options.launch,
+            key_blocks, num_entries, options.scale * LOG2E, options.scale,
+            HEIGHT=blocks.height, BLOCK_Q=launch.rows, BLOCK_K=blocks.keys, KEYS=blocks.rows,
+            WITH_QUERY=one_pass, ADD=shared, STAGES=launch.stages, **common, **launch.launch,
         )  # fmt: skip
         if shared and held < tokens:
             key_blocks_per_program = tokens // held

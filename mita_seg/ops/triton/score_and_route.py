@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..options import MiTAOptions
 from .blocks import PROBE_QUERIES, Blocks
 from .launch import LOG2E, cdiv, precision
 from .plan import Plan
@@ -203,13 +204,13 @@ class Scored(NamedTuple):
 
 def score_and_route(
     plan: Plan, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor,
-    topk: int, num_routed: int, scale: float, shared: bool, blocks: Blocks, wide: bool,
+    options: MiTAOptions, blocks: Blocks, wide: bool,
 ) -> Scored:  # fmt: skip
-    """query, key, value [B, H, N, d], landmarks [B, H, m, d]; topk 0: no routed experts."""
+    """query, key, value [B, H, N, d], landmarks [B, H, m, d]."""
     batch, heads, tokens, dim = key.shape
     num_landmarks, rows = landmarks.shape[2], batch * heads
+    num_routed, shared, routed = options.num_routed, options.shared, options.topk > 0
     num_rows = tokens * num_routed
-    routed = topk > 0
     num_blocks = cdiv(tokens, blocks.key_block)
     chunks = cdiv(tokens, blocks.chunk) if routed else 0
     scores = maxima = part = part_total = part_peak = row_expert = row_rank = counts = query
@@ -232,7 +233,7 @@ def score_and_route(
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(),
         heads, tokens, num_blocks,
         blocks.splits, score_programs, blocks.tokens_per_split, chunks, blocks.chunk,
-        scale * LOG2E, num_landmarks, num_routed,
+        options.scale * LOG2E, num_landmarks, num_routed,
         D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks, ALL_M=blocks.all_landmarks,
         BLOCK_N=blocks.probe.rows, BLOCK_Q=PROBE_QUERIES, KEY_BLOCK=blocks.key_block,
         ROUTED=routed, SHARED=shared, PRECISION=precision(key.dtype), STAGES=blocks.probe.stages,

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..options import MiTAOptions
 from .blocks import SELECT_SCORES, Blocks
 from .launch import cdiv, next_power_of_2
 from .plan import Plan
@@ -280,10 +281,10 @@ def _assign_kernel(
 
 
 def select_and_sort(
-    plan: Plan, scored: Scored, state: State, topk: int, num_routed: int, shared: bool,
-    blocks: Blocks,
-) -> None:  # fmt: skip
+    plan: Plan, scored: Scored, state: State, options: MiTAOptions, blocks: Blocks
+) -> None:
     """Writes the experts, the shared values and the tiles of a State."""
+    topk, num_routed, shared = options.topk, options.num_routed, options.shared
     rows, num_tiles = state.tiles.shape[0], state.tiles.shape[1] - 1
     tokens, routed = state.lse.shape[1], topk > 0
     num_rows, num_blocks = tokens * num_routed, cdiv(tokens, blocks.key_block)

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..options import MiTAOptions, Pooling
 from .blocks import REDUCE, Blocks, choose_reduce_blocks
 from .launch import LOG2E, cdiv, precision
 from .plan import Plan
@@ -283,7 +284,7 @@ def _reduce_landmarks_kernel(
 def grad_from_queries(
     plan: Plan, grad: Tensor, query: Tensor, landmarks: Tensor, out: Tensor, state: State,
     delta: Tensor, part_values: Tensor, part_landmarks: Tensor, grad_query: Tensor,
-    landmark_scale: float, shared: bool, one_pass: bool, blocks: Blocks, wide: bool,
+    options: MiTAOptions, one_pass: bool, blocks: Blocks, wide: bool,
 ) -> None:  # fmt: skip
     """Writes delta [B H, N] and the queries' parts of the shared expert's gradients.
 
@@ -291,6 +292,7 @@ def grad_from_queries(
     """
     batch, heads, tokens, dim = query.shape
     num_landmarks, rows, lse = landmarks.shape[2], batch * heads, state.lse
+    shared, scale = options.shared, options.landmark_scale
     landmark_blocks = cdiv(num_landmarks, blocks.landmarks)
     plan.launch(
         _shared_backward_kernel,
@@ -299,7 +301,7 @@ def grad_from_queries(
         part_values, part_landmarks, grad_query,
         *query.stride(), *grad.stride(), *out.stride(), *landmarks.stride(), *grad_query.stride(),
         heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
-        landmark_scale * LOG2E, landmark_scale,
+        scale * LOG2E, scale,
         BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.shared_backward.rows,
         SHARED=shared, WITH_QUERY=one_pass, EVEN=tokens % blocks.shared_backward.rows == 0,
         STAGES=blocks.shared_backward.stages,
@@ -311,21 +313,21 @@ def grad_from_queries(
 def grad_from_values(
     plan: Plan, key: Tensor, value: Tensor, landmarks: Tensor, state: State,
     grad_values: Tensor, value_delta: Tensor, grad_key: Tensor, grad_value: Tensor,
-    part_keys: Tensor, scale: float, blocks: Blocks, wide: bool,
+    part_keys: Tensor, options: MiTAOptions, blocks: Blocks, wide: bool,
 ) -> None:  # fmt: skip
     """Writes what the shared values' gradient gives to keys, values and landmarks.
 
     The landmarks' in parts, `part_keys` [B H, splits, m, d].
     """
     batch, heads, tokens, dim = key.shape
-    num_landmarks, rows = landmarks.shape[2], batch * heads
+    num_landmarks, rows, scale = landmarks.shape[2], batch * heads, options.scale
     one_block = blocks.one_landmark_block
     common = {
         'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(key.dtype), 'WIDE': wide
     }  # fmt: skip
     # One block of landmarks: a program sums their gradient; else another kernel does.
-    options = blocks.key_backward
-    per_program = blocks.backward_tokens if one_block else options.rows
+    launch = blocks.key_backward
+    per_program = blocks.backward_tokens if one_block else launch.rows
     plan.launch(
         _key_backward_kernel, (cdiv(tokens, per_program), rows),
         key, value, landmarks, state.landmark_lse, grad_values, value_delta,
@@ -333,11 +335,11 @@ def grad_from_values(
         *key.stride(), *value.stride(), *landmarks.stride(), *grad_key.stride(),
         *grad_value.stride(),
         heads, tokens, num_landmarks, blocks.backward_splits, per_program, scale * LOG2E, scale,
-        BLOCK_N=options.rows, BLOCK_M=blocks.landmarks, ONE_BLOCK=one_block,
-        EVEN=tokens % options.rows == 0, STAGES=options.stages, **common, **options.launch,
+        BLOCK_N=launch.rows, BLOCK_M=blocks.landmarks, ONE_BLOCK=one_block,
+        EVEN=tokens % launch.rows == 0, STAGES=launch.stages, **common, **launch.launch,
     )  # fmt: skip
     if not one_block:
-        options = blocks.landmark_backward
+        launch = blocks.landmark_backward
         plan.launch(
             _landmark_backward_kernel,
             (blocks.backward_splits, cdiv(num_landmarks, blocks.landmarks), rows),
@@ -345,21 +347,23 @@ def grad_from_values(
             *key.stride(), *value.stride(), *landmarks.stride(),
             heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
             scale * LOG2E, scale,
-            BLOCK_N=options.rows, BLOCK_M=blocks.landmarks, EVEN=tokens % options.rows == 0,
-            STAGES=options.stages, **common, **options.launch,
+            BLOCK_N=launch.rows, BLOCK_M=blocks.landmarks, EVEN=tokens % launch.rows == 0,
+            STAGES=launch.stages, **common, **launch.launch,
         )  # fmt: skip
 
 
 def reduce_landmarks(
     plan: Plan, part_landmarks: Tensor, part_keys: Tensor, grad_landmarks: Tensor,
-    window: tuple[int, int, int, int] | None, blocks: Blocks,
+    pooling: Pooling | None, blocks: Blocks,
 ) -> None:  # fmt: skip
     """Adds up the parts; of pooled landmarks, divided by the number of tokens in their window."""
     rows, _, num_landmarks, dim = part_landmarks.shape
+    # Landmarks that were given are not averaged: the numbers are not read.
+    height, width, landmark_height, landmark_width, *_ = pooling or (1, 1, 1, num_landmarks)
     reduce = choose_reduce_blocks(blocks, **REDUCE)
     plan.launch(
         _reduce_landmarks_kernel, (cdiv(num_landmarks, reduce['BLOCK_M']), rows),
         part_landmarks, part_keys, grad_landmarks, num_landmarks, blocks.backward_splits,
-        *(window or (1, 1, 1, num_landmarks)), AVERAGE=bool(window),
+        height, width, landmark_height, landmark_width, AVERAGE=pooling is not None,
         D=dim, BLOCK_D=blocks.dim, **reduce, **REDUCE,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..options import MiTAOptions
 from .blocks import tile_height
 from .plan import aligned
 
@@ -27,19 +28,26 @@ class State(NamedTuple):
     first_tile: Tensor  # of each expert, int32 [B H, m]
 
 
+def count_landmarks(landmarks: Tensor | None, options: MiTAOptions) -> int:
+    """m; of landmarks that are given, or of those that the options say how to pool."""
+    return options.pooling.num_landmarks if landmarks is None else landmarks.shape[2]
+
+
 def lay_out(
-    query: Tensor, num_landmarks: int, pooled: bool, topk: int, num_routed: int, shared: bool
+    query: Tensor, landmarks: Tensor | None, options: MiTAOptions
 ) -> list[tuple[tuple[int, ...], torch.dtype]]:
     """Shapes and dtypes of a State; the sizes may be ones that torch.compile leaves open."""
     batch, heads, tokens, dim = query.shape
+    topk, shared = options.topk, options.shared
+    num_landmarks = count_landmarks(landmarks, options)
     rows = batch * heads
-    height = tile_height(tokens, num_landmarks, num_routed, query.element_size())
-    num_tiles = tokens * num_routed // height + num_landmarks if topk else 0
+    height = tile_height(tokens, num_landmarks, options.num_routed, query.element_size())
+    num_tiles = tokens * options.num_routed // height + num_landmarks if topk else 0
     # Sums of hundreds, rounded to float32, would change all weights of a float32 row alike.
     lse = torch.float64 if query.dtype == torch.float32 else torch.float32
     shared_size, routed_size = num_landmarks if shared else 0, num_landmarks if topk else 0
     return [
-        ((batch, heads, num_landmarks if pooled else 0, dim), query.dtype),
+        ((batch, heads, num_landmarks if landmarks is None else 0, dim), query.dtype),
         ((rows, tokens), lse),
         ((rows, shared_size, dim), query.dtype),
         ((rows, shared_size), lse),

@@ -10,7 +10,7 @@ from support.operator_cases import DEVICE, draw_inputs, relative_error
 pytest.importorskip('triton')
 
 from mita_seg.kernel_check.launches import DryPlan
-from mita_seg.ops.options import MiTAOptions
+from mita_seg.ops.options import MiTAOptions, Pooling
 from mita_seg.ops.reference import reference_attention
 from mita_seg.ops.triton import backward, forward, plan
 from mita_seg.ops.triton.gpu import ARCHITECTURES
@@ -19,12 +19,11 @@ from mita_seg.ops.triton.launch import is_wide
 
 def launches_of(query, key, value, num_routed=1, shared=True, topk=4, grid=(1024, 1024)):
     """Of a call each way with 16 landmarks, pooled."""
-    window = (*grid, 4, 4, 0)
-    options = (*window, topk, num_routed, 0.1, 0.1, shared)
+    options = MiTAOptions(topk, num_routed, 0.1, 0.1, shared, Pooling(*grid, 4, 4, 0))
     plan = DryPlan(ARCHITECTURES[90])
-    forward.mita_forward(plan, query, key, value, None, *options)
+    forward.mita_forward(plan, query, key, value, None, options)
     out, state = plan.results
-    backward.mita_backward(plan, out, query, key, value, None, out, state, *options)
+    backward.mita_backward(plan, out, query, key, value, None, out, state, options)
     return plan.launches
 
 

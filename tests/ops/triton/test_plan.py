@@ -64,22 +64,22 @@ def swap_halves(plan, first, second, kernel):
 def test_recorded_call_works_on_the_tensors_of_the_next_one(kernel):
     for start in (0.0, 100.0, 200.0):
         first, second = torch.arange(8).add(start).view(2, 4).unbind()
-        (out,) = plans.call(swap_halves, (first, second.clone()), (kernel,))
+        (out,) = plans.call(swap_halves, (first, second.clone()), kernel)
         assert out.tolist() == [start + 2, start + 3, start + 4, start + 5]
     assert kernel.launches == ['inspected'] * 4 + ['repeated'] * 8
 
 
 def test_tensor_given_twice_may_be_two_the_next_time(kernel):
     same, other = torch.arange(4.0), torch.arange(10.0, 14.0)
-    plans.call(swap_halves, (same, same), (kernel,))
-    (out,) = plans.call(swap_halves, (same, other), (kernel,))
+    plans.call(swap_halves, (same, same), kernel)
+    (out,) = plans.call(swap_halves, (same, other), kernel)
     assert out.tolist() == [2, 3, 10, 11]
 
 
 @pytest.mark.parametrize('change', ['strides', 'alignment', 'options'])
 def test_another_signature_is_recorded_anew(kernel, change):
     tensor, option = torch.arange(16.0), kernel
-    plans.call(swap_halves, (tensor[:4], tensor[8:12]), (kernel,))
+    plans.call(swap_halves, (tensor[:4], tensor[8:12]), kernel)
     before = len(kernel.launches)
     if change == 'strides':
         tensors = tensor[:4], tensor[8:].view(4, 2)[:, 0]
@@ -87,15 +87,15 @@ def test_another_signature_is_recorded_anew(kernel, change):
         tensors = tensor[:4], tensor[9:13]
     else:
         tensors, option = (tensor[:4], tensor[8:12]), CopyKernel()
-    plans.call(swap_halves, tensors, (option,))
+    plans.call(swap_halves, tensors, option)
     assert (kernel.launches[before:] + option.launches)[-4:] == ['inspected'] * 4
 
 
 def test_who_watches_launches_sees_all_of_them(kernel, monkeypatch):
     tensors = torch.arange(4.0), torch.arange(4.0)
-    plans.call(swap_halves, tensors, (kernel,))
+    plans.call(swap_halves, tensors, kernel)
     monkeypatch.setattr(plans, '_watched', lambda: True)
-    plans.call(swap_halves, tensors, (kernel,))
+    plans.call(swap_halves, tensors, kernel)
     assert kernel.launches == ['inspected'] * 8
 
 
@@ -108,17 +108,17 @@ def test_interpreted_kernels_are_not_recorded(kernel):
     kernel = Interpreted()
     tensors = torch.arange(4.0), torch.arange(4.0)
     for _ in range(2):
-        plans.call(swap_halves, tensors, (kernel,))
+        plans.call(swap_halves, tensors, kernel)
     assert kernel.launches == ['inspected'] * 8
     assert not plans._recordings
 
 
 def test_memory_that_the_plan_does_not_know_is_refused(kernel):
-    def body(plan, tensor):
+    def body(plan, tensor, _):
         plan.launch(kernel, (3,), tensor, torch.empty(4), 8, BLOCK=16)
 
     with pytest.raises(AssertionError, match='does not know'):
-        plans.call(body, (torch.arange(4.0),), ())
+        plans.call(body, (torch.arange(4.0),), None)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_only_launchers_that_were_tried_are_called(version, known, kernel, monke
     monkeypatch.setattr(plans.triton, '__version__', version)
     for start in (0.0, 100.0):
         first, second = torch.arange(8).add(start).view(2, 4).unbind()
-        (out,) = plans.call(swap_halves, (first, second), (kernel,))
+        (out,) = plans.call(swap_halves, (first, second), kernel)
         assert out.tolist() == [start + 2, start + 3, start + 4, start + 5]
     assert kernel.launches == ['inspected'] * 4 + ['repeated' if known else 'inspected'] * 4
     assert len(plans._recordings) == known
@@ -146,10 +146,10 @@ def test_at_the_limit_the_oldest_recording_goes(kernel, monkeypatch):
     tensors = torch.arange(4.0), torch.arange(4.0)
     others = [CopyKernel() for _ in range(4)]
     for other in others:
-        plans.call(swap_halves, tensors, (other,))
+        plans.call(swap_halves, tensors, other)
     assert len(plans._recordings) == 3
     for other in reversed(others):
-        plans.call(swap_halves, tensors, (other,))
+        plans.call(swap_halves, tensors, other)
     repeated = [other.launches[4:] == ['repeated'] * 4 for other in others]
     assert repeated == [False, True, True, True]
 

@@ -19,7 +19,7 @@ def test_pooling_equals_adaptive_average_pooling(grid, num_landmarks, start):
     shape = (2, 2, start + grid[0] * grid[1] + 1, 16)
     (query,) = on_device([torch.randn(shape)])
     expected = pool_landmarks(query.cpu(), grid, num_landmarks, start=start).to(DEVICE)
-    landmarks = triton_pool(query, *grid, *num_landmarks, start)
+    landmarks = triton_pool(query, [*grid, *num_landmarks, start])
     torch.testing.assert_close(landmarks, expected)
     weights = torch.randn_like(landmarks)
     (wanted,) = torch.autograd.grad(expected, query, weights)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mita_seg.ops import attention, mita_attention, pooled_mita_attention
-from mita_seg.ops.options import MiTAOptions, Window
+from mita_seg.ops.options import MiTAOptions, Pooling
 from mita_seg.ops.triton import support
 from mita_seg.ops.triton.gpu import Gpu
 from support.operator_cases import on_device
@@ -133,8 +133,8 @@ def scarce(monkeypatch):
 def test_what_triton_cannot_launch_is_left_to_torch_with_one_warning(kernel, pooled, scarce):
     scarce.add(kernel)
     tensors = on_device([torch.randn(1, 2, rows, 16) for rows in (20, 20, 20, 4)])
-    window = Window(4, 5, 2, 2, 0) if pooled else None
-    options = MiTAOptions(3, 1, 0.25, 0.2, shared=True, window=window)
+    pooling = Pooling(4, 5, 2, 2, 0) if pooled else None
+    options = MiTAOptions(3, 1, 0.25, 0.2, shared=True, pooling=pooling)
     if pooled:
         tensors = tensors[:3]
         expected = pooled_mita_attention(

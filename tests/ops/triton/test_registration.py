@@ -8,14 +8,15 @@ from support.operator_cases import DEVICE, draw_inputs, on_device
 
 pytest.importorskip('triton')
 
+from mita_seg.ops.options import MiTAOptions, Pooling, to_scalars
 from mita_seg.ops.triton import op
 
-GRID = (3, 4, 2, 2, 1)  # map, landmarks and first token
+POOLING = Pooling(3, 4, 2, 2, start=1)
 OPTIONS = {
-    'usual': (5, 1, 0.25, 0.2, True),
-    'two_experts': (5, 2, 0.25, 0.2, True),
-    'compress_only': (0, 1, 0.25, 0.2, True),
-    'route_only': (5, 1, 0.25, 0.2, False),
+    'usual': MiTAOptions(5, 1, 0.25, 0.2, shared=True),
+    'two_experts': MiTAOptions(5, 2, 0.25, 0.2, shared=True),
+    'compress_only': MiTAOptions(0, 1, 0.25, 0.2, shared=True),
+    'route_only': MiTAOptions(5, 1, 0.25, 0.2, shared=False),
 }
 # Landmarks given and pooled; the interpreter takes long for all of them.
 CASES = [(options, pooled) for options in OPTIONS for pooled in (False, True)]
@@ -24,31 +25,32 @@ if DEVICE == 'cpu':
 
 
 def make_arguments(options, pooled):
+    """Tensors, and numbers by name."""
     query, key, value, landmarks = draw_inputs(14, 4)
     if pooled:
-        return query, key, value, None, *GRID, *OPTIONS[options]
-    return query, key, value, landmarks, *[0] * 5, *OPTIONS[options]
+        pooled_options = OPTIONS[options]._replace(pooling=POOLING)
+        return (query, key, value, None), to_scalars(pooled_options)
+    return (query, key, value, landmarks), to_scalars(OPTIONS[options])
 
 
 # Memory is filled, as the bytes of the state that no kernel writes are compared too.
 @pytest.mark.parametrize(('options', 'pooled'), CASES)
 def test_attention(options, pooled):
-    library.opcheck(op.triton_attention, make_arguments(options, pooled))
+    library.opcheck(op.triton_attention, *make_arguments(options, pooled))
 
 
 @pytest.mark.parametrize(('options', 'pooled'), CASES)
 def test_attention_backward(options, pooled):
     """Without gradients of its own, which test_transforms.py compares."""
-    tensors = [
-        each.detach() if torch.is_tensor(each) else each for each in make_arguments(options, pooled)
-    ]
-    out, state = op.triton_attention(*tensors)
-    arguments = torch.randn_like(out), *tensors[:4], out, state, *tensors[4:]
-    library.opcheck(op.triton_attention_backward, arguments)
+    tensors, scalars = make_arguments(options, pooled)
+    tensors = [tensor if tensor is None else tensor.detach() for tensor in tensors]
+    out, state = op.triton_attention(*tensors, **scalars)
+    arguments = torch.randn_like(out), *tensors, out, state
+    library.opcheck(op.triton_attention_backward, arguments, scalars)
 
 
 def test_pooling():
     (query,) = on_device([torch.randn(2, 2, 14, 16)])
-    library.opcheck(op.triton_pool, (query, *GRID))
+    library.opcheck(op.triton_pool, (query, list(POOLING)))
     grad = torch.randn(2, 2, 4, 16, device=DEVICE)
-    library.opcheck(op.triton_pool_backward, (grad, 14, *GRID))
+    library.opcheck(op.triton_pool_backward, (grad, 14, list(POOLING)))

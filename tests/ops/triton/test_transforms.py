@@ -10,7 +10,7 @@ from support.operator_cases import draw_inputs
 pytest.importorskip('triton')
 
 from mita_seg.ops import mita_attention, pooled_mita_attention
-from mita_seg.ops.options import Window
+from mita_seg.ops.options import MiTAOptions, Pooling, to_scalars
 from mita_seg.ops.pooling import pool_in_torch
 from mita_seg.ops.triton import op
 
@@ -95,11 +95,12 @@ def test_gradients_of_gradients_of_the_registered_operators():
     """Which tensors of other types than torch's own go through."""
     given = draw_inputs(14, 4, scale=0.5)
     query, key = given[:2]
+    scalars = to_scalars(MiTAOptions(5, 1, 0.25, 0.2, shared=True))
     pairs = [
-        (op.triton_attention(*given, *[0] * 5, 5, 1, 0.25, 0.2, True)[0], key),
+        (op.triton_attention(*given, **scalars)[0], key),
         (mita_attention(*given, topk=5, landmark_scale=0.2, backend='reference'), key),
-        (op.triton_pool(query, 3, 4, 2, 2, 1), query),
-        (pool_in_torch(query, Window(3, 4, 2, 2, 1)), query),
+        (op.triton_pool(query, [3, 4, 2, 2, 1]), query),
+        (pool_in_torch(query, Pooling(3, 4, 2, 2, 1)), query),
     ]
     results = []
     for output, tensor in pairs:
