@@ -81,7 +81,7 @@ def main(argv=None):
 
     from mita_seg.kernel_check.cases import CASES, REPRESENTATIVE
     from mita_seg.kernel_check.check import check_kernels
-    from mita_seg.kernel_check.report import format_check
+    from mita_seg.kernel_check.finding_tables import format_check
 
     check = check_kernels(
         args.arch,

@@ -25,7 +25,7 @@ def describe_here() -> str:
 def _describe_versions() -> str:
     triton = 'Triton is not installed'
     if importlib.util.find_spec('triton'):
-        from mita_seg.ops.triton.plan import knows_launcher
+        from mita_seg.ops.triton.call_plan import knows_launcher
 
         how = 'recorded' if knows_launcher() else 'not recorded, as its launcher was not tried'
         triton = f'Triton {metadata.version("triton")}, whose launches are {how}'

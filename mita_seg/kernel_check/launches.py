@@ -39,7 +39,7 @@ class Launch(NamedTuple):
 
 
 class DryPlan:
-    """Takes the place of a :class:`mita_seg.ops.triton.plan.Plan`, and launches nothing.
+    """Takes the place of a :class:`mita_seg.ops.triton.call_plan.Plan`, and launches nothing.
 
     Args:
         gpu: The GPU that block sizes are chosen for.

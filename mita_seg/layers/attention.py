@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mita_seg.ops.validation import check_grid
 
-from .options import describe_unknown
+from .option_names import describe_unknown
 
 
 class Attention(nn.Module):

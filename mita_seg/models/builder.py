@@ -9,7 +9,7 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from mita_seg.layers import Attention, FullAttention, MiTAAttention, TransformerBlock
-from mita_seg.layers.options import check_options
+from mita_seg.layers.option_names import check_options
 
 MODELS.register_module(module=FullAttention)
 MODELS.register_module(module=MiTAAttention)

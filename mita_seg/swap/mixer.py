@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mita_seg.layers import Attention, FullAttention, MiTAAttention
-from mita_seg.layers.options import check_options
+from mita_seg.layers.option_names import check_options
 
 _KINDS = {kind.__name__: kind for kind in (FullAttention, MiTAAttention)}
 _PROJECTIONS = ('qkv', 'proj', 'proj_drop')

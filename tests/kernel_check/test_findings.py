@@ -8,8 +8,8 @@ pytest.importorskip('triton')
 from mita_seg.kernel_check import check as checks
 from mita_seg.kernel_check.cases import CASES, REPRESENTATIVE, Case
 from mita_seg.kernel_check.compilation import Resources
+from mita_seg.kernel_check.finding_tables import format_check
 from mita_seg.kernel_check.launches import list_launches
-from mita_seg.kernel_check.report import format_check
 from mita_seg.ops.triton.gpu import ARCHITECTURES
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..options import MiTAOptions
 from .blocks import MERGE_TOKENS, Blocks, share_tiles
+from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
-from .plan import Plan
 from .state import State
 from .steps import _attend_step, _dot, _load_rows, _logits, _store_rows
 

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from ..options import MiTAOptions
 from .blocks import choose_blocks
+from .call_plan import Plan
 from .launch import empty_like_query, is_wide
-from .plan import Plan
-from .pool import pool_backward
+from .pool_landmarks import pool_backward
 from .query_backward import grad_query_alone
 from .routed_backward import grad_routed, prepare_keys
 from .shared_backward import grad_from_queries, grad_from_values, reduce_landmarks

@@ -5,12 +5,12 @@ from torch import Tensor
 from ..options import MiTAOptions
 from .attend import attend
 from .blocks import choose_blocks
+from .call_plan import Plan
 from .launch import empty_like_query, is_wide
-from .plan import Plan
-from .pool import pool
+from .pool_landmarks import pool
 from .score_and_route import score_and_route
-from .select_and_sort import select_and_sort
 from .state import count_landmarks, empty_state, lay_out, view_state
+from .topk_and_sort import select_and_sort
 
 
 def mita_forward(

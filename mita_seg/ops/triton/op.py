@@ -9,12 +9,12 @@ from torch.nn import Parameter
 from ..options import SCHEMA, MiTAOptions, Pooling, from_scalars, to_scalars
 from ..surroundings import fold, in_transform, unfold
 from .backward import mita_backward
+from .call_plan import call
 from .derivatives import differentiate_gradients
 from .fallback import differentiate_in_torch, or_else
 from .forward import mita_forward
 from .launch import empty_like_query
-from .plan import call
-from .pool import pool, pool_backward
+from .pool_landmarks import pool, pool_backward
 from .state import empty_state, lay_out
 
 

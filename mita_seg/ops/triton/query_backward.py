@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..options import MiTAOptions
 from .blocks import MERGE_TOKENS, Blocks
+from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
-from .plan import Plan
 from .state import State
 from .steps import _dot, _load_rows, _logits, _store_rows
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..options import MiTAOptions
 from .blocks import Blocks, choose_entry_blocks, choose_reduce_blocks, share_experts
+from .call_plan import Plan
 from .launch import LOG2E, cdiv, next_power_of_2, precision
-from .plan import Plan
 from .shared_backward import reduce_values
 from .state import State
 from .steps import _backward_step, _dot, _load_rows, _store_rows

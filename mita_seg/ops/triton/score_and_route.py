@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..options import MiTAOptions
 from .blocks import PROBE_QUERIES, Blocks
+from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
-from .plan import Plan
 from .steps import _dot, _load_rows, _logits, _scaled_sum, _store_rows
 
 

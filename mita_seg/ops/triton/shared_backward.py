@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..options import MiTAOptions, Pooling
 from .blocks import REDUCE, Blocks, choose_reduce_blocks
+from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
-from .plan import Plan
-from .pool import window_of
+from .pool_landmarks import window_of
 from .state import State
 from .steps import _backward_step, _dot, _load_rows, _logits, _scaled_sum, _store_rows
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..options import MiTAOptions
 from .blocks import tile_height
-from .plan import aligned
+from .call_plan import aligned
 
 
 class State(NamedTuple):

@@ -12,7 +12,8 @@ pytest.importorskip('triton')
 from mita_seg.kernel_check.launches import DryPlan
 from mita_seg.ops.options import MiTAOptions, Pooling
 from mita_seg.ops.reference import reference_attention
-from mita_seg.ops.triton import backward, forward, plan
+from mita_seg.ops.triton import backward, forward
+from mita_seg.ops.triton import call_plan as plan
 from mita_seg.ops.triton.gpu import ARCHITECTURES
 from mita_seg.ops.triton.launch import is_wide
 

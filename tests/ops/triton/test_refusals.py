@@ -113,7 +113,7 @@ def test_what_is_at_the_limit_is_taken(dim, monkeypatch):
 @pytest.fixture
 def scarce(monkeypatch):
     """Launches that Triton refuses, by name of the kernel."""
-    plans = pytest.importorskip('mita_seg.ops.triton.plan')
+    plans = pytest.importorskip('mita_seg.ops.triton.call_plan')
     errors = pytest.importorskip('triton.runtime.errors')
     names, launch = set(), plans.Plan.launch
 

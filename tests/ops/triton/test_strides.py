@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mita_seg.ops import mita_attention, pooled_mita_attention
 from support.operator_cases import DEVICE, NAMES, relative_error
 
-plans = pytest.importorskip('mita_seg.ops.triton.plan', exc_type=ImportError)
+plans = pytest.importorskip('mita_seg.ops.triton.call_plan', exc_type=ImportError)
 
 # Of these, one at least is behind whatever moves the elements of a tensor.
 COPIES = {

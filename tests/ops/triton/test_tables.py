@@ -8,7 +8,7 @@ from support.operator_cases import DEVICE, draw_inputs
 
 pytest.importorskip('triton')
 
-from mita_seg.ops.triton import plan
+from mita_seg.ops.triton import call_plan as plan
 from mita_seg.ops.triton.blocks import choose_blocks, choose_table, share_tiles
 from mita_seg.ops.triton.gpu import ARCHITECTURES, Gpu, treat_gpus_as
 

@@ -15,8 +15,8 @@ import triton.language as tl
 
 from ..options import MiTAOptions
 from .blocks import SELECT_SCORES, Blocks
+from .call_plan import Plan
 from .launch import cdiv, next_power_of_2
-from .plan import Plan
 from .score_and_route import Scored
 from .state import State
 from .steps import _load_rows

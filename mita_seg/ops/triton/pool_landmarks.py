@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..options import Pooling
 from .blocks import choose_pool_backward_blocks, choose_pool_blocks
+from .call_plan import Plan
 from .launch import cdiv, is_wide, next_power_of_2
-from .plan import Plan
 from .steps import _load_rows, _store_rows
 
 

@@ -11,7 +11,7 @@ from support.operator_cases import DEVICE, draw_inputs, gradients
 
 pytest.importorskip('triton')
 
-from mita_seg.ops.triton import plan as plans
+from mita_seg.ops.triton import call_plan as plans
 
 
 class CopyKernel:
