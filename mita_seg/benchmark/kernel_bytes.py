@@ -52,7 +52,7 @@ def kernel_bytes(
     query = key = value = out = heads * tokens * row
     grad = grad_query = grad_key = grad_value = query
     # A number a token: [B H, N].
-    delta = row_expert = row_rank = row_of_slot = heads * tokens * _NUMBER
+    delta = route_expert = route_rank = route_of_slot = heads * tokens * _NUMBER
     lse = heads * tokens * 2 * dtype.itemsize  # float32, or float64 beside float32
     # A row or a number a landmark: [B H, m, d] or [B H, m].
     landmarks = values = grad_values = heads * m * row
@@ -64,7 +64,7 @@ def kernel_bytes(
     entry_key = segments * k * _NUMBER
     entry_grad_key = entry_grad_value = segments * k * row
     held_key = held_value = held_grad_key = held_grad_value = held * row
-    tiles = heads * (tokens // blocks.height + m + 1) * _NUMBER
+    tiles = heads * (tokens // blocks.tile_height + m + 1) * _NUMBER
     counts = heads * cdiv(tokens, blocks.chunk) * m * _NUMBER
     # Scores [B H, m, N]; with maxima, only those of the k best blocks of each row are looked at.
     scores = scores_looked_at = heads * m * tokens * _NUMBER
@@ -75,10 +75,10 @@ def kernel_bytes(
         scores_looked_at = heads * m * min(tokens, k * blocks.key_block) * _NUMBER
     # Partial sums [B H, splits, m, d] in float32, and two numbers beside each.
     part = heads * blocks.splits * m * row_of_sums
-    part_total = part_peak = heads * blocks.splits * m * _NUMBER
+    part_sum = part_max = heads * blocks.splits * m * _NUMBER
     part_values = part_landmarks = part_keys = heads * blocks.backward_splits * m * row_of_sums
     # Where the entries of each block of keys are: [B H, blocks, m] and [B H, blocks + 1].
-    key_blocks = cdiv(tokens, blocks.rows)
+    key_blocks = cdiv(tokens, blocks.entry_block)
     shift = heads * key_blocks * m * _NUMBER
     shift_looked_at = heads * min(k, key_blocks) * m * _NUMBER
     entry_start = heads * (key_blocks + 1) * _NUMBER
@@ -90,30 +90,30 @@ def kernel_bytes(
 
     table = {
         '_pool_kernel': (query, landmarks),
-        '_probe_kernel': (
+        '_score_and_route_kernel': (
             query + key + value + landmarks,
-            scores + maxima + part + part_total + part_peak + row_expert + row_rank + counts,
+            scores + maxima + part + part_sum + part_max + route_expert + route_rank + counts,
         ),
-        '_assign_kernel': (
-            maxima + scores_looked_at + part + part_total + part_peak
-            + row_expert + row_rank + counts,
-            chosen + indices + values + landmark_lse + row_of_slot + tiles + first_tile,
+        '_topk_and_sort_kernel': (
+            maxima + scores_looked_at + part + part_sum + part_max
+            + route_expert + route_rank + counts,
+            chosen + indices + values + landmark_lse + route_of_slot + tiles + first_tile,
         ),
         '_attend_kernel': (
-            query + held_key + held_value + landmarks + values + indices + row_of_slot + tiles,
+            query + held_key + held_value + landmarks + values + indices + route_of_slot + tiles,
             out + lse,
         ),
         '_shared_backward_kernel': (
             query + grad + out + lse + landmarks + values,
             delta + part_values + part_landmarks + (grad_query if one_pass else 0),
         ),
-        '_prepare_keys_kernel': (
+        '_reduce_and_place_kernel': (
             part_values + values + indices + first_tile + used,
             grad_values + value_delta + shift + entry_start,
         ),
         '_query_backward_kernel': (
             query + held_key + held_value + landmarks + values + indices + grad + lse + delta
-            + row_of_slot + tiles,
+            + route_of_slot + tiles,
             grad_query,
         ),
         '_key_backward_kernel': (
@@ -125,11 +125,11 @@ def kernel_bytes(
             part_keys,
         ),
         '_expert_backward_kernel': (
-            query + held_key + held_value + indices + grad + lse + delta + row_of_slot + tiles
+            query + held_key + held_value + indices + grad + lse + delta + route_of_slot + tiles
             + first_tile + shift_looked_at + (grad_query if one_pass else 0),
             entry_key + entry_grad_key + entry_grad_value + (grad_query if one_pass else 0),
         ),
-        '_fold_sparse_kernel' if sparse else '_fold_kernel': (
+        '_accumulate_dkv_sparse_kernel' if sparse else '_accumulate_dkv_kernel': (
             entry_start_looked_at + entry_key + entry_grad_key + entry_grad_value
             + held_grad_key + held_grad_value,
             held_grad_key + held_grad_value,

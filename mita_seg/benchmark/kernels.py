@@ -93,7 +93,11 @@ def count_segments(query, case):
     landmarks = pool_landmarks(query, case.grid, case.landmark_grid)
     expert = route_queries(query, landmarks, 1)[0, ..., 0]  # [heads, N]
     queries = torch.nn.functional.one_hot(expert, case.landmarks).sum(1)  # [heads, m]
-    tiles = (queries + blocks.height - 1).div(blocks.height, rounding_mode='floor').clamp(min=1)
+    tiles = (
+        (queries + blocks.tile_height - 1)
+        .div(blocks.tile_height, rounding_mode='floor')
+        .clamp(min=1)
+    )
     end = tiles.cumsum(1)
     begin, used = end - tiles, end[:, -1:]
     first_program = program(begin, used, programs)

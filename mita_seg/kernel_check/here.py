@@ -7,7 +7,7 @@ import torch
 
 from mita_seg.ops.attention import torch_backend
 from mita_seg.ops.triton.gpu import gpu_of
-from mita_seg.ops.triton.support import why_not
+from mita_seg.ops.triton.support import unsupported_reason
 
 
 def describe_here() -> str:
@@ -45,7 +45,7 @@ def _describe_gpu(device):
 
 def _describe_backend(device) -> str:
     query = torch.empty(1, 1, 1024, 64, dtype=torch.bfloat16, device=device)
-    reason = why_not(query, 49, 49)
+    reason = unsupported_reason(query, 49, 49)
     if reason is None:
         return "backend='auto' takes triton"
     name = torch_backend(query)

@@ -15,7 +15,7 @@ from .reference import reference_attention
 from .surroundings import in_forward_mode, in_transform, is_exporting
 from .tiled import tiled_attention
 from .tracing import traced_attention
-from .triton.support import warn_once, why_not
+from .triton.support import unsupported_reason, warn_once
 from .validation import check_grid, check_heads, check_pair, check_same_tokens
 
 
@@ -177,7 +177,7 @@ def _select_backend(
         )
     if backend in ('auto', 'triton'):
         scales = options.scale, options.landmark_scale
-        reason = why_not(query, num_landmarks, options.topk, scales)
+        reason = unsupported_reason(query, num_landmarks, options.topk, scales)
         if reason and backend == 'triton':
             raise NotImplementedError(f"backend='triton' can't run: {reason}")
         if reason or (backend == 'auto' and not query.is_cuda):

@@ -10,7 +10,7 @@ from . import exporting
 from .options import Pooling
 from .surroundings import in_transform, is_exporting
 from .tracing import traced_pooling
-from .triton.support import why_not
+from .triton.support import unsupported_reason
 from .validation import check_grid, check_heads, check_pair
 
 
@@ -49,7 +49,7 @@ def pool(query: Tensor, pooling: Pooling) -> Tensor:
         return query[:, :, :1].expand(-1, -1, pooling.num_landmarks, -1)
     # The kernel's operator has no rules for torch.func.
     in_torch = torch.jit.is_tracing() or is_exporting() or in_transform()
-    if query.is_cuda and not in_torch and why_not(query) is None:
+    if query.is_cuda and not in_torch and unsupported_reason(query) is None:
         from .triton.op import triton_pool  # needs Triton
 
         return triton_pool(query, list(pooling))

@@ -95,7 +95,7 @@ def surplus(name, case, dtype):
     blocks = choose_blocks(
         case.heads, case.tokens, HEAD_DIM, case.landmarks, case.topk, 1, dtype.itemsize, GPU
     )
-    if name != '_assign_kernel' or blocks.key_block == 1:
+    if name != '_topk_and_sort_kernel' or blocks.key_block == 1:
         return 0, 0
     more = 4 * case.heads * case.landmarks * (next_power_of_2(case.topk) - case.topk)
     return more * blocks.key_block, more
@@ -103,7 +103,7 @@ def surplus(name, case, dtype):
 
 def slack(name, case):
     """How much less is read where the data leave tiles empty or make look-ups coincide."""
-    if name == '_prepare_keys_kernel':  # indices in a binary search
+    if name == '_reduce_and_place_kernel':  # indices in a binary search
         return 4 * case.heads * case.landmarks * case.topk
     if name in ('_attend_kernel', '_query_backward_kernel', '_expert_backward_kernel'):
         return 4 * case.heads * (case.tokens // 16 + case.landmarks)

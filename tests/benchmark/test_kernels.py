@@ -20,7 +20,7 @@ TIMES = [
     {
         '_pool_kernel': KernelTime(1, 3.1),
         'Memset (Device)': KernelTime(1, 2.0),
-        '_fold_sparse_kernel': KernelTime(2, 8.0),
+        '_accumulate_dkv_sparse_kernel': KernelTime(2, 8.0),
     },
 ]
 
@@ -48,7 +48,7 @@ def test_each_kernel_has_its_pass_floor_and_place_in_the_sums(scripted_gpu, tmp_
         ('forward', '_pool_kernel'),
         ('forward', 'Memset (Device)'),
         ('forward', 'sum'),
-        ('backward', '_fold_sparse_kernel'),
+        ('backward', '_accumulate_dkv_sparse_kernel'),
         ('backward', 'sum'),
         ('forward_backward', 'sum'),
     ]

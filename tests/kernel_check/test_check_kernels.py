@@ -11,10 +11,11 @@ from mita_seg.ops.triton.gpu import ARCHITECTURES
 pytest.importorskip('triton')
 
 KERNELS = {
-    '_pool_kernel', '_probe_kernel', '_assign_kernel', '_attend_kernel', '_merge_kernel',
-    '_shared_backward_kernel', '_prepare_keys_kernel', '_query_backward_kernel',
-    '_key_backward_kernel', '_landmark_backward_kernel', '_expert_backward_kernel', '_fold_kernel',
-    '_fold_sparse_kernel', '_reduce_landmarks_kernel', '_sum_rows_kernel', '_pool_backward_kernel',
+    '_pool_kernel', '_score_and_route_kernel', '_topk_and_sort_kernel', '_attend_kernel',
+    '_merge_kernel', '_shared_backward_kernel', '_reduce_and_place_kernel',
+    '_query_backward_kernel', '_key_backward_kernel', '_landmark_backward_kernel',
+    '_expert_backward_kernel', '_accumulate_dkv_kernel', '_accumulate_dkv_sparse_kernel',
+    '_reduce_landmarks_kernel', '_sum_routes_kernel', '_pool_backward_kernel',
 }  # fmt: skip
 
 

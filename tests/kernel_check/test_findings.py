@@ -52,10 +52,10 @@ def test_too_much_shared_memory_is_a_failure_where_the_gpu_has_less(compiler):
 
 
 def test_what_does_not_compile_is_a_failure(compiler):
-    compiler['_fold_kernel'] = RuntimeError('in a kernel:\n  ptxas died')
+    compiler['_accumulate_dkv_kernel'] = RuntimeError('in a kernel:\n  ptxas died')
     check = checks.check_kernels([90], [Case()])
     assert check.failures[0].endswith('does not compile: RuntimeError: ptxas died')
-    assert '_fold_kernel' not in check.findings[90]
+    assert '_accumulate_dkv_kernel' not in check.findings[90]
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_what_does_not_compile_is_a_failure(compiler):
     ],
 )
 def test_spills_are_told_at_half_precision_and_small_heads(case, told, compiler):
-    compiler['_probe_kernel'] = Resources(1024, 168, 3)
+    compiler['_score_and_route_kernel'] = Resources(1024, 168, 3)
     check = checks.check_kernels([80], [case])
     assert bool(check.spills) == told and not check.failures
-    assert check.findings[80]['_probe_kernel'].spills == 3
+    assert check.findings[80]['_score_and_route_kernel'].spills == 3
 
 
 def test_findings_are_the_most_of_the_cases(compiler):

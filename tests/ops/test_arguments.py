@@ -125,6 +125,6 @@ def test_a_pooled_call_is_validated_and_dispatched_once():
         ('validation.py', 'check_heads'),
         ('validation.py', 'check_grid'),
         ('options.py', 'make_options'),
-        ('support.py', 'why_not'),
+        ('support.py', 'unsupported_reason'),
     ]:
         assert entered.count(function) == 1, function

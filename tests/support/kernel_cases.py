@@ -42,7 +42,7 @@ def read_choice(tensors, topk, num_routed=1, shared=True):
     batch, heads, tokens, _ = tensors[0].shape
     routes = torch.full((batch * heads, tokens * num_routed), -1)
     for head, (rows, tiles) in enumerate(
-        zip(state.row_of_slot.cpu(), state.tiles.cpu(), strict=True)
+        zip(state.route_of_slot.cpu(), state.tiles.cpu(), strict=True)
     ):
         *packed, used = tiles.tolist()
         rows = rows.view(len(packed), -1)

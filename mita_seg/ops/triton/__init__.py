@@ -1,6 +1,6 @@
 """Triton kernels for MiTA attention.
 
-`support` tells whether they can run, `gpu` what the GPU has, `blocks` chooses block sizes, `launch`
-holds small helpers: these four need no Triton. :mod:`mita_seg.ops` imports the other modules, which
-do, when the backend is first used.
+`support` tells whether they can run, `gpu` what the GPU has, `blocks` chooses block sizes, and
+`launch` has small helpers: these four need no Triton. The other modules need it;
+:mod:`mita_seg.ops` imports them when the backend is first used.
 """

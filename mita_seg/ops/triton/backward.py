@@ -9,7 +9,7 @@ from .call_plan import Plan
 from .launch import empty_like_query, is_wide
 from .pool_landmarks import pool_backward
 from .query_backward import grad_query_alone
-from .routed_backward import grad_routed, prepare_keys
+from .routed_backward import grad_routed, reduce_and_place
 from .shared_backward import grad_from_queries, grad_from_values, reduce_landmarks
 from .state import State, lay_out, view_state
 
@@ -27,7 +27,7 @@ def mita_backward(
 ) -> None:
     """The backward pass. Its results: gradients of query, key, value and, if given, landmarks.
 
-    Landmarks that were given and serve for routing alone get none.
+    Landmarks that were given and are used for routing alone get none.
     """
     pooled, shared = landmarks is None, options.shared
     state = view_state(state, lay_out(query, landmarks, options))
@@ -35,7 +35,7 @@ def mita_backward(
     grads = [plan.result(empty_like_query(tensor)) for tensor in (query, key, value)]
     wide = any(is_wide(tensor) for tensor in (grad, query, key, value, landmarks, out, *grads))
     grad_landmarks = None
-    if shared and pooled:  # sums, divided by the number of tokens in a landmark's window
+    if shared and pooled:  # averages over the landmarks' windows
         grad_landmarks = plan.scratch(*landmarks.shape, dtype=torch.float32)
     elif shared:
         grad_landmarks = plan.result(landmarks.new_empty(landmarks.shape))
@@ -53,20 +53,23 @@ def _backward(
 ) -> None:  # fmt: skip
     """All but what the pooling adds to the gradient of the queries."""
     batch, heads, tokens, dim = query.shape
-    num_landmarks, rows, shared = landmarks.shape[2], batch * heads, options.shared
+    num_landmarks, all_heads, shared = landmarks.shape[2], batch * heads, options.shared
     blocks = choose_blocks(
-        rows, tokens, dim, num_landmarks, options.topk, options.num_routed, query.element_size(),
+        all_heads, tokens, dim, num_landmarks, options.topk, options.num_routed,
+        query.element_size(),
         plan.gpu,
     )  # fmt: skip
     partial = options.num_routed > 1
-    # One program sees all landmarks, or all keys of an expert, and so completes other gradients.
+    # A program that has all landmarks, or all keys of an expert, also computes dq.
     one_landmark_block = shared and blocks.one_landmark_block
     one_pass = not partial and (one_landmark_block or not shared) and blocks.one_key_block
 
     delta = plan.scratch(*state.lse.shape, dtype=torch.float32)
-    part_values = part_landmarks = grad_values = value_delta = query  # where left out
+    part_values = part_landmarks = grad_values = value_delta = (
+        query  # any tensor for what is left out
+    )
     if shared:
-        parts = rows, blocks.backward_splits, num_landmarks, dim
+        parts = all_heads, blocks.backward_splits, num_landmarks, dim
         part_values, part_landmarks, part_keys = plan.scratch(3, *parts, dtype=torch.float32)
         grad_values = plan.scratch(*state.values.shape, dtype=query.dtype)
         value_delta = plan.scratch(*state.landmark_lse.shape, dtype=torch.float32)
@@ -74,7 +77,7 @@ def _backward(
         plan, grad, query, landmarks, out, state, delta, part_values, part_landmarks, grad_query,
         options, one_pass, blocks, wide,
     )  # fmt: skip
-    entries = prepare_keys(
+    entries = reduce_and_place(
         plan, state, part_values, grad_values, value_delta, tokens, options, blocks
     )
     if not one_pass:

@@ -1,10 +1,10 @@
 """Block sizes and launch options of the kernels, in one place: a table for each class of GPUs.
 
-Products of two block sizes bound the registers of a program: 4,096 float32 entries are 32 registers
-a thread at four warps, and the backward kernels hold five such blocks. What else binds is the
-shared memory of a multiprocessor, which prefetched rows fill. No autotuning: the first training
-step must not be a search. tools/check_kernels.py compiles every entry and compares what it needs
-with what its GPUs have.
+Two things limit block sizes. The first is registers: a block of 4,096 float32 numbers takes 32
+registers per thread at four warps, and the backward kernels have five such blocks. The second is
+shared memory, where prefetched rows are. There is no autotuning: the first training step must not
+be a search. tools/check_kernels.py compiles every entry and compares what it needs with what its
+GPUs have.
 """
 
 from dataclasses import dataclass, replace
@@ -13,25 +13,25 @@ from typing import NamedTuple
 from .gpu import Gpu
 from .launch import cdiv, next_power_of_2
 
-SELECT_SCORES = 1024  # that a warp of the selection compares
-PROBE_QUERIES = 64  # that a routing program compares with the landmarks at a time
-MERGE_TOKENS = 64  # of a program that brings the s > 1 experts of queries together
-REDUCE = {'num_warps': 1}  # few landmarks a program, so that there are many programs
-LOW = 32  # queries of a tile with which a program needs few registers
-WIDE_ROW = 128  # bytes; of longer rows nothing is prefetched, as they fill shared memory
+SELECT_SCORES = 1024  # scores that a warp of the selection compares
+ROUTE_QUERIES = 64  # queries that a routing program compares with the landmarks at a time
+MERGE_TOKENS = 64  # tokens of a program that merges the outputs of s > 1 experts
+REDUCE = {'num_warps': 1}  # few landmarks per program, so that there are many programs
+SMALL_TILE = 32  # queries; with tiles up to this size a program needs few registers
+WIDE_ROW = 128  # bytes; longer rows are not prefetched, as they fill shared memory
 
 
-class Options(NamedTuple):
-    """How one kernel is launched, and what a step of its loop takes."""
+class LaunchOptions(NamedTuple):
+    """How one kernel is launched."""
 
-    rows: int  # tokens, queries, keys or entries of a step
-    stages: int  # steps whose rows are on their way at a time
+    block: int  # tokens, queries, keys or entries that a step of its loop takes
+    stages: int  # steps whose loads are under way at a time
     maxnreg: int | None = None  # registers per thread, so that more programs run at once
     num_warps: int = 4
 
     @property
-    def launch(self) -> dict:
-        """Triton's options."""
+    def triton_options(self) -> dict[str, int | None]:
+        """What Triton is told of them."""
         return {
             'num_warps': self.num_warps, 'num_stages': self.stages, 'maxnreg': self.maxnreg
         }  # fmt: skip
@@ -41,128 +41,133 @@ class Options(NamedTuple):
 class Table:
     """Options of a class of GPUs for rows of half precision and up to 128 bytes, d <= 64.
 
-    `low`: for tiles of up to 32 queries. `several`: where landmarks or keys take several blocks,
-    whose sums live in registers beside the block at hand.
+    `small`: for tiles of up to 32 queries. `several`: for landmarks or keys that take several
+    blocks; their sums stay in registers beside the current block.
     """
 
     shared_memory: int  # bytes that a program may use on the GPUs of the class
-    probe: Options
-    probe_several: Options
-    attend_low: Options
-    attend: Options
-    attend_several_low: Options
-    attend_several: Options
-    shared_backward: Options
-    shared_backward_several: Options
-    key_backward: Options
-    key_backward_several: Options
-    landmark_backward: Options
-    query_backward_low: Options
-    query_backward: Options
-    expert_backward_low: Options
-    expert_backward: Options
-    expert_backward_several: Options
-    fold: Options
-    fold_sparse: Options
-    # Programs per multiprocessor that share tokens or tiles, as many as run at once: of the forward
-    # pass, and of the backward pass.
+    score_and_route: LaunchOptions
+    score_and_route_several: LaunchOptions
+    attend_small: LaunchOptions
+    attend: LaunchOptions
+    attend_several_small: LaunchOptions
+    attend_several: LaunchOptions
+    shared_backward: LaunchOptions
+    shared_backward_several: LaunchOptions
+    key_backward: LaunchOptions
+    key_backward_several: LaunchOptions
+    landmark_backward: LaunchOptions
+    query_backward_small: LaunchOptions
+    query_backward: LaunchOptions
+    expert_backward_small: LaunchOptions
+    expert_backward: LaunchOptions
+    expert_backward_several: LaunchOptions
+    accumulate_dkv: LaunchOptions
+    accumulate_dkv_sparse: LaunchOptions
+    # Programs per multiprocessor among which tokens or tiles are shared: as many as run at once, in
+    # the forward pass and in the backward pass.
     programs: int = 3
     backward_programs: int = 2
-    wide_rows: int = 64  # rows of a step where rows are longer than 128 bytes
+    wide_block: int = 64  # tokens of a step if their rows are longer than 128 bytes
 
 
-# Products go through wgmma, which multiplies 64 rows of one warpgroup and reads them from shared
-# memory: blocks of 64 everywhere. 227 KiB a program and 228 a multiprocessor hold three stages.
+# Products use wgmma, which multiplies 64 rows of one warpgroup and reads them from shared memory:
+# blocks of 64 everywhere. The shared memory, 227 KiB per program and 228 per multiprocessor, has
+# room for three stages.
 _HOPPER = Table(
     shared_memory=227 * 1024,
     # Three programs per multiprocessor.
-    probe=Options(32, 4, 168),
-    probe_several=Options(64, 3, 168),
-    attend_low=Options(32, 2, 168, 2),  # mma.sync: wgmma would pad 32 rows to 64
-    # A third stage, the rows of two tiles ahead, leaves room for a program fewer.
-    attend=Options(64, 2),
-    attend_several_low=Options(32, 2, None, 1),  # half the time of four warps, which share rows
-    attend_several=Options(64, 2, 128),  # four programs
-    shared_backward=Options(64, 3),
-    shared_backward_several=Options(64, 3),
-    key_backward=Options(64, 3),
-    key_backward_several=Options(64, 3),
-    landmark_backward=Options(64, 3),
-    query_backward_low=Options(16, 3, None, 1),
-    query_backward=Options(64, 2),
-    expert_backward_low=Options(32, 2, 168),  # few registers, so that three programs run at once
-    expert_backward=Options(64, 2),
-    expert_backward_several=Options(32, 2, 168),
-    fold=Options(64, 3, 168),
-    fold_sparse=Options(64, 1, 128),  # its loads stay behind its stores
+    score_and_route=LaunchOptions(32, 4, 168),
+    score_and_route_several=LaunchOptions(64, 3, 168),
+    attend_small=LaunchOptions(32, 2, 168, 2),  # mma.sync: wgmma would pad 32 rows to 64
+    # A third stage, to load two tiles ahead, would leave room for one program less.
+    attend=LaunchOptions(64, 2),
+    # One warp takes half the time of four warps that share rows.
+    attend_several_small=LaunchOptions(32, 2, None, 1),
+    attend_several=LaunchOptions(64, 2, 128),  # four programs
+    shared_backward=LaunchOptions(64, 3),
+    shared_backward_several=LaunchOptions(64, 3),
+    key_backward=LaunchOptions(64, 3),
+    key_backward_several=LaunchOptions(64, 3),
+    landmark_backward=LaunchOptions(64, 3),
+    query_backward_small=LaunchOptions(16, 3, None, 1),
+    query_backward=LaunchOptions(64, 2),
+    expert_backward_small=LaunchOptions(
+        32, 2, 168
+    ),  # few registers, so that three programs run at once
+    expert_backward=LaunchOptions(64, 2),
+    expert_backward_several=LaunchOptions(32, 2, 168),
+    accumulate_dkv=LaunchOptions(64, 3, 168),
+    accumulate_dkv_sparse=LaunchOptions(64, 1, 128),  # its loads stay behind its stores
 )
 
-# mma.sync takes both operands from registers, beside the sums: steps of 32 rows, or ptxas spills.
-# 164 KiB a multiprocessor hold three programs of 54. Options were compared on an H100 that ran
-# code compiled for sm_80.
+# mma.sync takes both operands from registers, beside the sums: with steps of more than 32 rows
+# registers spill. 164 KiB per multiprocessor have room for three programs of 54. Options were
+# compared on an H100 that ran code compiled for sm_80.
 _AMPERE = Table(
     shared_memory=163 * 1024,
-    probe=Options(32, 3, 168),
-    probe_several=Options(64, 3),
-    attend_low=Options(32, 2, 168, 2),  # a tile of 32 queries: a warp to 16 rows
-    attend=Options(64, 2, 168),  # three stages, 72 KiB, leave room for two programs
-    attend_several_low=Options(32, 2, None, 1),  # half the time of four warps, which share rows
-    attend_several=Options(32, 3, 168),  # three programs; a limit for four spills
-    shared_backward=Options(32, 3),  # half the time of steps of 64, which spill
-    shared_backward_several=Options(32, 1),
-    key_backward=Options(32, 3, 168),
-    key_backward_several=Options(32, 2, None, 2),
-    landmark_backward=Options(64, 3),
-    query_backward_low=Options(16, 3, None, 1),
-    query_backward=Options(32, 3),
-    expert_backward_low=Options(32, 2, 168),
-    expert_backward=Options(32, 2, 168),  # half a tile: a whole one takes 255 registers
-    expert_backward_several=Options(32, 2, 168),
-    fold=Options(64, 3, 168),
-    fold_sparse=Options(32, 1, 128),
-    wide_rows=32,
+    score_and_route=LaunchOptions(32, 3, 168),
+    score_and_route_several=LaunchOptions(64, 3),
+    attend_small=LaunchOptions(32, 2, 168, 2),  # a tile of 32 queries: one warp for 16 rows
+    attend=LaunchOptions(64, 2, 168),  # three stages, 72 KiB, leave room for two programs
+    # One warp takes half the time of four warps that share rows.
+    attend_several_small=LaunchOptions(32, 2, None, 1),
+    attend_several=LaunchOptions(32, 3, 168),  # three programs; a limit for four spills
+    shared_backward=LaunchOptions(32, 3),  # half the time of steps of 64, which spill
+    shared_backward_several=LaunchOptions(32, 1),
+    key_backward=LaunchOptions(32, 3, 168),
+    key_backward_several=LaunchOptions(32, 2, None, 2),
+    landmark_backward=LaunchOptions(64, 3),
+    query_backward_small=LaunchOptions(16, 3, None, 1),
+    query_backward=LaunchOptions(32, 3),
+    expert_backward_small=LaunchOptions(32, 2, 168),
+    expert_backward=LaunchOptions(32, 2, 168),  # half a tile: a whole one takes 255 registers
+    expert_backward_several=LaunchOptions(32, 2, 168),
+    accumulate_dkv=LaunchOptions(64, 3, 168),
+    accumulate_dkv_sparse=LaunchOptions(32, 1, 128),
+    wide_block=32,
 )
 
-# The same products, with 100 KiB a multiprocessor: fewer stages where two programs would not fit.
-# Three never do, and two may have all registers.
+# The same products, with 100 KiB per multiprocessor: fewer stages where two programs would not
+# fit. Three never fit, and two may use all registers.
 _ADA = replace(
     _AMPERE,
     shared_memory=99 * 1024,
-    attend_low=Options(32, 2, None, 2),
-    attend=Options(64, 2),
-    key_backward=Options(32, 2),
-    expert_backward_low=Options(32, 2),
-    expert_backward=Options(32, 2),
-    expert_backward_several=Options(32, 2),
-    fold=Options(64, 2),
+    attend_small=LaunchOptions(32, 2, None, 2),
+    attend=LaunchOptions(64, 2),
+    key_backward=LaunchOptions(32, 2),
+    expert_backward_small=LaunchOptions(32, 2),
+    expert_backward=LaunchOptions(32, 2),
+    expert_backward_several=LaunchOptions(32, 2),
+    accumulate_dkv=LaunchOptions(64, 2),
     programs=2,
 )
 
-# As wgmma's, products read shared memory. The assembler of these GPUs spills under limits that
-# those of other GPUs keep to.
+# As with wgmma, products read shared memory. For these GPUs the assembler spills under limits of
+# registers that are enough on other GPUs.
 _BLACKWELL = replace(
     _HOPPER,
-    probe=Options(32, 3, 168),
-    probe_several=Options(64, 3),
-    attend_low=Options(32, 2, None, 2),
-    attend_several=Options(64, 2),
-    expert_backward_low=Options(32, 2),
-    expert_backward=Options(32, 2),
-    expert_backward_several=Options(32, 2),
-    fold_sparse=Options(64, 1),
+    score_and_route=LaunchOptions(32, 3, 168),
+    score_and_route_several=LaunchOptions(64, 3),
+    attend_small=LaunchOptions(32, 2, None, 2),
+    attend_several=LaunchOptions(64, 2),
+    expert_backward_small=LaunchOptions(32, 2),
+    expert_backward=LaunchOptions(32, 2),
+    expert_backward_several=LaunchOptions(32, 2),
+    accumulate_dkv_sparse=LaunchOptions(64, 1),
 )
 _BLACKWELL_CONSUMER = replace(
     _ADA,
-    probe=Options(32, 3),
-    probe_several=Options(32, 2),
-    attend_several=Options(32, 2),
-    key_backward_several=Options(32, 2),
-    landmark_backward=Options(32, 2),
+    score_and_route=LaunchOptions(32, 3),
+    score_and_route_several=LaunchOptions(32, 2),
+    attend_several=LaunchOptions(32, 2),
+    key_backward_several=LaunchOptions(32, 2),
+    landmark_backward=LaunchOptions(32, 2),
 )
 
 
 def choose_table(gpu: Gpu) -> Table:
-    """The table of a GPU's class; of one that is not known, the largest that it has memory for."""
+    """The table of a GPU's class; for an unknown GPU the largest that its memory has room for."""
     if gpu.capability >= 100:
         tables = _BLACKWELL, _BLACKWELL_CONSUMER
     else:
@@ -176,34 +181,34 @@ class Blocks:
     """What one call uses; fixed by shapes, dtype and GPU alone."""
 
     dim: int  # head dimension, padded to a power of two
-    landmarks: int  # landmarks that a kernel holds at a time
+    landmarks: int  # landmarks that a kernel takes at a time
     all_landmarks: int  # every landmark, padded
     keys: int  # keys or landmarks that the attention takes at a time
-    rows: int  # keys of a block whose entries follow each other
+    entry_block: int  # keys of a block whose entries follow each other
     key_block: int  # keys under one maximum in the selection, 1: none
     select_warps: int  # of the program that selects one expert's keys
     splits: int  # programs that share the keys of a head
     tokens_per_split: int
     backward_splits: int  # the same in the backward pass
     backward_tokens: int
-    height: int  # queries in a tile
-    columns: int  # of a product with values that `attend` takes at a time
+    tile_height: int  # queries in a tile
+    value_columns: int  # columns of the values that `attend` multiplies at a time
     chunk: int  # queries that one routing program counts
-    programs: int  # of the forward pass that run at once
-    attend_programs: int  # the same of `attend`
-    backward_programs: int
-    one_landmark_block: bool  # whether one block holds all landmarks
-    one_key_block: bool  # whether one block holds an expert's keys
-    probe: Options
-    attend: Options  # of experts that fit a block each
-    attend_several: Options
-    shared_backward: Options
-    key_backward: Options
-    landmark_backward: Options
-    query_backward: Options
-    expert_backward: Options
-    fold: Options
-    fold_sparse: Options
+    programs: int  # programs of the forward pass that run at once
+    attend_programs: int  # programs of `attend` that run at once
+    backward_programs: int  # programs of the backward pass that run at once
+    one_landmark_block: bool  # whether all landmarks fit one block
+    one_key_block: bool  # whether the keys of an expert fit one block
+    score_and_route: LaunchOptions
+    attend: LaunchOptions  # of experts that fit a block each
+    attend_several: LaunchOptions
+    shared_backward: LaunchOptions
+    key_backward: LaunchOptions
+    landmark_backward: LaunchOptions
+    query_backward: LaunchOptions
+    expert_backward: LaunchOptions
+    accumulate_dkv: LaunchOptions
+    accumulate_dkv_sparse: LaunchOptions
 
 
 def choose_blocks(
@@ -216,29 +221,29 @@ def choose_blocks(
     itemsize: int,
     gpu: Gpu,
 ) -> Blocks:
-    """heads = B H, itemsize in bytes; the numbers between are a head's."""
+    """Blocks for heads = B H; the other numbers are of one head; itemsize in bytes."""
     table = choose_table(gpu)
-    rows, padded_dim = _rows(itemsize), max(16, next_power_of_2(dim))
+    limit, padded_dim = _block_limit(itemsize), max(16, next_power_of_2(dim))
     all_landmarks = max(16, next_power_of_2(landmarks))
-    block_landmarks = min(rows, all_landmarks)
-    keys = min(rows, max(16, next_power_of_2(max(landmarks, topk))))
+    block_landmarks = min(limit, all_landmarks)
+    keys = min(limit, max(16, next_power_of_2(max(landmarks, topk))))
     one_landmark_block, one_key_block = landmarks <= block_landmarks, topk <= keys
     several = '' if one_landmark_block else '_several'
 
-    def options(kernel: str) -> Options:
+    def options(kernel: str) -> LaunchOptions:
         return _narrow(getattr(table, kernel), table, dim, itemsize)
 
-    height = tile_height(tokens, landmarks, routed, itemsize) if topk else rows
-    probe = options('probe' + several)
-    tiles = '_low' if height <= LOW else ''
+    height = tile_height(tokens, landmarks, routed, itemsize) if topk else limit
+    score_and_route = options('score_and_route' + several)
+    tiles = '_small' if height <= SMALL_TILE else ''
     attend, columns, attend_programs = options('attend' + tiles), padded_dim, table.programs
     if tiles and attend.num_warps < 4:
-        # Sums of a query lie in one warp where its blocks are no wider than high.
+        # The sums of a query are in one warp if its blocks are not wider than high.
         attend = attend._replace(num_warps=height // 16)
-        columns = min(LOW, columns)
-        pieces = cdiv(landmarks, attend.rows) + cdiv(topk, attend.rows)
-        held = (2 * pieces * attend.rows + height) * padded_dim * itemsize
-        attend_programs = _count_programs(table, attend, held)
+        columns = min(SMALL_TILE, columns)
+        pieces = cdiv(landmarks, attend.block) + cdiv(topk, attend.block)
+        row_bytes = (2 * pieces * attend.block + height) * padded_dim * itemsize
+        attend_programs = _count_programs(table, attend, row_bytes)
     expert_backward = options('expert_backward' + (tiles if one_key_block else '_several'))
 
     all_programs = table.programs * gpu.multiprocessors
@@ -249,11 +254,12 @@ def choose_blocks(
     if heads * tokens >= chunk * all_programs:  # enough of them: longer ones
         chunk = max(512, chunk)
     counting = heads * cdiv(tokens, chunk) if topk else 0
-    # Those that score keys run beside those that count queries: in one wave if these leave half.
+    # Programs that score keys run beside those that route queries: in one wave, if the latter take
+    # at most half of the places.
     scoring = all_programs - counting if 2 * counting <= all_programs else all_programs
     tokens_per_split = cdiv(cdiv(tokens, max(1, scoring // programs)), 128) * 128
     backward_tokens = cdiv(cdiv(tokens, max(1, backward_programs // programs)), 64) * 64
-    key_block = _key_block(tokens, topk, probe.rows)
+    key_block = _key_block(tokens, topk, score_and_route.block)
     row = next_power_of_2(tokens)  # scores that a program of the selection compares
     if key_block > 1:
         row = max(row // key_block, next_power_of_2(topk) * key_block)
@@ -262,68 +268,71 @@ def choose_blocks(
         landmarks=block_landmarks,
         all_landmarks=all_landmarks,
         keys=keys,
-        rows=rows,
+        entry_block=limit,
         key_block=key_block,
         select_warps=min(16, max(1, row // SELECT_SCORES)),
         splits=cdiv(tokens, tokens_per_split),
         tokens_per_split=tokens_per_split,
         backward_splits=cdiv(tokens, backward_tokens),
         backward_tokens=backward_tokens,
-        height=height,
-        columns=columns,
+        tile_height=height,
+        value_columns=columns,
         chunk=chunk,
         programs=all_programs,
         attend_programs=attend_programs * gpu.multiprocessors,
         backward_programs=backward_programs,
         one_landmark_block=one_landmark_block,
         one_key_block=one_key_block,
-        probe=probe,
+        score_and_route=score_and_route,
         attend=attend,
         attend_several=options('attend_several' + tiles),
         shared_backward=options('shared_backward' + several),
         key_backward=options('key_backward' + several),
         landmark_backward=options('landmark_backward'),
         query_backward=options('query_backward' + tiles),
-        expert_backward=expert_backward._replace(rows=min(expert_backward.rows, height)),
-        fold=options('fold'),
-        fold_sparse=options('fold_sparse'),
+        expert_backward=expert_backward._replace(block=min(expert_backward.block, height)),
+        accumulate_dkv=options('accumulate_dkv'),
+        accumulate_dkv_sparse=options('accumulate_dkv_sparse'),
     )
 
 
-def _count_programs(table: Table, options: Options, held: int) -> int:
-    """How many programs run at once on a multiprocessor that hold so many bytes of rows."""
-    # A multiprocessor has 1 KiB more than a program may use, as much is reserved of each program,
-    # and 2 KiB are for changes of layout.
-    by_memory = (table.shared_memory + 1024) // (held + 3 * 1024)
+def _count_programs(table: Table, options: LaunchOptions, row_bytes: int) -> int:
+    """Programs that run at once on a multiprocessor, each with `row_bytes` of shared memory.
+
+    A multiprocessor has 1 KiB more than a program may use. For each program 1 KiB is reserved, and
+    2 KiB are for changes of layout.
+    """
+    by_memory = (table.shared_memory + 1024) // (row_bytes + 3 * 1024)
     by_registers = 65536 // (32 * options.num_warps * (options.maxnreg or 255))
     return max(1, min(by_memory, by_registers, 16))
 
 
-def _narrow(options: Options, table: Table, dim: int, itemsize: int) -> Options:
-    """Options for other rows than the table's.
+def _narrow(options: LaunchOptions, table: Table, dim: int, itemsize: int) -> LaunchOptions:
+    """Options for rows of other lengths and dtypes than the table's.
 
-    Of rows longer than 128 bytes nothing is prefetched: a few blocks of them fill shared memory.
-    Registers hold more of them, and the products of float32, which has no tensor cores: limits
-    below 168 had them spill. So do the addresses of rows that are filled up to a power of two.
+    Rows longer than 128 bytes are not prefetched: a few blocks of them fill shared memory. More of
+    them are in registers instead; so are the products of float32, which has no tensor cores. With
+    limits of registers below 168 these spill. The addresses of rows that are filled up to a power
+    of two spill, too.
     """
     padded = max(16, next_power_of_2(dim))
     wide = padded * itemsize > WIDE_ROW
     if itemsize == 2 and not wide:
         return options if padded == dim else options._replace(maxnreg=None)
-    rows = min(table.wide_rows if wide else options.rows, _rows(itemsize))
+    block = min(table.wide_block if wide else options.block, _block_limit(itemsize))
     limited = itemsize == 4 and options.num_warps == 4 and (options.maxnreg or 0) >= 168
     stages = 1 if wide else options.stages
-    return Options(rows, stages, options.maxnreg if limited else None)
+    return LaunchOptions(block, stages, options.maxnreg if limited else None)
 
 
 def tile_height(tokens: int, landmarks: int, routed: int, itemsize: int) -> int:
-    """As many rows as an expert has on average, within what tensor cores and registers like.
+    """Queries in a tile: about as many as an expert has, from 16 to what registers allow.
 
-    Sizes that torch.compile leaves open may be given: they are only compared. The same on every
-    GPU, as the state that is kept for the backward pass is laid out in tiles.
+    Sizes that torch.compile leaves open may be given: they are only compared. The result does not
+    depend on the GPU, as the state for the backward pass is laid out in tiles.
     """
     height = 16
-    while height < _rows(itemsize) and height * landmarks < tokens * routed:
+    while height < _block_limit(itemsize) and height * landmarks < tokens * routed:
         height *= 2
     return height
 
@@ -331,9 +340,9 @@ def tile_height(tokens: int, landmarks: int, routed: int, itemsize: int) -> int:
 def choose_pool_blocks(height: int, width: int) -> dict:
     """Options of the pooling of windows of up to this size.
 
-    A small window is taken without a loop. A limit of registers has the assembler load all of its
-    rows at once: left to itself it keeps to 32 registers, and most loads wait for others. Larger
-    windows go by 128 tokens at a time, prefetched.
+    A small window is taken without a loop. With a limit of registers the assembler loads all of
+    its rows at once; without one it uses 32 registers, and most loads wait for others. Larger
+    windows are taken in steps of 128 tokens, prefetched.
     """
     largest = max(height, width)
     if largest <= 16:
@@ -351,18 +360,18 @@ def choose_pool_blocks(height: int, width: int) -> dict:
 
 
 def choose_pool_backward_blocks(width: int) -> dict:
-    """Options of the kernel that adds the landmarks' gradient to 64 tokens of a map so wide."""
+    """Options of the kernel that adds the landmarks' gradient to a map of this width."""
     block_x = min(64, next_power_of_2(width))
     return {'BLOCK_Y': 64 // block_x, 'BLOCK_X': block_x, 'num_warps': 8}
 
 
 def choose_entry_blocks(all_landmarks: int, key_blocks: int) -> tuple[int, dict]:
-    """Programs that search for the entries of so many blocks of keys, and their options.
+    """Programs that search for the entries of `key_blocks` blocks of keys, and their options.
 
     Neighbouring lanes search for neighbouring blocks of one expert, so that they mostly load from
-    the same lines. Eight searches a thread hide each other's loads, and sixteen still fit 128
-    registers, where so many landmarks would take too many warps. Programs share a block: one has
-    its beginning and the other its end.
+    the same lines. With eight searches per thread the loads of one run beside those of others; with
+    many landmarks sixteen are needed, as else there would be too many warps, and still fit 128
+    registers. Two neighbouring programs share a block: one has its beginning, the other its end.
     """
     block_b, searches = (8, 8) if all_landmarks <= 128 else (min(16, 8192 // all_landmarks), 16)
     num_warps = max(1, all_landmarks * block_b // (32 * searches))
@@ -373,7 +382,7 @@ def choose_entry_blocks(all_landmarks: int, key_blocks: int) -> tuple[int, dict]
 def choose_reduce_blocks(blocks: Blocks, num_warps: int) -> dict:
     """Sizes of blocks of the sums over the splits of the backward pass.
 
-    A thread adds up to 16 splits of 16 bytes, all on their way at once, and nothing with others.
+    A thread adds up to 16 splits of 16 bytes, loaded at once, and exchanges nothing with others.
     """
     return {
         'BLOCK_S': min(16, next_power_of_2(blocks.backward_splits)),
@@ -382,10 +391,10 @@ def choose_reduce_blocks(blocks: Blocks, num_warps: int) -> dict:
 
 
 def share_tiles(programs: int, heads: int, tiles: int) -> int:
-    """Programs among which the tiles of a head are shared, where so many run at once.
+    """Programs among which the tiles of a head are shared, if `programs` run at once.
 
-    What is left over after a full wave of programs takes as long as a wave; a program starts with
-    loads that take about as long as a tile does.
+    A wave that is partly filled takes as long as a full one. A program starts with loads that take
+    about as long as one tile.
     """
     most = min(tiles, max(1, 4 * programs // heads))
     return min(
@@ -397,26 +406,26 @@ def share_tiles(programs: int, heads: int, tiles: int) -> int:
 def share_experts(
     blocks: Blocks, heads: int, tokens: int, landmarks: int, topk: int
 ) -> tuple[int, int]:
-    """How many heads the gradients of the experts take at once, and the programs of each.
+    """Heads whose experts' gradients are computed at once, and the programs of each head.
 
-    Where experts overlap much, their gradients are larger than those of the keys: half the heads at
-    once. The programs share the tiles of a head, for each block of keys; they are as many as
-    experts at most, so that each of them has a tile.
+    If experts overlap much, their gradients take more memory than those of the keys: then half of
+    the heads are taken at a time. The programs share the tiles of a head, for each block of keys.
+    There are at most as many as experts, so that each of them has a tile.
     """
     heads = cdiv(heads, 2) if landmarks * topk > tokens else heads
-    low = blocks.expert_backward.rows <= LOW
-    programs = blocks.programs if low else blocks.backward_programs
+    small = blocks.expert_backward.block <= SMALL_TILE
+    programs = blocks.programs if small else blocks.backward_programs
     key_blocks = max(1, cdiv(topk, blocks.keys))
     return heads, min(landmarks, max(1, programs // (heads * key_blocks)))
 
 
-def _rows(itemsize: int) -> int:
-    """float32 has no tensor cores: registers hold its products."""
+def _block_limit(itemsize: int) -> int:
+    """The largest block; smaller for float32, whose products are in registers."""
     return 64 if itemsize == 2 else 32
 
 
 def _key_block(tokens: int, topk: int, largest: int) -> int:
-    """About sqrt(N / k), which balances block maxima against entries; short rows are kept whole."""
+    """Keys under one maximum: about sqrt(N / k), which balances the two selections."""
     block = 1
     if tokens > 512 and topk:
         while block < largest and 2 * block * block * topk < tokens:

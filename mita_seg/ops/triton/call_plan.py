@@ -1,9 +1,9 @@
 """Calls that are recorded once and repeated with other tensors.
 
-Triton's launcher inspects every argument of every launch, and a call makes up block sizes and a
-dozen tensors; together that takes longer than the kernels do on small maps. All of it follows from
-shapes, strides, alignment and options. So the first call of a signature is recorded, and the next
-ones repeat its launches, with the addresses of their own tensors, in one piece of scratch memory.
+Triton's launcher inspects every argument of every launch, and each call chooses block sizes and
+makes a dozen tensors. On small maps that takes longer than the kernels. All of it depends only on
+shapes, strides, alignment and options. So the first call of a signature is recorded. The next ones
+repeat its launches with the addresses of their own tensors, in one piece of scratch memory.
 """
 
 from collections.abc import Callable, Hashable
@@ -19,29 +19,29 @@ from .launch import cdiv
 
 _ALIGNMENT = 256  # bytes, as the allocator's own
 _SCRATCH = -1
-# Versions whose launcher was tried: its arguments are no public interface, and change. With others
-# every call goes through Triton's own launches.
+# Versions whose launcher was tried: its arguments are no public interface, and change. With other
+# versions every call goes through Triton's own launches.
 _KNOWN_TRITON = ('3.6', '3.7')
-_MOST_RECORDINGS = 1024  # images of ever new sizes
+_MOST_RECORDINGS = 1024  # images may have ever new sizes
 
 
 class _Launch(NamedTuple):
     run: Callable
     grid: tuple[int, int, int]
     kernel: tuple  # function and metadata
-    places: list[tuple[int, int]]  # of the tensors: the allocation they lie in, and the byte there
+    places: list[tuple[int, int]]  # of the tensors: their allocation, and the byte in it
     rest: tuple  # numbers and constants
 
 
 class Plan:
-    """A call while it is recorded: what it is given, its results, scratch memory and launches.
+    """A call while it is recorded: its tensors, results, scratch memory and launches.
 
     Args:
         tensors: The arguments, None for one that is left out.
     """
 
     def __init__(self, tensors: tuple[Tensor | None, ...]):
-        # Objects of our own: one tensor given twice is two arguments, which may differ next time.
+        # New objects: one tensor given twice is two arguments, which may differ next time.
         self.tensors = [tensor if tensor is None else tensor.detach() for tensor in tensors]
         self.gpu = gpu_of(tensors[0].device)
         self.results: list[Tensor] = []
@@ -51,7 +51,7 @@ class Plan:
         self._repeatable = knows_launcher()
 
     def result(self, tensor: Tensor) -> Tensor:
-        """Make a new tensor, dense and not written yet, the next one of the results."""
+        """Add a new tensor, dense and not written yet, to the results."""
         self.results.append(tensor)
         return tensor
 
@@ -82,15 +82,15 @@ class Plan:
         )
 
     def _place(self, tensor: Tensor) -> tuple[int, int]:
-        """The allocation that an argument lies in, and the byte there."""
-        if not tensor.numel():  # left out, never looked at
+        """The allocation that an argument is in, and the byte there."""
+        if not tensor.numel():  # left out, never read
             return 0, 0
         for index, given in enumerate(self.tensors):
             if tensor is given:
                 return index, 0
         pieces = [(result, len(self.tensors) + i, 0) for i, result in enumerate(self.results)]
         pieces += [(piece, _SCRATCH, offset) for piece, offset in self._scratch]
-        pieces += [  # of which only parts are taken; expanded ones would seem larger than they are
+        pieces += [  # parts of which are taken; expanded tensors would seem larger than they are
             (given, index, 0)
             for index, given in enumerate(self.tensors)
             if given is not None and given.is_contiguous()
@@ -136,10 +136,10 @@ _recordings: dict[tuple, _Recording] = {}
 
 
 def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) -> list[Tensor]:
-    """Results of body(plan, *tensors, options), or of the launches that it once made.
+    """Results of body(plan, *tensors, options), or of its launches as recorded before.
 
-    Shapes, strides, dtypes, device and alignment of the tensors and the options settle the launches
-    of `body`; it does nothing else to device memory.
+    The launches of `body` must depend only on shapes, strides, dtypes, device and alignment of the
+    tensors and on the options. It must do nothing else to device memory.
     """
     first = tensors[0]
     device = first.get_device()
@@ -163,7 +163,7 @@ def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) 
     body(plan, *plan.tensors, options)
     recording = plan.recording()
     if recording:
-        _recordings.pop(signature, None)  # of a watched call: anew, and so last
+        _recordings.pop(signature, None)  # after a watched call; the new one is the newest
         while len(_recordings) >= _MOST_RECORDINGS:
             del _recordings[next(iter(_recordings))]  # the oldest
         _recordings[signature] = recording
@@ -176,7 +176,7 @@ def knows_launcher() -> bool:
 
 
 def _watched() -> bool:
-    """Whether someone, a profiler say, wants to know of every launch."""
+    """Whether someone, such as a profiler, wants to know of every launch."""
     hook = triton.knobs.runtime.launch_enter_hook
     return bool(getattr(hook, 'calls', hook))
 

@@ -1,8 +1,8 @@
-"""What happens where a machine lacks what a kernel takes, in spite of the tables of blocks.
+"""What happens if a kernel can't be launched on a machine.
 
-That a call fits is known before, from shapes and GPU, for the versions of Triton that were tried.
-Others may need more memory or registers for the same blocks, and a machine may have no C compiler,
-which Triton's launches need.
+With the tried versions of Triton every kernel fits every supported GPU. Other versions may need
+more memory or registers for the same blocks. And a machine may have no C compiler, which Triton
+needs.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from .support import warn_once
 
 
 def or_else(run: Callable, instead: Callable | None):
-    """Result of `run`, or of `instead`, with a warning, where resources are wanting."""
+    """Result of `run`; if the machine lacks what it needs, of `instead`, with a warning."""
     try:
         return run()
     except (OutOfResources, PTXASError, RuntimeError) as error:
@@ -29,9 +29,9 @@ def or_else(run: Callable, instead: Callable | None):
 def differentiate_in_torch(
     attend: Callable, inputs: Sequence[Tensor | None], grad: Tensor
 ) -> list[Tensor | None]:
-    """Gradients of `inputs` through another computation of the output; None of None.
+    """Gradients of `inputs` through another computation of the output; None for None.
 
-    Where gradients are recorded they can be differentiated in turn.
+    If gradients are recorded, they can be differentiated in turn.
     """
     twice = torch.is_grad_enabled()
 

@@ -1,4 +1,4 @@
-"""The forward pass: pooling, probing, assignment of keys and queries to experts, attention."""
+"""The forward pass: pooling, scores and routing, top-k and sorting, attention."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from .launch import empty_like_query, is_wide
 from .pool_landmarks import pool
 from .score_and_route import score_and_route
 from .state import count_landmarks, empty_state, lay_out, view_state
-from .topk_and_sort import select_and_sort
+from .topk_and_sort import topk_and_sort
 
 
 def mita_forward(
@@ -36,5 +36,5 @@ def mita_forward(
         options.topk, options.num_routed, query.element_size(), plan.gpu,
     )  # fmt: skip
     scored = score_and_route(plan, *tensors, options, blocks, wide)
-    select_and_sort(plan, scored, state, options, blocks)
+    topk_and_sort(plan, scored, state, options, blocks)
     attend(plan, *tensors, state, out, options, blocks, wide)

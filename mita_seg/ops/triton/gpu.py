@@ -1,4 +1,4 @@
-"""The GPU of a call, as far as sizes of blocks depend on it. Needs no Triton."""
+"""The GPU of a call: what sizes of blocks depend on. Needs no Triton."""
 
 import functools
 from typing import NamedTuple
@@ -27,7 +27,7 @@ ARCHITECTURES = {
 LEAST_CAPABILITY = 80  # mma.sync of bfloat16, and cp.async
 LEAST_SHARED_MEMORY = min(gpu.shared_memory for gpu in ARCHITECTURES.values())
 
-_emulated: Gpu | None = None  # as which every GPU is treated
+_emulated: Gpu | None = None  # see treat_gpus_as
 
 
 def gpu_of(device: torch.device) -> Gpu:
@@ -41,7 +41,7 @@ def gpu_of(device: torch.device) -> Gpu:
 
 
 def treat_gpus_as(gpu: Gpu | None) -> None:
-    """From now on sizes of blocks are those of another GPU; None: of the GPU that is there."""
+    """From now on use the sizes of blocks of another GPU; None: of the GPU that is there."""
     global _emulated
     _emulated = gpu
 

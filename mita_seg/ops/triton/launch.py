@@ -1,4 +1,4 @@
-"""What the launches share."""
+"""What several launches need."""
 
 import math
 
@@ -34,7 +34,7 @@ def empty_like_query(query: Tensor) -> Tensor:
 def is_wide(tensor: Tensor) -> bool:
     """Whether offsets within a head of a tensor [B, H, N, d] need 64 bits.
 
-    Of results too: laid out densely, they may be wider than arguments with strides of 0.
+    To be asked for results too: they are dense and may need more than arguments with strides of 0.
     """
     tokens, dim = tensor.shape[2:]
     return tokens * tensor.stride(2) + dim * tensor.stride(3) >= 2**31

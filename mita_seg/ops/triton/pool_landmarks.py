@@ -24,20 +24,21 @@ def window_of(index, count, size):
 @triton.jit
 def _pool_kernel(
     p_query, p_landmarks,
-    stride_b, stride_h, stride_n, stride_d,
-    heads, start, height, width, rows, columns,
+    s_query_b, s_query_h, s_query_n, s_query_d,
+    heads, start, height, width, landmark_height, landmark_width,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, ONE_BLOCK: tl.constexpr,
     BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Mean of each window of the map. Grid (windows, B H).
 
-    Reads each patch about once and writes m rows a head. A program has a window, taken row by row,
+    Reads each patch about once and writes m rows per head. A program takes one window,
+    taken row by row,
     without a loop where it is small.
     """
     landmark, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    p_query += head // heads * stride_b + head % heads * stride_h
-    top, bottom = window_of(landmark // columns, rows, height)
-    left, right = window_of(landmark % columns, columns, width)
+    p_query += head // heads * s_query_b + head % heads * s_query_h
+    top, bottom = window_of(landmark // landmark_width, landmark_height, height)
+    left, right = window_of(landmark % landmark_width, landmark_width, width)
     o_d = tl.arange(0, BLOCK_D)
     if ONE_BLOCK:
         x = left + tl.arange(0, BLOCK_X)
@@ -45,7 +46,7 @@ def _pool_kernel(
         for i in tl.static_range(BLOCK_Y):
             mask = (top + i < bottom) & (x < right)
             o_n = start + (top + i) * width + x
-            b_row = _load_rows(p_query, o_n, stride_n, stride_d, mask, D, BLOCK_D, WIDE)
+            b_row = _load_rows(p_query, o_n, s_query_n, s_query_d, mask, D, BLOCK_D, WIDE)
             b_sums += b_row.to(tl.float32)  # [X, D]
     else:
         o_t = tl.arange(0, BLOCK_Y * BLOCK_X)
@@ -57,11 +58,11 @@ def _pool_kernel(
             x = left + step % steps_x * BLOCK_X + o_t % BLOCK_X
             mask = (y < bottom) & (x < right)
             b_rows = _load_rows(
-                p_query, start + y * width + x, stride_n, stride_d, mask, D, BLOCK_D, WIDE
+                p_query, start + y * width + x, s_query_n, s_query_d, mask, D, BLOCK_D, WIDE
             )
             b_sums += b_rows.to(tl.float32)  # [T, D]
     b_sum = tl.sum(b_sums, 0) / ((bottom - top) * (right - left))
-    p_out = p_landmarks + (head * rows * columns + landmark) * D + o_d
+    p_out = p_landmarks + (head * landmark_height * landmark_width + landmark) * D + o_d
     tl.store(p_out, b_sum.to(p_out.dtype.element_ty), mask=o_d < D)
 
 
@@ -94,51 +95,65 @@ def _most_windows(count: int, size: int) -> int:
 @triton.jit
 def _pool_backward_kernel(
     p_grad_landmarks, p_grad_query,
-    stride_b, stride_h, stride_j, stride_d,
-    sx_b, sx_h, sx_n, sx_d,
-    heads, start, height, width, rows, columns, blocks_x,
+    s_grad_landmarks_b, s_grad_landmarks_h, s_grad_landmarks_m, s_grad_landmarks_d,
+    s_grad_query_b, s_grad_query_h, s_grad_query_n, s_grad_query_d,
+    heads, start, height, width, landmark_height, landmark_width, blocks_x,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
     OVERLAP_Y: tl.constexpr, OVERLAP_X: tl.constexpr, AVERAGED: tl.constexpr,
 ):  # fmt: skip
-    """Adds to each patch token what the means of its windows give. Reads m rows a head."""
+    """Adds to each patch token the gradients of the windows that it is in.
+
+    Reads m rows per head.
+    """
     block, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    p_grad_landmarks += head // heads * stride_b + head % heads * stride_h
-    p_grad_query += head // heads * sx_b + head % heads * sx_h
+    p_grad_landmarks += head // heads * s_grad_landmarks_b + head % heads * s_grad_landmarks_h
+    p_grad_query += head // heads * s_grad_query_b + head % heads * s_grad_query_h
     o_t = tl.arange(0, BLOCK_Y * BLOCK_X)
     y = block // blocks_x * BLOCK_Y + o_t // BLOCK_X
     x = block % blocks_x * BLOCK_X + o_t % BLOCK_X
     inside = (y < height) & (x < width)
     o_n = start + y * width + x
-    b_grad = _load_rows(p_grad_query, o_n, sx_n, sx_d, inside, D, BLOCK_D, WIDE)  # [T, D]
+    b_grad = _load_rows(
+        p_grad_query, o_n, s_grad_query_n, s_grad_query_d, inside, D, BLOCK_D, WIDE
+    )  # [T, D]
     b_grad = b_grad.to(tl.float32)
-    # Window i holds y when floor(i h / mh) <= y < ceil((i + 1) h / mh): floor(y mh / h) does, and
-    # the next ones that begin at y or before, OVERLAP_Y at most together. The same for x.
-    first_row, first_column = y * rows // height, x * columns // width
+    # y is in window i when floor(i h / mh) <= y < ceil((i + 1) h / mh). The first such window is
+    # floor(y mh / h); the next ones that begin at y or before follow, OVERLAP_Y at most in all. The
+    # same for x.
+    first_row, first_column = y * landmark_height // height, x * landmark_width // width
     for i in tl.static_range(OVERLAP_Y):
         row = first_row + i
-        row_holds = inside & (row < rows) & (row * height < (y + 1) * rows)
+        in_row = inside & (row < landmark_height) & (row * height < (y + 1) * landmark_height)
         for j in tl.static_range(OVERLAP_X):
             column = first_column + j
-            holds = row_holds & (column < columns) & (column * width < (x + 1) * columns)
+            in_window = (
+                in_row & (column < landmark_width) & (column * width < (x + 1) * landmark_width)
+            )
             b_row = _load_rows(
-                p_grad_landmarks, row * columns + column, stride_j, stride_d, holds, D, BLOCK_D
-            ).to(tl.float32)  # [T, D]
+                p_grad_landmarks,
+                row * landmark_width + column,
+                s_grad_landmarks_m,
+                s_grad_landmarks_d,
+                in_window,
+                D,
+                BLOCK_D,
+            )  # fmt: skip.to(tl.float32)  # [T, D]
             if not AVERAGED:
-                top, bottom = window_of(row, rows, height)
-                left, right = window_of(column, columns, width)
+                top, bottom = window_of(row, landmark_height, height)
+                left, right = window_of(column, landmark_width, width)
                 b_row /= ((bottom - top) * (right - left)).to(tl.float32)[:, None]
             b_grad += b_row
-    _store_rows(p_grad_query, b_grad, o_n, sx_n, sx_d, inside, D, BLOCK_D, WIDE)
+    _store_rows(p_grad_query, b_grad, o_n, s_grad_query_n, s_grad_query_d, inside, D, BLOCK_D, WIDE)
 
 
 def pool_backward(
     plan: Plan, grad_landmarks: Tensor, grad_query: Tensor, pooling: Pooling, *, averaged: bool
 ) -> None:
-    """Adds the gradient of the patches' queries to what `grad_query` holds.
+    """Adds the landmarks' gradient to that of the queries that they are pooled from.
 
-    grad_landmarks [B, H, mh * mw, d], float32 or the dtype of the query; `averaged`: divided by the
-    number of tokens in their windows already. grad_query [B, H, N, d].
+    grad_landmarks [B, H, mh * mw, d], float32 or the dtype of the query; `averaged`: it is already
+    divided by the number of tokens in the windows. grad_query [B, H, N, d].
     """
     batch, heads, _, dim = grad_query.shape
     height, width = pooling.height, pooling.width

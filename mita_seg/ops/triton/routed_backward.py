@@ -1,13 +1,15 @@
-"""Gradients through the routed experts, added to those of the keys and values that they hold.
+"""Gradients through the routed experts: dq, and dk and dv of the keys and values in them.
 
-Each expert's keys are summed over the queries that it serves, as entries; then the entries of each
-block of keys are added up. No atomics: the place of every entry is known before.
+There are two steps, without atomics. First each expert sums the gradients of its keys and values
+over its queries, and writes them as entries. Then the entries of each block of keys are added up.
 
-An entry is a key of an expert, or of a segment of it: the tiles of the experts are shared out
-evenly, and an expert whose tiles go to several programs has an entry of each key from each of them.
-The entries of a block of keys follow each other, expert by expert, so that whoever adds them up
-reads one range; since the indices of an expert ascend, its entries within a block are found by a
-search.
+An entry is the gradient of one key in one expert. The tiles of all experts are divided evenly among
+programs. Where several programs share an expert, each has a segment of it, and writes entries of
+its own for the expert's keys.
+
+The place of every entry is known before. The entries of a block of keys follow each other, expert
+by expert, so that they are one range. The indices of an expert ascend, so that a search finds those
+within a block.
 """
 
 from typing import NamedTuple
@@ -28,7 +30,7 @@ from .steps import _backward_step, _dot, _load_rows, _store_rows
 
 @triton.jit
 def program_of_tile(tile, tiles, programs):
-    """Which program has this tile; program p begins at tile p tiles // programs."""
+    """Which program takes this tile; program p begins at tile p tiles // programs."""
     return ((tile + 1) * programs - 1) // tiles
 
 
@@ -45,9 +47,9 @@ def _search_step(p_rows, b_key, b_count, STEP: tl.constexpr):
 def _count_below(p_rows, topk, b_key, TOPK_BITS: tl.constexpr):
     """How many of the ascending indices [topk] at `p_rows` are below `b_key`; TOPK_BITS: of topk.
 
-    A step waits for the one before, so that each settles two bits of the number, by three loads
-    that do not wait for each other. The first step chooses among two or four windows of WINDOW - 1
-    indices; the last of these windows ends with the indices, so that no later load needs a mask.
+    A step must wait for the one before. So each step finds two bits of the number, by three loads
+    that need not wait for each other. The first step chooses among two or four windows of
+    WINDOW - 1 indices. The last window ends where the indices end: no later load needs a mask.
     """
     STEPS: tl.constexpr = (TOPK_BITS - 1) // 2  # after the first one
     WINDOW: tl.constexpr = 1 << (2 * STEPS)
@@ -64,19 +66,20 @@ def _count_below(p_rows, topk, b_key, TOPK_BITS: tl.constexpr):
 def _place_entries(
     program, head, p_indices, p_tiles, p_first_tile, p_shift, p_start,
     num_landmarks, topk, num_blocks, num_tiles, expert_programs,
-    KEYS: tl.constexpr, TOPK_BITS: tl.constexpr, BLOCK_B: tl.constexpr, ALL_M: tl.constexpr,
+    ENTRY_BLOCK: tl.constexpr, TOPK_BITS: tl.constexpr, BLOCK_B: tl.constexpr, ALL_M: tl.constexpr,
 ):  # fmt: skip
-    """shift [B H, blocks, m]: position of an expert's r-th key, if in this block, less r.
+    """Writes where the entries of each block of keys and of each expert go.
 
-    With it comes how many keys the block has of the expert: position times 128 plus the number. The
-    next segment's entries follow after as many. start [B H, blocks + 1]: position of the first
-    entry of each block.
+    shift [B H, blocks, m]: 128 (p - r) + c. Here r is the rank of the expert's first key in the
+    block, p the position of its entry, and c how many keys of the expert are in the block. The
+    entries of the expert's next segment follow c positions later.
+    start [B H, blocks + 1]: position of the first entry of each block.
 
-    A block ends where the next one begins, so that of BLOCK_B blocks searched the last has no end
-    here, unless it is the head's last: it is the next program's first.
+    A program searches BLOCK_B blocks. A block ends where the next one begins: the end of the last
+    one is not known here, unless it is the head's last. The next program starts with it again.
     """
-    # Experts [E, G] follow each other along E, which is within a thread: of the sum over experts
-    # only those of groups go from thread to thread.
+    # Experts [E, G] follow each other along E, which is within a thread: only the sums of groups
+    # go from thread to thread.
     E: tl.constexpr = 16  # divides ALL_M
     G: tl.constexpr = ALL_M // E
     o_m = tl.arange(0, G)[None, :] * E + tl.arange(0, E)[:, None]
@@ -84,13 +87,13 @@ def _place_entries(
     o_lane = tl.arange(0, BLOCK_B)
     o_b = program * (BLOCK_B - 1) + o_lane
     b_mask = (o_b < num_blocks) & ((o_lane < BLOCK_B - 1) | (o_b == num_blocks - 1))
-    # Of the indices of each expert, those before the block [E, G, B]: neighbouring lanes along the
-    # blocks of one expert, whose searches begin alike and end near each other. In one dimension,
-    # as of several the compiler would take the lanes along that of the store.
+    # How many indices of each expert are before each block [E, G, B]. Neighbouring lanes search for
+    # neighbouring blocks of one expert: such searches load from the same places. The search is in
+    # one dimension; with several the compiler would arrange the lanes as the store needs them.
     o_search = tl.arange(0, ALL_M * BLOCK_B)
     o_expert = o_search // BLOCK_B % G * E + o_search // (BLOCK_B * G)
     o_row = tl.minimum(o_expert, num_landmarks - 1) * topk
-    o_key = (program * (BLOCK_B - 1) + o_search % BLOCK_B) * KEYS
+    o_key = (program * (BLOCK_B - 1) + o_search % BLOCK_B) * ENTRY_BLOCK
     p_indices += head * num_landmarks * topk
     b_before = _count_below(p_indices + o_row, topk, o_key, TOPK_BITS)
     b_before = tl.reshape(b_before, [E, G, BLOCK_B])
@@ -123,17 +126,17 @@ def _place_entries(
 
 
 @triton.jit
-def _prepare_keys_kernel(
+def _reduce_and_place_kernel(
     p_part, p_values, p_grad_values, p_value_delta, p_indices, p_tiles, p_first_tile,
     p_shift, p_entry_start,
     num_landmarks, splits, reduce_programs, topk, num_blocks, num_tiles, expert_programs,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
-    SHARED: tl.constexpr, ROUTED: tl.constexpr, KEYS: tl.constexpr, TOPK_BITS: tl.constexpr,
+    SHARED: tl.constexpr, ROUTED: tl.constexpr, ENTRY_BLOCK: tl.constexpr, TOPK_BITS: tl.constexpr,
     BLOCK_B: tl.constexpr, ALL_M: tl.constexpr,
 ):  # fmt: skip
-    """Before the keys: gradients of the shared values, beside the places of entries, in one launch.
+    """Sums the gradients of the shared values and, in the same launch, finds places of entries.
 
-    Grid (programs that add up splits, then some that search; B H).
+    Grid (programs that sum, then programs that search; B H).
     """
     program, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if program < reduce_programs:
@@ -146,43 +149,45 @@ def _prepare_keys_kernel(
         _place_entries(
             program - reduce_programs, head, p_indices, p_tiles, p_first_tile,
             p_shift, p_entry_start, num_landmarks, topk, num_blocks, num_tiles, expert_programs,
-            KEYS, TOPK_BITS, BLOCK_B, ALL_M,
+            ENTRY_BLOCK, TOPK_BITS, BLOCK_B, ALL_M,
         )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=['first_head'])
 def _expert_backward_kernel(
-    p_query, p_key, p_value, p_indices, p_grad, p_lse, p_delta, p_row_of_slot, p_tiles,
+    p_query, p_key, p_value, p_indices, p_grad, p_lse, p_delta, p_route_of_slot, p_tiles,
     p_first_tile, p_shift, p_grad_query, p_entry_key, p_entry_grad_key, p_entry_grad_value,
-    sq_b, sq_h, sq_n, sq_d, sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d,
-    sg_b, sg_h, sg_n, sg_d, sx_b, sx_h, sx_n, sx_d,
+    s_query_b, s_query_h, s_query_n, s_query_d, s_key_b, s_key_h, s_key_n, s_key_d,
+    s_value_b, s_value_h, s_value_n, s_value_d,
+    s_grad_b, s_grad_h, s_grad_n, s_grad_d,
+    s_grad_query_b, s_grad_query_h, s_grad_query_n, s_grad_query_d,
     first_head, heads, num_tokens, num_landmarks, topk, num_routed, num_tiles, num_blocks,
     num_entries, scale_log2, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-    HEIGHT: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
-    KEYS: tl.constexpr, WITH_QUERY: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr,
+    TILE_HEIGHT: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    ENTRY_BLOCK: tl.constexpr, WITH_QUERY: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """dK_e and dV_e of each expert, over its queries. Grid (programs, blocks of keys, heads).
 
-    The programs share the tiles evenly, so that one may begin and end within an expert; it writes
-    what it has of each expert, for one block of keys, as entries of its own [heads, entries, D].
-    Reads q and do once a block of keys. Where one block holds all keys it also completes dq, of
-    which the shared expert's part is there.
+    The programs share the tiles evenly, so that one may begin and end within an expert. For each
+    expert and one block of keys, it writes its sums as entries of its own [heads, entries, D].
+    Reads q and do once per block of keys. If an expert's keys fit one block, it also completes dq:
+    it adds the part of the routed experts to that of the shared expert.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     part = tl.program_id(2).to(tl.int64)  # the entries are those of some heads alone
     head = first_head + part
     batch, local = head // heads, head % heads
-    p_query += batch * sq_b + local * sq_h
-    p_key += batch * sk_b + local * sk_h
-    p_value += batch * sv_b + local * sv_h
-    p_grad += batch * sg_b + local * sg_h
-    p_grad_query += batch * sx_b + local * sx_h
+    p_query += batch * s_query_b + local * s_query_h
+    p_key += batch * s_key_b + local * s_key_h
+    p_value += batch * s_value_b + local * s_value_h
+    p_grad += batch * s_grad_b + local * s_grad_h
+    p_grad_query += batch * s_grad_query_b + local * s_grad_query_h
     p_lse += head * num_tokens
     p_delta += head * num_tokens
     p_indices += head * num_landmarks * topk
-    p_row_of_slot += head * num_tiles * HEIGHT
+    p_route_of_slot += head * num_tiles * TILE_HEIGHT
     p_tiles += head * (num_tiles + 1)
     p_first_tile += head * num_landmarks
     p_shift += head * num_blocks * num_landmarks
@@ -191,8 +196,8 @@ def _expert_backward_kernel(
     p_entry_grad_value += part * num_entries * D
 
     used = tl.load(p_tiles + num_tiles)
-    # A step takes BLOCK_Q rows of a tile.
-    PARTS: tl.constexpr = HEIGHT // BLOCK_Q
+    # A step takes BLOCK_Q queries of a tile.
+    PARTS: tl.constexpr = TILE_HEIGHT // BLOCK_Q
     first, end = program * used // programs * PARTS, (program + 1) * used // programs * PARTS
     o_q = tl.arange(0, BLOCK_Q)
     o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -200,31 +205,35 @@ def _expert_backward_kernel(
     o_k = tl.minimum(o_k, topk - 1)  # absent keys repeat the last one; their weights are zero
     b_grad_key = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
     b_grad_value = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
-    # What tells the addresses of a step's rows is loaded a step ahead: the rows then wait for no
-    # other load, and a second stage lets them arrive during the arithmetic of the step before.
+    # A step's routes and keys, which give the addresses to load, are loaded one step ahead. So its
+    # loads need not wait for others, and a second stage runs them while the step before computes.
     packed = tl.load(p_tiles + first // PARTS)
-    following = tl.load(p_tiles + min(first + 1, end - 1) // PARTS)
+    next_packed = tl.load(p_tiles + min(first + 1, end - 1) // PARTS)
     expert = packed // 256
-    o_row = tl.load(p_row_of_slot + first * BLOCK_Q + o_q, mask=o_q < packed % 256, other=-1)
+    o_route = tl.load(p_route_of_slot + first * BLOCK_Q + o_q, mask=o_q < packed % 256, other=-1)
     o_key = tl.load(p_indices + expert * topk + o_k)
     for step in tl.range(first, end, num_stages=STAGES):
-        next_expert = following // 256
+        next_expert = next_packed // 256
         completes = (step + 1 == end) | (next_expert != expert)
-        q_mask = o_row >= 0
-        o_n = tl.maximum(o_row, 0) // num_routed  # absent rows are query 0, whose weights are zero
-        b_key = _load_rows(p_key, o_key, sk_n, sk_d, None, D, BLOCK_D, WIDE)  # [K, D]
-        b_value = _load_rows(p_value, o_key, sv_n, sv_d, None, D, BLOCK_D, WIDE)  # [K, D]
-        b_query = _load_rows(p_query, o_n, sq_n, sq_d, None, D, BLOCK_D, WIDE)  # [Q, D]
-        b_grad = _load_rows(p_grad, o_n, sg_n, sg_d, None, D, BLOCK_D, WIDE)  # [Q, D]
+        q_mask = o_route >= 0
+        o_n = tl.maximum(o_route, 0) // num_routed  # absent: query 0, with weights of zero
+        b_key = _load_rows(p_key, o_key, s_key_n, s_key_d, None, D, BLOCK_D, WIDE)  # [K, D]
+        b_value = _load_rows(p_value, o_key, s_value_n, s_value_d, None, D, BLOCK_D, WIDE)  # [K, D]
+        b_query = _load_rows(p_query, o_n, s_query_n, s_query_d, None, D, BLOCK_D, WIDE)  # [Q, D]
+        b_grad = _load_rows(p_grad, o_n, s_grad_n, s_grad_d, None, D, BLOCK_D, WIDE)  # [Q, D]
         b_lse = tl.load(p_lse + o_n, mask=q_mask, other=float('inf'))
         b_delta = tl.load(p_delta + o_n)
         next_step = min(step + 1, end - 1)
-        q_left = following % 256 - next_step % PARTS * BLOCK_Q
-        next_row = tl.load(p_row_of_slot + next_step * BLOCK_Q + o_q, mask=o_q < q_left, other=-1)
+        q_left = next_packed % 256 - next_step % PARTS * BLOCK_Q
+        next_route = tl.load(
+            p_route_of_slot + next_step * BLOCK_Q + o_q, mask=o_q < q_left, other=-1
+        )
         next_key = tl.load(p_indices + next_expert * topk + o_k)
-        following = tl.load(p_tiles + min(step + 2, end - 1) // PARTS)
+        next_packed = tl.load(p_tiles + min(step + 2, end - 1) // PARTS)
         if WITH_QUERY and ADD:
-            b_shared = _load_rows(p_grad_query, o_n, sx_n, sx_d, None, D, BLOCK_D, WIDE)  # [Q, D]
+            b_shared = _load_rows(
+                p_grad_query, o_n, s_grad_query_n, s_grad_query_d, None, D, BLOCK_D, WIDE
+            )  # [Q, D]
         b_grad_key, b_grad_value, b_grad_logits = _backward_step(
             b_query, b_grad, b_lse, b_delta, b_key, b_value,
             k_mask, scale_log2, b_grad_key, b_grad_value, PRECISION,
@@ -234,12 +243,15 @@ def _expert_backward_kernel(
             b_grad_query *= scale
             if ADD:
                 b_grad_query += b_shared.to(tl.float32)
-            _store_rows(p_grad_query, b_grad_query, o_n, sx_n, sx_d, q_mask, D, BLOCK_D, WIDE)
+            _store_rows(
+                p_grad_query, b_grad_query, o_n, s_grad_query_n, s_grad_query_d, q_mask, D,
+                BLOCK_D, WIDE,
+            )  # fmt: skip
         if completes:
             first_tile = tl.load(p_first_tile + expert)
             segment = program - program_of_tile(first_tile, used, programs)
             o_key = tl.load(p_indices + expert * topk + o_k)  # again, rather than kept in registers
-            o_shift = (o_key // KEYS) * num_landmarks + expert
+            o_shift = (o_key // ENTRY_BLOCK) * num_landmarks + expert
             b_shift = tl.load(p_shift + o_shift, mask=k_mask, other=0)
             o_entry = o_k + b_shift // 128 + segment * (b_shift % 128)
             tl.store(p_entry_key + o_entry, o_key, mask=k_mask)
@@ -247,13 +259,14 @@ def _expert_backward_kernel(
             _store_rows(p_entry_grad_value, b_grad_value, o_entry, D, 1, k_mask, D, BLOCK_D)
             b_grad_key = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
             b_grad_value = tl.zeros([BLOCK_K, BLOCK_D], dtype=tl.float32)
-        expert, o_row, o_key = next_expert, next_row, next_key
+        expert, o_route, o_key = next_expert, next_route, next_key
 
 
 @triton.jit(do_not_specialize=['first_head'])
-def _fold_kernel(
+def _accumulate_dkv_kernel(
     p_start, p_entry_key, p_entry_grad_key, p_entry_grad_value, p_grad_key, p_grad_value,
-    sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d,
+    s_grad_key_b, s_grad_key_h, s_grad_key_n, s_grad_key_d,
+    s_grad_value_b, s_grad_value_h, s_grad_value_n, s_grad_value_d,
     first_head, heads, num_tokens, num_entries, num_blocks,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, ADD: tl.constexpr,
@@ -261,8 +274,8 @@ def _fold_kernel(
 ):  # fmt: skip
     """Adds the entries of each block of keys to dk and dv. Grid (blocks of keys, heads).
 
-    Entries of a block are a range; they are added up by a product with a 0/1 matrix, the same for
-    keys and values. Reads 2 m k D values a head, and reads and writes dk and dv [B, H, N, D].
+    The entries of a block are one range. A product with a 0/1 matrix adds them up, the same for
+    keys and values. Reads 2 m k D numbers per head, and reads and writes dk and dv [B, H, N, D].
     """
     block, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
     head = first_head + part
@@ -271,8 +284,8 @@ def _fold_kernel(
     if ADD and start == end:
         return
     batch, local = head // heads, head % heads
-    p_grad_key += batch * sx_b + local * sx_h
-    p_grad_value += batch * sy_b + local * sy_h
+    p_grad_key += batch * s_grad_key_b + local * s_grad_key_h
+    p_grad_value += batch * s_grad_value_b + local * s_grad_value_h
     p_entry_key += part * num_entries
     p_entry_grad_key += part * num_entries * D
     p_entry_grad_value += part * num_entries * D
@@ -281,9 +294,13 @@ def _fold_kernel(
     b_grad_key = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     b_grad_value = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     if ADD:
-        b_shared = _load_rows(p_grad_key, o_n, sx_n, sx_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_shared = _load_rows(
+            p_grad_key, o_n, s_grad_key_n, s_grad_key_d, n_mask, D, BLOCK_D, WIDE
+        )  # [N, D]
         b_grad_key += b_shared.to(tl.float32)
-        b_shared = _load_rows(p_grad_value, o_n, sy_n, sy_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_shared = _load_rows(
+            p_grad_value, o_n, s_grad_value_n, s_grad_value_d, n_mask, D, BLOCK_D, WIDE
+        )  # [N, D]
         b_grad_value += b_shared.to(tl.float32)
     for first in range(start, end, BLOCK_E):
         o_e = first + tl.arange(0, BLOCK_E)
@@ -294,23 +311,25 @@ def _fold_kernel(
         b_owner = (o_n[:, None] == b_index[None, :]).to(b_keys.dtype)  # [N, E]
         b_grad_key = tl.dot(b_owner, b_keys, acc=b_grad_key, input_precision=PRECISION)
         b_grad_value = tl.dot(b_owner, b_values, acc=b_grad_value, input_precision=PRECISION)
-    _store_rows(p_grad_key, b_grad_key, o_n, sx_n, sx_d, n_mask, D, BLOCK_D, WIDE)
-    _store_rows(p_grad_value, b_grad_value, o_n, sy_n, sy_d, n_mask, D, BLOCK_D, WIDE)
+    _store_rows(p_grad_key, b_grad_key, o_n, s_grad_key_n, s_grad_key_d, n_mask, D, BLOCK_D, WIDE)
+    _store_rows(
+        p_grad_value, b_grad_value, o_n, s_grad_value_n, s_grad_value_d, n_mask, D, BLOCK_D, WIDE
+    )
 
 
 @triton.jit(do_not_specialize=['first_head'])
-def _fold_sparse_kernel(
+def _accumulate_dkv_sparse_kernel(
     p_start, p_entry_key, p_entry_grad_key, p_entry_grad_value, p_grad_key, p_grad_value,
-    sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d,
+    s_grad_key_b, s_grad_key_h, s_grad_key_n, s_grad_key_d,
+    s_grad_value_b, s_grad_value_h, s_grad_value_n, s_grad_value_d,
     first_head, heads, num_entries, num_blocks, blocks_per_program,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_E: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """As `_fold_kernel`, where experts hold fewer keys than there are: only those are touched.
+    """As `_accumulate_dkv_kernel`, for m k < N: only keys that are in experts are touched.
 
-    Entries that are the same key are added up by a product with a 0/1 matrix, and the first of them
-    adds the sum to the key. Reads 2 m k D values a head, and reads and writes as much of dk and dv
-    at most.
+    A product with a 0/1 matrix adds up the entries of the same key; the first of them adds the sum
+    to dk and dv. Reads 2 m k D numbers per head, and reads and writes at most as much of dk and dv.
     """
     block, part = tl.program_id(0) * blocks_per_program, tl.program_id(1).to(tl.int64)
     head = first_head + part
@@ -318,8 +337,8 @@ def _fold_sparse_kernel(
     start = tl.load(p_start + block)
     end = tl.load(p_start + min(block + blocks_per_program, num_blocks))
     batch, local = head // heads, head % heads
-    p_grad_key += batch * sx_b + local * sx_h
-    p_grad_value += batch * sy_b + local * sy_h
+    p_grad_key += batch * s_grad_key_b + local * s_grad_key_h
+    p_grad_value += batch * s_grad_value_b + local * s_grad_value_h
     p_entry_key += part * num_entries
     p_entry_grad_key += part * num_entries * D
     p_entry_grad_value += part * num_entries * D
@@ -331,15 +350,25 @@ def _fold_sparse_kernel(
         b_index = tl.load(p_entry_key + o_e, mask=e_mask, other=-1)
         b_keys = _load_rows(p_entry_grad_key, o_e, D, 1, e_mask, D, BLOCK_D)  # [E, D]
         b_values = _load_rows(p_entry_grad_value, o_e, D, 1, e_mask, D, BLOCK_D)  # [E, D]
-        b_grad_key = _load_rows(p_grad_key, b_index, sx_n, sx_d, e_mask, D, BLOCK_D, WIDE)
-        b_grad_value = _load_rows(p_grad_value, b_index, sy_n, sy_d, e_mask, D, BLOCK_D, WIDE)
+        b_grad_key = _load_rows(
+            p_grad_key, b_index, s_grad_key_n, s_grad_key_d, e_mask, D, BLOCK_D, WIDE
+        )
+        b_grad_value = _load_rows(
+            p_grad_value, b_index, s_grad_value_n, s_grad_value_d, e_mask, D, BLOCK_D, WIDE
+        )
         same = b_index[:, None] == b_index[None, :]  # [E, E]
         is_first = tl.sum((same & earlier).to(tl.int32), 1) == 0
         b_same = same.to(b_keys.dtype)
         b_sum = tl.dot(b_same, b_keys, input_precision=PRECISION) + b_grad_key.to(tl.float32)
-        _store_rows(p_grad_key, b_sum, b_index, sx_n, sx_d, e_mask & is_first, D, BLOCK_D, WIDE)
+        _store_rows(
+            p_grad_key, b_sum, b_index, s_grad_key_n, s_grad_key_d, e_mask & is_first, D, BLOCK_D,
+            WIDE,
+        )  # fmt: skip
         b_sum = tl.dot(b_same, b_values, input_precision=PRECISION) + b_grad_value.to(tl.float32)
-        _store_rows(p_grad_value, b_sum, b_index, sy_n, sy_d, e_mask & is_first, D, BLOCK_D, WIDE)
+        _store_rows(
+            p_grad_value, b_sum, b_index, s_grad_value_n, s_grad_value_d, e_mask & is_first, D,
+            BLOCK_D, WIDE,
+        )  # fmt: skip
         tl.debug_barrier()  # the next entries may be the same keys
 
 
@@ -348,34 +377,34 @@ class Entries(NamedTuple):
 
     shift: Tensor  # int32 [B H, blocks of keys, m], as `_place_entries` writes it
     start: Tensor  # int32 [B H, blocks of keys + 1], likewise
-    heads_at_once: int
-    programs: int  # that share the tiles of a head
+    heads_at_once: int  # heads whose entries are written before they are added up
+    programs: int  # programs that share the tiles of a head
 
 
-def prepare_keys(
+def reduce_and_place(
     plan: Plan, state: State, part_values: Tensor, grad_values: Tensor, value_delta: Tensor,
     tokens: int, options: MiTAOptions, blocks: Blocks,
 ) -> Entries:  # fmt: skip
-    """Adds up the gradients of the shared values [B H, m, d], and places the entries."""
-    rows, num_landmarks = state.indices.shape[:2]
+    """Sums the gradients of the shared values [B H, m, d], and finds the places of the entries."""
+    all_heads, num_landmarks = state.indices.shape[:2]
     topk, shared = options.topk, options.shared
     routed, dim = topk > 0, state.values.shape[2]
-    key_blocks = cdiv(tokens, blocks.rows)
-    shift = entry_start = part_values  # where left out
+    key_blocks = cdiv(tokens, blocks.entry_block)
+    shift = entry_start = part_values  # any tensor for what is left out
     if routed:
-        shift = plan.scratch(rows, key_blocks, num_landmarks, dtype=torch.int32)
-        entry_start = plan.scratch(rows, key_blocks + 1, dtype=torch.int32)
-    heads_at_once, expert_programs = share_experts(blocks, rows, tokens, num_landmarks, topk)
+        shift = plan.scratch(all_heads, key_blocks, num_landmarks, dtype=torch.int32)
+        entry_start = plan.scratch(all_heads, key_blocks + 1, dtype=torch.int32)
+    heads_at_once, expert_programs = share_experts(blocks, all_heads, tokens, num_landmarks, topk)
     place_programs, place = choose_entry_blocks(blocks.all_landmarks, key_blocks)
     reduce = choose_reduce_blocks(blocks, place['num_warps'])
     reduce_programs = cdiv(num_landmarks, reduce['BLOCK_M']) if shared else 0
     plan.launch(
-        _prepare_keys_kernel, (reduce_programs + (place_programs if routed else 0), rows),
+        _reduce_and_place_kernel, (reduce_programs + (place_programs if routed else 0), all_heads),
         part_values, state.values, grad_values, value_delta,
         state.indices, state.tiles, state.first_tile, shift, entry_start,
         num_landmarks, blocks.backward_splits, reduce_programs, topk, key_blocks,
         state.tiles.shape[1] - 1, expert_programs,
-        D=dim, BLOCK_D=blocks.dim, SHARED=shared, ROUTED=routed, KEYS=blocks.rows,
+        D=dim, BLOCK_D=blocks.dim, SHARED=shared, ROUTED=routed, ENTRY_BLOCK=blocks.entry_block,
         TOPK_BITS=topk.bit_length(), ALL_M=blocks.all_landmarks, **reduce, **place,
     )  # fmt: skip
     return Entries(shift, entry_start, heads_at_once, expert_programs)
@@ -386,7 +415,7 @@ def grad_routed(
     key: Tensor, value: Tensor, grad: Tensor, delta: Tensor, state: State, entries: Entries,
     options: MiTAOptions, one_pass: bool, blocks: Blocks, wide: bool,
 ) -> None:  # fmt: skip
-    """Adds what the routed experts give; without a shared expert, writes it."""
+    """Adds the gradients through the routed experts; without a shared expert, writes them."""
     heads, tokens, dim = query.shape[1:]
     topk, num_routed, shared = options.topk, options.num_routed, options.shared
     lse, shift, entry_start = state.lse, entries.shift, entries.start
@@ -394,48 +423,53 @@ def grad_routed(
     common = {
         'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(query.dtype), 'WIDE': wide
     }  # fmt: skip
-    rows, num_landmarks = state.indices.shape[:2]
+    all_heads, num_landmarks = state.indices.shape[:2]
     key_blocks = shift.shape[1]
-    # Each program but a head's first may begin within an expert, and so add a segment of it.
+    # Each program but a head's first may begin within an expert, and so add a segment to it.
     num_entries = (num_landmarks + expert_programs - 1) * topk  # at most
     entry_key = plan.scratch(heads_at_once, num_entries, dtype=torch.int32)
     entry_grad_key, entry_grad_value = plan.scratch(
         2, heads_at_once, num_entries, dim, dtype=query.dtype
     )
-    held = num_landmarks * topk  # keys of all experts
+    expert_keys = num_landmarks * topk  # keys of all experts
     launch = blocks.expert_backward
-    for first_head in range(0, rows, heads_at_once):
-        part_heads = min(heads_at_once, rows - first_head)
+    for first_head in range(0, all_heads, heads_at_once):
+        part_heads = min(heads_at_once, all_heads - first_head)
         plan.launch(
             _expert_backward_kernel,
             (expert_programs, cdiv(topk, blocks.keys), part_heads),
             query, key, value, state.indices, grad, lse, delta,
-            state.row_of_slot, state.tiles, state.first_tile, shift,
+            state.route_of_slot, state.tiles, state.first_tile, shift,
             grad_query, entry_key, entry_grad_key, entry_grad_value,
             *query.stride(), *key.stride(), *value.stride(), *grad.stride(), *grad_query.stride(),
             first_head, heads, tokens, num_landmarks, topk, num_routed, state.tiles.shape[1] - 1,
             key_blocks, num_entries, options.scale * LOG2E, options.scale,
-            HEIGHT=blocks.height, BLOCK_Q=launch.rows, BLOCK_K=blocks.keys, KEYS=blocks.rows,
-            WITH_QUERY=one_pass, ADD=shared, STAGES=launch.stages, **common, **launch.launch,
+            TILE_HEIGHT=blocks.tile_height, BLOCK_Q=launch.block, BLOCK_K=blocks.keys,
+            ENTRY_BLOCK=blocks.entry_block,
+            WITH_QUERY=one_pass, ADD=shared, STAGES=launch.stages, **common,
+            **launch.triton_options,
         )  # fmt: skip
-        if shared and held < tokens:
-            key_blocks_per_program = tokens // held
+        if shared and expert_keys < tokens:
+            key_blocks_per_program = tokens // expert_keys
             plan.launch(
-                _fold_sparse_kernel, (cdiv(key_blocks, key_blocks_per_program), part_heads),
+                _accumulate_dkv_sparse_kernel,
+                (cdiv(key_blocks, key_blocks_per_program), part_heads),
                 entry_start, entry_key, entry_grad_key, entry_grad_value, grad_key, grad_value,
                 *grad_key.stride(), *grad_value.stride(),
                 first_head, heads, num_entries, key_blocks, key_blocks_per_program,
-                BLOCK_E=blocks.fold_sparse.rows, **common, **blocks.fold_sparse.launch,
+                BLOCK_E=blocks.accumulate_dkv_sparse.block, **common,
+                **blocks.accumulate_dkv_sparse.triton_options,
             )  # fmt: skip
             continue
         plan.launch(
-            _fold_kernel, (key_blocks, part_heads),
+            _accumulate_dkv_kernel, (key_blocks, part_heads),
             entry_start, entry_key, entry_grad_key, entry_grad_value, grad_key, grad_value,
             *grad_key.stride(), *grad_value.stride(),
             first_head, heads, tokens, num_entries, key_blocks,
-            BLOCK_N=blocks.rows,
+            BLOCK_N=blocks.entry_block,
             BLOCK_E=min(
-                blocks.fold.rows, max(16, next_power_of_2(cdiv(held * blocks.rows, tokens)))
+                blocks.accumulate_dkv.block,
+                max(16, next_power_of_2(cdiv(expert_keys * blocks.entry_block, tokens))),
             ),
-            ADD=shared, **common, **blocks.fold.launch,
+            ADD=shared, **common, **blocks.accumulate_dkv.triton_options,
         )  # fmt: skip

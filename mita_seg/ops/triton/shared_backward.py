@@ -1,7 +1,7 @@
 """Gradients through the shared expert: its queries, its keys and values, and the landmarks.
 
-All go through tokens in natural order. Sums over many tokens are partial, one for each split, and
-added up by kernels of their own, in a fixed order.
+All kernels take the tokens in their order. Sums over many tokens are first made for each split of
+the tokens; further kernels add them up, in a fixed order.
 """
 
 import triton
@@ -21,33 +21,37 @@ from .steps import _backward_step, _dot, _load_rows, _logits, _scaled_sum, _stor
 def _shared_backward_kernel(
     p_query, p_grad, p_out, p_lse, p_delta, p_landmarks, p_values,
     p_part_values, p_part_landmarks, p_grad_query,
-    sq_b, sq_h, sq_n, sq_d, sg_b, sg_h, sg_n, sg_d, so_b, so_h, so_n, so_d,
-    sl_b, sl_h, sl_m, sl_d, sx_b, sx_h, sx_n, sx_d,
+    s_query_b, s_query_h, s_query_n, s_query_d, s_grad_b, s_grad_h, s_grad_n, s_grad_d,
+    s_out_b, s_out_h, s_out_n, s_out_d,
+    s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
+    s_grad_query_b, s_grad_query_h, s_grad_query_n, s_grad_query_d,
     heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_Q: tl.constexpr,
     SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, EVEN: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (splits of queries, blocks of landmarks, B H), queries in natural order.
+    """Grid (splits of queries, blocks of landmarks, B H).
 
-    Reads q, o and do once; writes delta = sum(do * o) [B H, N s] and, for each split, partial sums
-    [B H, splits, m, D] for the landmarks and their values. Where one block holds all landmarks it
-    also writes their part of dq.
+    Reads q, o and do once; writes delta = sum(do * o) [B H, N] and, for each split, partial sums
+    [B H, splits, m, D] for the landmarks and their values. If all landmarks fit one block, it also
+    writes their part of dq.
     """
     split, landmark_block = tl.program_id(0), tl.program_id(1)
     head = tl.program_id(2).to(tl.int64)
     batch, local = head // heads, head % heads
-    p_query += batch * sq_b + local * sq_h
-    p_grad += batch * sg_b + local * sg_h
-    p_out += batch * so_b + local * so_h
-    p_landmarks += batch * sl_b + local * sl_h
-    p_grad_query += batch * sx_b + local * sx_h
+    p_query += batch * s_query_b + local * s_query_h
+    p_grad += batch * s_grad_b + local * s_grad_h
+    p_out += batch * s_out_b + local * s_out_h
+    p_landmarks += batch * s_landmarks_b + local * s_landmarks_h
+    p_grad_query += batch * s_grad_query_b + local * s_grad_query_h
 
     o_m = landmark_block * BLOCK_M + tl.arange(0, BLOCK_M)
     m_mask = o_m < num_landmarks
     if SHARED:
-        b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)  # [M, D]
+        b_landmarks = _load_rows(
+            p_landmarks, o_m, s_landmarks_m, s_landmarks_d, m_mask, D, BLOCK_D
+        )  # [M, D]
         p_values += head * num_landmarks * D
         b_values = _load_rows(p_values, o_m, D, 1, m_mask, D, BLOCK_D)  # [M, D]
         b_grad_values = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
@@ -58,13 +62,15 @@ def _shared_backward_kernel(
     for first in tl.range(begin, end, BLOCK_Q, num_stages=STAGES):
         o_n = first + tl.arange(0, BLOCK_Q)
         n_mask = None if EVEN else o_n < num_tokens
-        b_grad = _load_rows(p_grad, o_n, sg_n, sg_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
-        b_out = _load_rows(p_out, o_n, so_n, so_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
+        b_grad = _load_rows(p_grad, o_n, s_grad_n, s_grad_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
+        b_out = _load_rows(p_out, o_n, s_out_n, s_out_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
         b_delta = tl.sum(b_grad.to(tl.float32) * b_out.to(tl.float32), 1)  # [Q]
         if landmark_block == 0:
             tl.store(p_delta + head * num_tokens + o_n, b_delta, mask=n_mask)
         if SHARED:
-            b_query = _load_rows(p_query, o_n, sq_n, sq_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
+            b_query = _load_rows(
+                p_query, o_n, s_query_n, s_query_d, n_mask, D, BLOCK_D, WIDE
+            )  # [Q, D]
             if EVEN:
                 b_lse = tl.load(p_lse + head * num_tokens + o_n)
             else:
@@ -76,8 +82,9 @@ def _shared_backward_kernel(
             if WITH_QUERY:
                 b_grad_query = _dot(tl.trans(b_grad_logits), b_landmarks, None, PRECISION)  # [Q, D]
                 _store_rows(
-                    p_grad_query, b_grad_query * scale, o_n, sx_n, sx_d, n_mask, D, BLOCK_D, WIDE
-                )
+                    p_grad_query, b_grad_query * scale, o_n, s_grad_query_n, s_grad_query_d,
+                    n_mask, D, BLOCK_D, WIDE,
+                )  # fmt: skip
 
     if SHARED:
         o_part = (head * splits + split) * num_landmarks + o_m
@@ -92,8 +99,8 @@ def _shared_value_step(
 ):  # fmt: skip
     """Softmax weights and gradients of the scores [N, M] of keys under landmarks.
 
-    `present` [N]; None: all keys are there. Absent landmarks, whose rows and numbers are zero, meet
-    zeros alone in the products that follow; absent keys might meet infinite weights.
+    `present` [N]; None: all keys are there. Absent landmarks need no mask: all their numbers are
+    zero, and so are their products. Absent keys need one: their weights might be infinite.
     """
     b_scores = _dot(b_key, tl.trans(b_landmarks), None, PRECISION)  # [N, M]
     b_logits = _logits(b_scores, scale_log2, PRECISION)
@@ -109,8 +116,10 @@ def _shared_value_step(
 def _key_backward_kernel(
     p_key, p_value, p_landmarks, p_landmark_lse, p_grad_values, p_value_delta,
     p_grad_key, p_grad_value, p_part_landmarks,
-    sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d, sl_b, sl_h, sl_m, sl_d,
-    sx_b, sx_h, sx_n, sx_d, sy_b, sy_h, sy_n, sy_d,
+    s_key_b, s_key_h, s_key_n, s_key_d, s_value_b, s_value_h, s_value_n, s_value_d,
+    s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
+    s_grad_key_b, s_grad_key_h, s_grad_key_n, s_grad_key_d,
+    s_grad_value_b, s_grad_value_h, s_grad_value_n, s_grad_value_d,
     heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -119,23 +128,25 @@ def _key_backward_kernel(
 ):  # fmt: skip
     """dk and dv through the shared values softmax(c S) V. Grid (blocks of keys, B H).
 
-    Reads k and v and writes dk and dv [B, H, N, D] once. Where one block holds all landmarks, each
-    program also sums up their gradient over its keys.
+    Reads k and v and writes dk and dv [B, H, N, D] once. If all landmarks fit one block, each
+    program also sums their gradient over its keys.
     """
     split, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, local = head // heads, head % heads
-    p_key += batch * sk_b + local * sk_h
-    p_value += batch * sv_b + local * sv_h
-    p_landmarks += batch * sl_b + local * sl_h
-    p_grad_key += batch * sx_b + local * sx_h
-    p_grad_value += batch * sy_b + local * sy_h
+    p_key += batch * s_key_b + local * s_key_h
+    p_value += batch * s_value_b + local * s_value_h
+    p_landmarks += batch * s_landmarks_b + local * s_landmarks_h
+    p_grad_key += batch * s_grad_key_b + local * s_grad_key_h
+    p_grad_value += batch * s_grad_value_b + local * s_grad_value_h
     p_grad_values += head * num_landmarks * D
     p_landmark_lse += head * num_landmarks
     p_value_delta += head * num_landmarks
     o_m = tl.arange(0, BLOCK_M)
     m_mask = o_m < num_landmarks
     if ONE_BLOCK:
-        b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)  # [M, D]
+        b_landmarks = _load_rows(
+            p_landmarks, o_m, s_landmarks_m, s_landmarks_d, m_mask, D, BLOCK_D
+        )  # [M, D]
         b_grad_shared = _load_rows(p_grad_values, o_m, D, 1, m_mask, D, BLOCK_D)  # [M, D]
         b_lse = tl.load(p_landmark_lse + o_m, mask=m_mask, other=0.0)
         b_delta = tl.load(p_value_delta + o_m, mask=m_mask, other=0.0)
@@ -147,14 +158,14 @@ def _key_backward_kernel(
     ):
         o_n = start + tl.arange(0, BLOCK_N)
         n_mask = None if EVEN else o_n < num_tokens
-        b_key = _load_rows(p_key, o_n, sk_n, sk_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
-        b_value = _load_rows(p_value, o_n, sv_n, sv_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_key = _load_rows(p_key, o_n, s_key_n, s_key_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_value = _load_rows(p_value, o_n, s_value_n, s_value_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         if ONE_BLOCK:
             b_weights, b_grad_scores = _shared_value_step(
                 b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
                 n_mask, scale_log2, PRECISION,
             )  # fmt: skip
-            # Not the last dot of a step: see `_scaled_sum`.
+            # This must not be the last dot of a step: see `_scaled_sum`.
             b_grad_landmarks = _dot(tl.trans(b_grad_scores), b_key, b_grad_landmarks, PRECISION)
             b_grad_value = _dot(b_weights, b_grad_shared, None, PRECISION)
             b_grad_key = _dot(b_grad_scores, b_landmarks, None, PRECISION)
@@ -164,7 +175,9 @@ def _key_backward_kernel(
             for first in range(0, num_landmarks, BLOCK_M):
                 o_m = first + tl.arange(0, BLOCK_M)
                 m_mask = o_m < num_landmarks
-                b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)
+                b_landmarks = _load_rows(
+                    p_landmarks, o_m, s_landmarks_m, s_landmarks_d, m_mask, D, BLOCK_D
+                )
                 b_grad_shared = _load_rows(p_grad_values, o_m, D, 1, m_mask, D, BLOCK_D)
                 b_lse = tl.load(p_landmark_lse + o_m, mask=m_mask, other=0.0)
                 b_delta = tl.load(p_value_delta + o_m, mask=m_mask, other=0.0)
@@ -174,8 +187,14 @@ def _key_backward_kernel(
                 )  # fmt: skip
                 b_grad_value = _dot(b_weights, b_grad_shared, b_grad_value, PRECISION)
                 b_grad_key = _dot(b_grad_scores, b_landmarks, b_grad_key, PRECISION)
-        _store_rows(p_grad_key, b_grad_key * scale, o_n, sx_n, sx_d, n_mask, D, BLOCK_D, WIDE)
-        _store_rows(p_grad_value, b_grad_value, o_n, sy_n, sy_d, n_mask, D, BLOCK_D, WIDE)
+        _store_rows(
+            p_grad_key, b_grad_key * scale, o_n, s_grad_key_n, s_grad_key_d, n_mask, D, BLOCK_D,
+            WIDE,
+        )  # fmt: skip
+        _store_rows(
+            p_grad_value, b_grad_value, o_n, s_grad_value_n, s_grad_value_d, n_mask, D, BLOCK_D,
+            WIDE,
+        )  # fmt: skip
 
     if ONE_BLOCK:
         o_part = (head * splits + split) * num_landmarks + o_m
@@ -185,7 +204,8 @@ def _key_backward_kernel(
 @triton.jit
 def _landmark_backward_kernel(
     p_key, p_value, p_landmarks, p_landmark_lse, p_grad_values, p_value_delta, p_part_landmarks,
-    sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d, sl_b, sl_h, sl_m, sl_d,
+    s_key_b, s_key_h, s_key_n, s_key_d, s_value_b, s_value_h, s_value_n, s_value_d,
+    s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
     heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, EVEN: tl.constexpr,
@@ -193,18 +213,20 @@ def _landmark_backward_kernel(
 ):  # fmt: skip
     """Gradient of the landmarks through the shared values. Grid (splits of keys, blocks, B H).
 
-    For landmarks that need several blocks: reads k and v once a block and writes partial sums
+    For landmarks that need several blocks: reads k and v once per block and writes partial sums
     [B H, splits, m, D].
     """
     split, head = tl.program_id(0), tl.program_id(2).to(tl.int64)
     batch, local = head // heads, head % heads
-    p_key += batch * sk_b + local * sk_h
-    p_value += batch * sv_b + local * sv_h
-    p_landmarks += batch * sl_b + local * sl_h
+    p_key += batch * s_key_b + local * s_key_h
+    p_value += batch * s_value_b + local * s_value_h
+    p_landmarks += batch * s_landmarks_b + local * s_landmarks_h
     o_m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_mask = o_m < num_landmarks
     o_row = head * num_landmarks + o_m
-    b_landmarks = _load_rows(p_landmarks, o_m, sl_m, sl_d, m_mask, D, BLOCK_D)  # [M, D]
+    b_landmarks = _load_rows(
+        p_landmarks, o_m, s_landmarks_m, s_landmarks_d, m_mask, D, BLOCK_D
+    )  # [M, D]
     b_grad_shared = _load_rows(p_grad_values, o_row, D, 1, m_mask, D, BLOCK_D)  # [M, D]
     b_lse = tl.load(p_landmark_lse + o_row, mask=m_mask, other=0.0)
     b_delta = tl.load(p_value_delta + o_row, mask=m_mask, other=0.0)
@@ -214,8 +236,8 @@ def _landmark_backward_kernel(
     for first in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
         o_n = first + tl.arange(0, BLOCK_N)
         n_mask = None if EVEN else o_n < num_tokens
-        b_key = _load_rows(p_key, o_n, sk_n, sk_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
-        b_value = _load_rows(p_value, o_n, sv_n, sv_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_key = _load_rows(p_key, o_n, s_key_n, s_key_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_value = _load_rows(p_value, o_n, s_value_n, s_value_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         _, b_grad_scores = _shared_value_step(
             b_key, b_value, b_landmarks, b_grad_shared, b_lse, b_delta,
             n_mask, scale_log2, PRECISION,
@@ -231,9 +253,9 @@ def _sum_splits(
     p_part, o_m, head, splits, num_landmarks,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """part [B H, splits, m, D] -> the sums of landmarks `o_m` [M, D]; zero where there is none.
+    """part [B H, splits, m, D] -> sums of landmarks `o_m` [M, D]; zero for absent landmarks.
 
-    BLOCK_S splits are unrolled, so that their loads are on their way at once.
+    BLOCK_S splits are unrolled, so that their loads run at once.
     """
     m_mask = o_m < num_landmarks
     b_sum = tl.zeros([o_m.shape[0], BLOCK_D], dtype=tl.float32)
@@ -262,11 +284,12 @@ def reduce_values(
 
 @triton.jit
 def _reduce_landmarks_kernel(
-    p_part, p_key_part, p_out, num_landmarks, splits, height, width, rows, columns,
+    p_part, p_key_part, p_out, num_landmarks, splits, height, width, landmark_height,
+    landmark_width,
     AVERAGE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Landmark gradient: from the output softmax plus, over the keys, through the values.
+    """Gradient of the landmarks: through the output's softmax plus through the shared values.
 
     AVERAGE: divided by the number of tokens in the landmark's window, for pooled landmarks.
     """
@@ -274,8 +297,8 @@ def _reduce_landmarks_kernel(
     b_sum = _sum_splits(p_part, o_m, head, splits, num_landmarks, D, BLOCK_D, BLOCK_S)
     b_sum += _sum_splits(p_key_part, o_m, head, splits, num_landmarks, D, BLOCK_D, BLOCK_S)
     if AVERAGE:
-        top, bottom = window_of(o_m // columns, rows, height)
-        left, right = window_of(o_m % columns, columns, width)
+        top, bottom = window_of(o_m // landmark_width, landmark_height, height)
+        left, right = window_of(o_m % landmark_width, landmark_width, width)
         b_sum /= ((bottom - top) * (right - left)).to(tl.float32)[:, None]
     o_row = head * num_landmarks + o_m
     _store_rows(p_out, b_sum, o_row, D, 1, o_m < num_landmarks, D, BLOCK_D)
@@ -291,22 +314,22 @@ def grad_from_queries(
     `part_values`, `part_landmarks` [B H, splits, m, d]; with `one_pass` also part of `grad_query`.
     """
     batch, heads, tokens, dim = query.shape
-    num_landmarks, rows, lse = landmarks.shape[2], batch * heads, state.lse
+    num_landmarks, all_heads, lse = landmarks.shape[2], batch * heads, state.lse
     shared, scale = options.shared, options.landmark_scale
     landmark_blocks = cdiv(num_landmarks, blocks.landmarks)
     plan.launch(
         _shared_backward_kernel,
-        (blocks.backward_splits, landmark_blocks if shared else 1, rows),
+        (blocks.backward_splits, landmark_blocks if shared else 1, all_heads),
         query, grad, out, lse, delta, landmarks, state.values,
         part_values, part_landmarks, grad_query,
         *query.stride(), *grad.stride(), *out.stride(), *landmarks.stride(), *grad_query.stride(),
         heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
         scale * LOG2E, scale,
-        BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.shared_backward.rows,
-        SHARED=shared, WITH_QUERY=one_pass, EVEN=tokens % blocks.shared_backward.rows == 0,
+        BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.shared_backward.block,
+        SHARED=shared, WITH_QUERY=one_pass, EVEN=tokens % blocks.shared_backward.block == 0,
         STAGES=blocks.shared_backward.stages,
         D=dim, BLOCK_D=blocks.dim, PRECISION=precision(query.dtype), WIDE=wide,
-        **blocks.shared_backward.launch,
+        **blocks.shared_backward.triton_options,
     )  # fmt: skip
 
 
@@ -315,40 +338,40 @@ def grad_from_values(
     grad_values: Tensor, value_delta: Tensor, grad_key: Tensor, grad_value: Tensor,
     part_keys: Tensor, options: MiTAOptions, blocks: Blocks, wide: bool,
 ) -> None:  # fmt: skip
-    """Writes what the shared values' gradient gives to keys, values and landmarks.
+    """Writes the gradients through the shared values: of keys, values and landmarks.
 
-    The landmarks' in parts, `part_keys` [B H, splits, m, d].
+    That of the landmarks comes in parts, `part_keys` [B H, splits, m, d].
     """
     batch, heads, tokens, dim = key.shape
-    num_landmarks, rows, scale = landmarks.shape[2], batch * heads, options.scale
+    num_landmarks, all_heads, scale = landmarks.shape[2], batch * heads, options.scale
     one_block = blocks.one_landmark_block
     common = {
         'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(key.dtype), 'WIDE': wide
     }  # fmt: skip
-    # One block of landmarks: a program sums their gradient; else another kernel does.
+    # With one block of landmarks the kernel also sums their gradient; else another kernel does.
     launch = blocks.key_backward
-    per_program = blocks.backward_tokens if one_block else launch.rows
+    per_program = blocks.backward_tokens if one_block else launch.block
     plan.launch(
-        _key_backward_kernel, (cdiv(tokens, per_program), rows),
+        _key_backward_kernel, (cdiv(tokens, per_program), all_heads),
         key, value, landmarks, state.landmark_lse, grad_values, value_delta,
         grad_key, grad_value, part_keys,
         *key.stride(), *value.stride(), *landmarks.stride(), *grad_key.stride(),
         *grad_value.stride(),
         heads, tokens, num_landmarks, blocks.backward_splits, per_program, scale * LOG2E, scale,
-        BLOCK_N=launch.rows, BLOCK_M=blocks.landmarks, ONE_BLOCK=one_block,
-        EVEN=tokens % launch.rows == 0, STAGES=launch.stages, **common, **launch.launch,
+        BLOCK_N=launch.block, BLOCK_M=blocks.landmarks, ONE_BLOCK=one_block,
+        EVEN=tokens % launch.block == 0, STAGES=launch.stages, **common, **launch.triton_options,
     )  # fmt: skip
     if not one_block:
         launch = blocks.landmark_backward
         plan.launch(
             _landmark_backward_kernel,
-            (blocks.backward_splits, cdiv(num_landmarks, blocks.landmarks), rows),
+            (blocks.backward_splits, cdiv(num_landmarks, blocks.landmarks), all_heads),
             key, value, landmarks, state.landmark_lse, grad_values, value_delta, part_keys,
             *key.stride(), *value.stride(), *landmarks.stride(),
             heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
             scale * LOG2E, scale,
-            BLOCK_N=launch.rows, BLOCK_M=blocks.landmarks, EVEN=tokens % launch.rows == 0,
-            STAGES=launch.stages, **common, **launch.launch,
+            BLOCK_N=launch.block, BLOCK_M=blocks.landmarks, EVEN=tokens % launch.block == 0,
+            STAGES=launch.stages, **common, **launch.triton_options,
         )  # fmt: skip
 
 
@@ -356,13 +379,13 @@ def reduce_landmarks(
     plan: Plan, part_landmarks: Tensor, part_keys: Tensor, grad_landmarks: Tensor,
     pooling: Pooling | None, blocks: Blocks,
 ) -> None:  # fmt: skip
-    """Adds up the parts; of pooled landmarks, divided by the number of tokens in their window."""
-    rows, _, num_landmarks, dim = part_landmarks.shape
+    """Adds up the parts; for pooled landmarks, divides by the number of tokens in the window."""
+    all_heads, _, num_landmarks, dim = part_landmarks.shape
     # Landmarks that were given are not averaged: the numbers are not read.
     height, width, landmark_height, landmark_width, *_ = pooling or (1, 1, 1, num_landmarks)
     reduce = choose_reduce_blocks(blocks, **REDUCE)
     plan.launch(
-        _reduce_landmarks_kernel, (cdiv(num_landmarks, reduce['BLOCK_M']), rows),
+        _reduce_landmarks_kernel, (cdiv(num_landmarks, reduce['BLOCK_M']), all_heads),
         part_landmarks, part_keys, grad_landmarks, num_landmarks, blocks.backward_splits,
         height, width, landmark_height, landmark_width, AVERAGE=pooling is not None,
         D=dim, BLOCK_D=blocks.dim, **reduce, **REDUCE,

@@ -1,7 +1,9 @@
 """What several kernels do with a block: loading rows, and one step of a softmax each way.
 
-Names: p_ pointer, b_ block of values, o_ offsets. Q, K, D: queries, keys and head dimension of a
-block. Logits are in base 2, as exp2 is the instruction that the hardware has.
+Names: p_ pointer, b_ block of values, o_ offsets; s_query_n: stride of the query in dimension n.
+The dimensions are b (batch), h (heads), n (tokens), m (landmarks) and d. Q, K, D: queries, keys and
+head dimension of a block. A row is a row of a matrix, usually a vector of d numbers.
+Logits are in base 2, as exp2 is the instruction that the hardware has.
 PRECISION: of products of float32, 'ieee' where the inputs are float32.
 """
 
@@ -11,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def _load_rows(
-    p_base, o_rows, stride_n, stride_d, mask, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    p_base, o_rows, s_row, s_column, mask, D: tl.constexpr, BLOCK_D: tl.constexpr,
     WIDE: tl.constexpr = False,
 ):  # fmt: skip
     """Rows `o_rows` [R] of a matrix [.., D]; zero where `mask` [R] is false. None: all are there.
@@ -20,7 +22,7 @@ def _load_rows(
     """
     o_d = tl.arange(0, BLOCK_D)
     o_rows = o_rows.to(tl.int64) if WIDE else o_rows
-    p_rows = p_base + o_rows[:, None] * stride_n + o_d[None, :] * stride_d
+    p_rows = p_base + o_rows[:, None] * s_row + o_d[None, :] * s_column
     in_row = (o_d < D)[None, :]
     if mask is None:
         b_rows = tl.load(p_rows) if D >= BLOCK_D else tl.load(p_rows, mask=in_row, other=0.0)
@@ -33,13 +35,13 @@ def _load_rows(
 
 @triton.jit
 def _store_rows(
-    p_base, b_rows, o_rows, stride_n, stride_d, mask, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    p_base, b_rows, o_rows, s_row, s_column, mask, D: tl.constexpr, BLOCK_D: tl.constexpr,
     WIDE: tl.constexpr = False,
 ):  # fmt: skip
     """The inverse of `_load_rows`, rounded to the dtype of the matrix."""
     o_d = tl.arange(0, BLOCK_D)
     o_rows = o_rows.to(tl.int64) if WIDE else o_rows
-    p_rows = p_base + o_rows[:, None] * stride_n + o_d[None, :] * stride_d
+    p_rows = p_base + o_rows[:, None] * s_row + o_d[None, :] * s_column
     b_rows = b_rows.to(p_base.dtype.element_ty)
     in_row = (o_d < D)[None, :]
     if mask is None:
@@ -54,9 +56,9 @@ def _store_rows(
 def _dot(b_left, b_right, b_sum, PRECISION: tl.constexpr):
     """Product of b_left [I, J] and b_right [J, K], plus `b_sum` [I, K] unless that is None.
 
-    float32 has no tensor cores: a dot is one chain of roundings, as long as what it sums. Pieces of
-    16, the shortest inner dimension of a dot, keep the error near that of plain operations. (The
-    folds need none: most of what they sum is zero.)
+    float32 has no tensor cores: a dot is one chain of roundings, as long as its sum. Pieces of 16,
+    the shortest inner dimension of a dot, keep the error near that of plain operations. (Where dk
+    and dv are accumulated no pieces are needed: most of the summands are zero.)
     """
     if PRECISION != 'ieee':
         if b_sum is None:
@@ -81,19 +83,19 @@ def _dot(b_left, b_right, b_sum, PRECISION: tl.constexpr):
 
 @triton.jit
 def _scaled_sum(b_left, b_right, b_sum):
-    """b_left * b_right + b_sum [I, J], which a dot can't take over as its own sum.
+    """b_left * b_right + b_sum [I, J], in a form that the compiler does not merge into a dot.
 
-    A dot whose sum a loop carries on runs into the next step of the loop. Where it is a step's last
-    one, ptxas then makes all dots of the kernel wait for each other (C7515).
+    A dot that adds to a sum of the loop runs on into the next step. If it is the last dot of a
+    step, ptxas makes all dots of the kernel wait for each other (C7515).
     """
     return tl.fma(b_left, tl.broadcast_to(b_right, b_left.shape), b_sum)
 
 
 @triton.jit
 def _logits(b_scores, scale_log2, PRECISION: tl.constexpr):
-    """Scores, scaled. 'ieee': float64, until a maximum or sum is subtracted.
+    """Scores, scaled. 'ieee': in float64, until a maximum or sum is subtracted.
 
-    Hundreds rounded to float32 are off by 1e-5, and so would be the exponentials.
+    Logits of some hundreds, rounded to float32, are off by 1e-5; so would be the exponentials.
     """
     if PRECISION == 'ieee':
         b_scores = b_scores.to(tl.float64)
@@ -102,27 +104,27 @@ def _logits(b_scores, scale_log2, PRECISION: tl.constexpr):
 
 @triton.jit
 def _attend_step(
-    b_query, b_key, b_value, present, scale_log2, b_peak, b_total, b_out,
-    MAY_LACK: tl.constexpr, PRECISION: tl.constexpr,
+    b_query, b_key, b_value, present, scale_log2, b_row_max, b_row_sum, b_out,
+    MAY_BE_EMPTY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Online softmax over the keys and values [K, D] of one block.
 
-    `present` [Q, K] or [1, K]; None: all are there. MAY_LACK: whether a query may have no key yet.
+    `present` [Q, K] or [1, K]; None: all are there. MAY_BE_EMPTY: a query may have had no key yet.
     """
     b_scores = _dot(b_query, tl.trans(b_key), None, PRECISION)  # [Q, K]
     b_logits = _logits(b_scores, scale_log2, PRECISION)
     if present is not None:
         b_logits = tl.where(present, b_logits, float('-inf'))
-    b_new = tl.maximum(b_peak, tl.max(b_logits, 1).to(tl.float32))  # [Q]
-    b_safe = b_new
-    if MAY_LACK:
-        b_safe = tl.where(b_new == float('-inf'), 0.0, b_new)
+    b_new_max = tl.maximum(b_row_max, tl.max(b_logits, 1).to(tl.float32))  # [Q]
+    b_safe = b_new_max
+    if MAY_BE_EMPTY:
+        b_safe = tl.where(b_new_max == float('-inf'), 0.0, b_new_max)
     b_weights = tl.exp2((b_logits - b_safe[:, None]).to(tl.float32))
-    b_shrink = tl.exp2(b_peak - b_safe)
-    b_total = b_total * b_shrink + tl.sum(b_weights, 1)
-    b_out *= b_shrink[:, None]
+    b_rescale = tl.exp2(b_row_max - b_safe)
+    b_row_sum = b_row_sum * b_rescale + tl.sum(b_weights, 1)
+    b_out *= b_rescale[:, None]
     b_out = _dot(b_weights.to(b_value.dtype), b_value, b_out, PRECISION)
-    return b_new, b_total, b_out
+    return b_new_max, b_row_sum, b_out
 
 
 @triton.jit
@@ -130,11 +132,11 @@ def _backward_step(
     b_query, b_grad, b_lse, b_delta, b_key, b_value, present, scale_log2,
     b_grad_key, b_grad_value, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds what queries [Q, D] give to the keys and values [K, D]; `present` [K], None: all.
+    """Adds the part of queries [Q, D] to dk and dv [K, D]; `present` [K], None: all.
 
-    Rows of absent queries are zero in `b_query`, `b_grad` and `b_delta`, and so add nothing.
-    Returns the two sums, and the gradient of the logits [K, Q]. The scale of the keys' gradient is
-    left to the end.
+    Absent queries are zero in `b_query`, `b_grad` and `b_delta`, and so add nothing. Returns the
+    two sums, and the gradient of the logits [K, Q]. The caller multiplies dk by the scale at the
+    end.
     """
     b_scores = _dot(b_key, tl.trans(b_query), None, PRECISION)  # [K, Q]
     b_logits = _logits(b_scores, scale_log2, PRECISION)

@@ -54,7 +54,7 @@ def _why_no_kernels(tensor: Tensor) -> str | None:
     return None
 
 
-def why_not(
+def unsupported_reason(
     query: Tensor, num_landmarks: int = 1, topk: int = 0, scales: tuple[float, ...] = ()
 ) -> str | None:
     """The reason why the kernels can't run on `query` [B, H, N, d]; None if they can."""

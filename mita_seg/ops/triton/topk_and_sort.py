@@ -1,12 +1,12 @@
-"""Top-k keys of each landmark, beside the sort of the queries into tiles of one expert.
+"""Top-k keys of each landmark, and sorting of the queries into tiles of one expert, in one launch.
 
-One launch does both, and merges the shared values. The selections of all heads, which take the
-longest, come first: the others fill in behind them.
+The launch also merges the shared values. The selections of all heads, which take the longest, come
+first; the shorter programs run after them.
 
-Top-k: the threshold, the k-th largest score, is searched among integers in the order of the scores;
-of equal scores the lowest indices are kept. With block maxima, blocks that hold the top-k entries
-are selected first, then the entries themselves. Absent entries count as -inf: they follow all
-others, so that no tie is ever decided for them.
+Top-k: the threshold is the k-th largest score. It is searched among integers in the order of the
+scores; of equal scores the lowest indices are kept. With block maxima, the blocks with the top-k
+entries are selected first, then the entries themselves. Absent entries count as -inf and come
+after all others, so that a tie never selects them.
 """
 
 import torch
@@ -40,13 +40,13 @@ def _unordered(key):
 
 @triton.jit
 def _threshold(b_keys, guess, count, most, SIZE: tl.constexpr):
-    """A key that `count` to `most` of b_keys [SIZE] reach, and how many do.
+    """A threshold that `count` to `most` of b_keys [SIZE] reach, and how many reach it.
 
-    Where ties leave no such key, the largest one that at least `count` reach.
+    If ties allow no such threshold, the largest one that at least `count` reach.
     """
     low, high = _LOWEST, tl.max(b_keys, 0) + 1
     reached = SIZE
-    # Counts fall off like a bell's tail: their roots are nearly linear in the score.
+    # Counts fall like the tail of a bell curve: their roots are nearly linear in the score.
     root_low, root_high = tl.sqrt(SIZE + 0.0), 0.0
     root = tl.sqrt((count + most) * 0.5)
     step = 0
@@ -62,7 +62,7 @@ def _threshold(b_keys, guess, count, most, SIZE: tl.constexpr):
         share = (root_low - root) / (root_low - root_high)
         bottom = _unordered(low)
         guess = _ordered(bottom + (_unordered(high) - bottom) * share)
-        # Odd distributions are slow that way; halving integers surely ends.
+        # That is slow for unusual distributions. Halving integers always ends.
         halved = (low >> 1) + (high >> 1) + (low & high & 1)
         step += 1
         guess = tl.where((step >= 8) & (step % 2 == 0), halved, guess)
@@ -71,13 +71,13 @@ def _threshold(b_keys, guess, count, most, SIZE: tl.constexpr):
 
 @triton.jit
 def _bits(chosen, ROW: tl.constexpr):
-    """[R, ROW] -> [R], a bit for each entry of a row, the first one lowest."""
+    """[R, ROW] -> [R], one bit for each entry of a row, the first one lowest."""
     return tl.sum(chosen.to(tl.uint32) << tl.arange(0, ROW)[None, :].to(tl.uint32), 1)
 
 
 @triton.jit
 def _count_bits(b_bits):
-    """Ones among 32 bits, as the compiler knows them: it makes one instruction of these."""
+    """How many of 32 bits are 1, written so that the compiler makes one instruction of it."""
     b_bits = b_bits - ((b_bits >> 1) & 0x55555555)
     b_bits = (b_bits & 0x33333333) + ((b_bits >> 2) & 0x33333333)
     b_bits = (b_bits + (b_bits >> 4)) & 0x0F0F0F0F
@@ -88,9 +88,9 @@ def _count_bits(b_bits):
 def _select(b_keys, guess, count, most, p_out, o_first, ROWS: tl.constexpr, ROW: tl.constexpr):
     """Writes the positions of the largest of b_keys [ROWS, ROW], ascending.
 
-    They are `count` to `most`, or `count` where that takes a choice among equal keys. `o_first`
-    [ROWS] are the positions of the first entry of each row. A row, which one thread holds, becomes
-    a number of as many bits: few ranks are summed across threads, and blocks keep their layout.
+    They are `count` to `most`; exactly `count` if there is a choice among equal keys. `o_first`
+    [ROWS] are the positions of the first entry of each row. Each row is in one thread and becomes
+    one number of ROW bits: few ranks are summed across threads, and blocks keep their layout.
 
     Returns how many they are, and a key that all of them reach.
     """
@@ -139,8 +139,8 @@ def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_b
     if KEY_BLOCK == 1:
         _select(b_keys, lowest, topk, topk, p_indices, o_first, BLOCK_B // ROW, ROW)
     else:
-        # Up to a power of two, more blocks than k end the search sooner. They are passed on
-        # through memory.
+        # The search ends sooner if more than k blocks are allowed, up to a power of two. The blocks
+        # are passed on through memory.
         p_blocks += row * BLOCK_K
         chosen, threshold = _select(
             b_keys, lowest, topk, BLOCK_K, p_blocks, o_first, BLOCK_B // ROW, ROW
@@ -163,78 +163,82 @@ def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_b
 
 @triton.jit
 def _merge_values(
-    landmark, head, p_part, p_part_total, p_part_peak, p_values, p_lse, splits, num_landmarks,
+    landmark, head, p_part, p_part_sum, p_part_max, p_values, p_lse, splits, num_landmarks,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Shared value of a landmark, and log2 of its softmax sum, from the splits of the keys."""
     row = head * num_landmarks + landmark
     o_s, o_d = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
-    b_peak = tl.full([BLOCK_S], float('-inf'), dtype=tl.float32)
+    b_row_max = tl.full([BLOCK_S], float('-inf'), dtype=tl.float32)
     for first in range(0, splits, BLOCK_S):
         o_row = (head * splits + first + o_s) * num_landmarks + landmark
         mask = first + o_s < splits
-        b_peak = tl.maximum(b_peak, tl.load(p_part_peak + o_row, mask=mask, other=float('-inf')))
-    peak = tl.max(b_peak, 0)
-    b_total = tl.zeros([BLOCK_S], dtype=tl.float32)
+        b_row_max = tl.maximum(
+            b_row_max, tl.load(p_part_max + o_row, mask=mask, other=float('-inf'))
+        )
+    row_max = tl.max(b_row_max, 0)
+    b_row_sum = tl.zeros([BLOCK_S], dtype=tl.float32)
     b_value = tl.zeros([BLOCK_D], dtype=tl.float32)
     for first in range(0, splits, BLOCK_S):
         o_row = (head * splits + first + o_s) * num_landmarks + landmark
         mask = first + o_s < splits
-        b_factor = tl.load(p_part_peak + o_row, mask=mask, other=float('-inf')) - peak
+        b_factor = tl.load(p_part_max + o_row, mask=mask, other=float('-inf')) - row_max
         b_factor = tl.where(mask, tl.exp2(b_factor), 0.0)  # [S]
-        b_total += tl.load(p_part_total + o_row, mask=mask, other=0.0) * b_factor
+        b_row_sum += tl.load(p_part_sum + o_row, mask=mask, other=0.0) * b_factor
         b_part = _load_rows(p_part, o_row, D, 1, mask, D, BLOCK_D)  # [S, D]
         b_value += tl.sum(b_part * b_factor[:, None], 0)
-    total = tl.sum(b_total, 0)
+    row_sum = tl.sum(b_row_sum, 0)
     p_out = p_values + row * D + o_d
-    tl.store(p_out, (b_value / total).to(p_out.dtype.element_ty), mask=o_d < D)
-    tl.store(p_lse + row, peak.to(p_lse.dtype.element_ty) + tl.log2(total))
+    tl.store(p_out, (b_value / row_sum).to(p_out.dtype.element_ty), mask=o_d < D)
+    tl.store(p_lse + row, row_max.to(p_lse.dtype.element_ty) + tl.log2(row_sum))
 
 
 @triton.jit
-def _place_rows(
-    block, blocks, head, p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
-    num_rows, num_landmarks, chunks, rows_per_chunk, num_tiles,
-    HEIGHT: tl.constexpr, ALL_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
+def _place_routes(
+    block, blocks, head, p_route_expert, p_route_rank, p_counts, p_route_of_slot, p_tiles,
+    p_first_tile,
+    num_routes, num_landmarks, chunks, routes_per_chunk, num_tiles,
+    TILE_HEIGHT: tl.constexpr, ALL_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):  # fmt: skip
-    """Rows sorted by expert, in tiles of one expert each: the second half of a counting sort.
+    """Routes sorted by expert, in tiles of one expert each: the second half of a counting sort.
 
-    Tiles of an expert follow each other; only its last one is partly filled, and an expert without
-    rows has an empty one. As many tiles are allotted as the worst case needs, so that shapes don't
-    depend on the data; how many are in use follows the last one. Writes row_of_slot [B H, tiles *
-    HEIGHT], tiles [B H, tiles + 1] and first_tile [B H, m], as State has them.
+    The tiles of an expert follow each other. Only its last one is partly filled, and an expert
+    without routes has one empty tile. There are as many tiles as the worst case needs, so that
+    shapes do not depend on the data; the number in use comes after the last one. Writes
+    route_of_slot [B H, tiles * TILE_HEIGHT], tiles [B H, tiles + 1] and first_tile [B H, m], as in
+    State.
     """
     o_m, o_c = tl.arange(0, ALL_M), tl.arange(0, BLOCK_C)
     p_tiles += head * (num_tiles + 1)
     m_mask = o_m < num_landmarks
-    chunk = block * BLOCK_R // rows_per_chunk
+    chunk = block * BLOCK_R // routes_per_chunk
     p_counts += head * chunks * num_landmarks
-    b_total = tl.zeros([ALL_M], dtype=tl.int32)  # rows of each expert
-    b_before = tl.zeros([ALL_M], dtype=tl.int32)  # of these, in chunks before this one
+    b_count = tl.zeros([ALL_M], dtype=tl.int32)  # routes to each expert
+    b_before = tl.zeros([ALL_M], dtype=tl.int32)  # those in chunks before this one
     for first in range(0, chunks, BLOCK_C):
         o_chunk = first + o_c
         mask = (o_chunk < chunks)[:, None] & m_mask[None, :]
         o_count = o_chunk[:, None] * num_landmarks + o_m[None, :]
         b_counts = tl.load(p_counts + o_count, mask=mask, other=0)  # [C, M]
-        b_total += tl.sum(b_counts, 0)
+        b_count += tl.sum(b_counts, 0)
         b_before += tl.sum(tl.where((o_chunk < chunk)[:, None], b_counts, 0), 0)
-    b_tiles = tl.where(m_mask, tl.maximum((b_total + HEIGHT - 1) // HEIGHT, 1), 0)
+    b_tiles = tl.where(m_mask, tl.maximum((b_count + TILE_HEIGHT - 1) // TILE_HEIGHT, 1), 0)
     b_end = tl.cumsum(b_tiles, 0)  # [M], the tile after the expert's last
     b_first = b_end - b_tiles
 
-    o_row = block * BLOCK_R + tl.arange(0, BLOCK_R)
-    mask = o_row < num_rows
-    b_expert = tl.load(p_expert + head * num_rows + o_row, mask=mask, other=0)
-    b_rank = tl.load(p_rank + head * num_rows + o_row, mask=mask, other=0)
-    b_slot = tl.gather(b_first * HEIGHT + b_before, b_expert, 0) + b_rank
-    tl.store(p_row_of_slot + head * num_tiles * HEIGHT + b_slot, o_row, mask=mask)
+    o_route = block * BLOCK_R + tl.arange(0, BLOCK_R)
+    mask = o_route < num_routes
+    b_expert = tl.load(p_route_expert + head * num_routes + o_route, mask=mask, other=0)
+    b_rank = tl.load(p_route_rank + head * num_routes + o_route, mask=mask, other=0)
+    b_slot = tl.gather(b_first * TILE_HEIGHT + b_before, b_expert, 0) + b_rank
+    tl.store(p_route_of_slot + head * num_tiles * TILE_HEIGHT + b_slot, o_route, mask=mask)
 
     for first in range(block * BLOCK_T, num_tiles, blocks * BLOCK_T):
         o_t = first + tl.arange(0, BLOCK_T)
         own = (b_first[None, :] <= o_t[:, None]) & (o_t[:, None] < b_end[None, :])  # [T, M]
-        b_left = b_total[None, :] - (o_t[:, None] - b_first[None, :]) * HEIGHT
-        b_tile = o_m[None, :] * 256 + tl.minimum(b_left, HEIGHT)
+        b_left = b_count[None, :] - (o_t[:, None] - b_first[None, :]) * TILE_HEIGHT
+        b_tile = o_m[None, :] * 256 + tl.minimum(b_left, TILE_HEIGHT)
         b_tile = tl.sum(tl.where(own, b_tile, 0), 1)
         tl.store(p_tiles + o_t, b_tile, mask=o_t < num_tiles)
     if block == 0:
@@ -243,19 +247,19 @@ def _place_rows(
 
 
 @triton.jit
-def _assign_kernel(
-    p_scores, p_maxima, p_blocks, p_indices, p_part, p_part_total, p_part_peak, p_values, p_lse,
-    p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
+def _topk_and_sort_kernel(
+    p_scores, p_maxima, p_blocks, p_indices, p_part, p_part_sum, p_part_max, p_values, p_lse,
+    p_route_expert, p_route_rank, p_counts, p_route_of_slot, p_tiles, p_first_tile,
     all_heads, num_tokens, num_blocks, topk, splits, num_landmarks,
-    num_rows, chunks, rows_per_chunk, num_tiles, select_programs, place_programs,
+    num_routes, chunks, routes_per_chunk, num_tiles, select_programs, place_programs,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, KEY_BLOCK: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, HEIGHT: tl.constexpr, ALL_M: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, TILE_HEIGHT: tl.constexpr, ALL_M: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr,
     ROUTED: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
-    """Grid (m programs that select, some that place, m that merge; each times B H).
+    """Grid (m programs that select, some that place routes, m that merge; each times B H).
 
-    Writes indices [B H, m, k], what `_place_rows` does, and shared values [B H, m, D].
+    Writes indices [B H, m, k], the tiles (see `_place_routes`) and shared values [B H, m, D].
     """
     program, head = tl.program_id(0) // all_heads, (tl.program_id(0) % all_heads).to(tl.int64)
     if program < select_programs:
@@ -266,51 +270,52 @@ def _assign_kernel(
             )  # fmt: skip
     elif program < select_programs + place_programs:
         if ROUTED:
-            _place_rows(
+            _place_routes(
                 program - select_programs, place_programs, head,
-                p_expert, p_rank, p_counts, p_row_of_slot, p_tiles, p_first_tile,
-                num_rows, num_landmarks, chunks, rows_per_chunk, num_tiles,
-                HEIGHT, ALL_M, BLOCK_C, BLOCK_R, BLOCK_T,
+                p_route_expert, p_route_rank, p_counts, p_route_of_slot, p_tiles, p_first_tile,
+                num_routes, num_landmarks, chunks, routes_per_chunk, num_tiles,
+                TILE_HEIGHT, ALL_M, BLOCK_C, BLOCK_R, BLOCK_T,
             )  # fmt: skip
     elif SHARED:
         _merge_values(
             program - select_programs - place_programs, head,
-            p_part, p_part_total, p_part_peak, p_values, p_lse,
+            p_part, p_part_sum, p_part_max, p_values, p_lse,
             splits, num_landmarks, D, BLOCK_D, BLOCK_S,
         )  # fmt: skip
 
 
-def select_and_sort(
+def topk_and_sort(
     plan: Plan, scored: Scored, state: State, options: MiTAOptions, blocks: Blocks
 ) -> None:
     """Writes the experts, the shared values and the tiles of a State."""
     topk, num_routed, shared = options.topk, options.num_routed, options.shared
-    rows, num_tiles = state.tiles.shape[0], state.tiles.shape[1] - 1
+    all_heads, num_tiles = state.tiles.shape[0], state.tiles.shape[1] - 1
     tokens, routed = state.lse.shape[1], topk > 0
-    num_rows, num_blocks = tokens * num_routed, cdiv(tokens, blocks.key_block)
+    num_routes, num_blocks = tokens * num_routed, cdiv(tokens, blocks.key_block)
     num_landmarks, dim = state.indices.shape[1], state.values.shape[2]
     chunks = scored.counts.shape[1] if routed else 0
     chosen = scored.scores
     if routed and blocks.key_block > 1:
-        chosen = plan.scratch(rows, num_landmarks, next_power_of_2(topk), dtype=torch.int32)
-    block_rows = min(128 * blocks.select_warps, blocks.chunk)
-    place_programs = cdiv(num_rows, block_rows) if routed else 0
+        chosen = plan.scratch(all_heads, num_landmarks, next_power_of_2(topk), dtype=torch.int32)
+    block_routes = min(128 * blocks.select_warps, blocks.chunk)
+    place_programs = cdiv(num_routes, block_routes) if routed else 0
     select_programs = num_landmarks if routed else 0
     merge_programs = num_landmarks if shared else 0
     per_step = max(1, SELECT_SCORES * blocks.select_warps // blocks.all_landmarks)
     plan.launch(
-        _assign_kernel, ((select_programs + place_programs + merge_programs) * rows,),
+        _topk_and_sort_kernel, ((select_programs + place_programs + merge_programs) * all_heads,),
         scored.scores, scored.maxima, chosen, state.indices,
-        scored.part_values, scored.part_total, scored.part_peak, state.values,
-        state.landmark_lse, scored.row_expert, scored.row_rank, scored.counts,
-        state.row_of_slot, state.tiles, state.first_tile,
-        rows, tokens, num_blocks, topk, blocks.splits, num_landmarks,
-        num_rows, chunks, blocks.chunk * num_routed, num_tiles,
+        scored.part_values, scored.part_sum, scored.part_max, state.values,
+        state.landmark_lse, scored.route_expert, scored.route_rank, scored.counts,
+        state.route_of_slot, state.tiles, state.first_tile,
+        all_heads, tokens, num_blocks, topk, blocks.splits, num_landmarks,
+        num_routes, chunks, blocks.chunk * num_routed, num_tiles,
         select_programs, place_programs,
         D=dim, BLOCK_D=blocks.dim, BLOCK_S=min(16, next_power_of_2(blocks.splits)),
         KEY_BLOCK=blocks.key_block, BLOCK_K=next_power_of_2(max(topk, 1)),
-        BLOCK_B=next_power_of_2(num_blocks), HEIGHT=blocks.height, ALL_M=blocks.all_landmarks,
-        BLOCK_C=min(per_step, next_power_of_2(max(chunks, 1))), BLOCK_R=block_rows,
+        BLOCK_B=next_power_of_2(num_blocks), TILE_HEIGHT=blocks.tile_height,
+        ALL_M=blocks.all_landmarks,
+        BLOCK_C=min(per_step, next_power_of_2(max(chunks, 1))), BLOCK_R=block_routes,
         BLOCK_T=min(per_step, 64),
         ROUTED=routed, SHARED=shared, num_warps=blocks.select_warps,
     )  # fmt: skip

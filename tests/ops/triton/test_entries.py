@@ -10,9 +10,9 @@ pytest.importorskip('triton')
 from mita_seg.ops.triton.blocks import choose_blocks, choose_entry_blocks, choose_reduce_blocks
 from mita_seg.ops.triton.gpu import ARCHITECTURES
 from mita_seg.ops.triton.launch import cdiv
-from mita_seg.ops.triton.routed_backward import _prepare_keys_kernel
+from mita_seg.ops.triton.routed_backward import _reduce_and_place_kernel
 
-HEADS, KEYS = 2, 64
+HEADS, ENTRY_BLOCK = 2, 64
 
 
 def launch(landmarks, *, tokens=0, keys=None, tiles=None, programs=1, values=None, parts=None):
@@ -21,7 +21,7 @@ def launch(landmarks, *, tokens=0, keys=None, tiles=None, programs=1, values=Non
     topk = keys.shape[2] if routed else 0
     splits, dim = (parts.shape[1], parts.shape[3]) if shared else (1, 16)
     blocks = choose_blocks(HEADS, max(1, tokens), dim, landmarks, topk, 1, 2, ARCHITECTURES[90])
-    key_blocks = cdiv(tokens, KEYS)
+    key_blocks = cdiv(tokens, ENTRY_BLOCK)
     place_programs, place = choose_entry_blocks(blocks.all_landmarks, key_blocks)
     reduce = choose_reduce_blocks(blocks, place['num_warps'])
     reduce['BLOCK_S'] = min(4, splits)  # several steps
@@ -41,11 +41,11 @@ def launch(landmarks, *, tokens=0, keys=None, tiles=None, programs=1, values=Non
     if shared:
         grad_values = torch.full_like(values, torch.nan)
         delta = torch.full(values.shape[:2], torch.nan, device=DEVICE)
-    _prepare_keys_kernel[reduce_programs + (place_programs if routed else 0), HEADS](
+    _reduce_and_place_kernel[reduce_programs + (place_programs if routed else 0), HEADS](
         parts if shared else nothing, values if shared else nothing, grad_values, delta,
         keys.int().contiguous() if routed else nothing, used, first_tile, shift, entry_start,
         landmarks, splits, reduce_programs, topk, key_blocks, num_tiles, programs,
-        D=dim, BLOCK_D=blocks.dim, SHARED=shared, ROUTED=routed, KEYS=KEYS,
+        D=dim, BLOCK_D=blocks.dim, SHARED=shared, ROUTED=routed, ENTRY_BLOCK=ENTRY_BLOCK,
         TOPK_BITS=topk.bit_length(), ALL_M=blocks.all_landmarks, **reduce, **place,
     )  # fmt: skip
     return shift, entry_start, grad_values, delta
@@ -53,7 +53,8 @@ def launch(landmarks, *, tokens=0, keys=None, tiles=None, programs=1, values=Non
 
 def place(keys, tokens, tiles, programs):
     """The same places from counts: entries by block, then expert, then segment, then key."""
-    of_block = torch.nn.functional.one_hot(keys // KEYS, cdiv(tokens, KEYS)).sum(2)  # [B H, m, b]
+    key_blocks = cdiv(tokens, ENTRY_BLOCK)
+    of_block = torch.nn.functional.one_hot(keys // ENTRY_BLOCK, key_blocks).sum(2)  # [B H, m, b]
     count = of_block.transpose(1, 2)
     first, end = tiles.cumsum(1) - tiles, tiles.cumsum(1)
     # Program p has the tiles from p used // programs on.
@@ -96,7 +97,7 @@ def test_places_of_random_keys(case):
     check(draw_keys(tokens, landmarks, topk), tokens, most, programs)
 
 
-@pytest.mark.parametrize('first', [0, 15 * KEYS - 25, 2003 - 50])
+@pytest.mark.parametrize('first', [0, 15 * ENTRY_BLOCK - 25, 2003 - 50])
 @pytest.mark.parametrize('landmarks', [1, 49])
 def test_places_of_keys_side_by_side(landmarks, first):
     """Each expert has keys in one block or two, and none in the others."""

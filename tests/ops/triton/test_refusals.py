@@ -49,7 +49,7 @@ def test_which_gpus_are_taken(capability, kibibytes, message, monkeypatch):
     query = SimpleNamespace(
         device=torch.device('cuda', 0), dtype=torch.bfloat16, shape=(1, 2, 1024, 64)
     )
-    reason = support.why_not(query, 49, 49)
+    reason = support.unsupported_reason(query, 49, 49)
     assert re.search(message, reason) if message else reason is None
 
 
@@ -107,7 +107,7 @@ def test_tensors_that_are_not_on_a_gpu_are_refused_without_the_interpreter(monke
 def test_what_is_at_the_limit_is_taken(dim, monkeypatch):
     monkeypatch.setenv('TRITON_INTERPRET', '1')
     query = draw_rows(2**20, dim, torch.float16)
-    assert support.why_not(query, 1024, 1024, (1e-3, 1e-3)) is None
+    assert support.unsupported_reason(query, 1024, 1024, (1e-3, 1e-3)) is None
 
 
 @pytest.fixture
