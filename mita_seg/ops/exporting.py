@@ -1,7 +1,7 @@
 """The operators while a model is exported: operations that exporters know, for every size.
 
 Nothing here depends on the values of sizes, so that batch and image may vary in the exported
-program. No floats are read as integers and no operator is of our own.
+program. No floats are read as integers and no operators of this package are used.
 """
 
 import torch
@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from .options import MiTAOptions
-from .tiled import Partial, Tiling, attend, attend_in_tiles, gather_rows, merge
+from .tiled import Tiling, Tools, gather_rows, tiled_attention
 
-TILE = 32  # rows; how many suit the map is not known
+TILE = 32  # queries; the best number is not known before the size of the map
 
 
 def pool(patch_map: Tensor, height: int, width: int) -> Tensor:
     """Adaptive average pooling [B, C, h, w] -> [B, C, height, width] as two matrix products."""
-    rows = _window_weights(patch_map.shape[-2], height, patch_map)
-    columns = _window_weights(patch_map.shape[-1], width, patch_map)
-    return rows @ patch_map @ columns.transpose(0, 1)
+    vertical = _window_weights(patch_map.shape[-2], height, patch_map)
+    horizontal = _window_weights(patch_map.shape[-1], width, patch_map)
+    return vertical @ patch_map @ horizontal.transpose(0, 1)
 
 
 def _window_weights(size: int, count: int, like: Tensor) -> Tensor:
@@ -35,34 +35,18 @@ def exported_attention(
 ) -> Tensor:
     """MiTA attention, tile by tile; tensors as in :func:`mita_seg.ops.mita_attention`.
 
-    The same choices, and the same sums up to rounding, as of the backend 'tiled'. float16 is
-    computed in float32, as there.
+    The same choices, and the same sums up to rounding, as of the backend 'tiled'.
     """
-    batch, heads, num_tokens, dim = query.shape
-    dtype = query.dtype
-    if dtype == torch.float16:
-        query, key, value, landmarks = (rows.float() for rows in (query, key, value, landmarks))
-    query, key, value, landmarks = (rows.flatten(0, 1) for rows in (query, key, value, landmarks))
-    closeness = query @ landmarks.transpose(1, 2)  # [heads, N, m]
-    scores = landmarks @ key.transpose(1, 2)  # [heads, m, N]
-    partials: list[Partial] = []
-    if options.shared:
-        landmark_values = (options.scale * scores).softmax(-1) @ value  # [heads, m, d]
-        partials.append(attend(options.landmark_scale * closeness, landmark_values))
-    if options.topk:
-        with torch.no_grad():
-            experts = top_indices(scores, _at_most(options.topk, num_tokens))
-            routes = top_indices(closeness, options.num_routed)
-            tiling = tile_rows(routes.flatten(1), landmarks.shape[1])
-        partials += attend_in_tiles(
-            query, key, value, experts, options.num_routed, options.scale, tiling, TILE, gather_rows
-        )
-    return merge(partials).to(dtype).reshape(batch, heads, num_tokens, dim)
+    return tiled_attention(query, key, value, landmarks, options, TOOLS)
 
 
 def top_indices(scores: Tensor, topk: int) -> Tensor:
-    """Top-k of the last dimension, ties to the lowest index, [..., N] -> [..., k], in no order."""
+    """Top-k of the last dimension, ties to the lowest index, [..., N] -> [..., k], in no order.
+
+    If there are fewer than k, all of them.
+    """
     num_scores = scores.shape[-1]
+    topk = _at_most(topk, num_scores)
     lowest = scores.topk(topk, dim=-1).values.amin(-1, keepdim=True)
     # Above it, equal to it, below it; of each, the first place highest.
     level = (scores > lowest).long() + (scores >= lowest).long()
@@ -70,26 +54,27 @@ def top_indices(scores: Tensor, topk: int) -> Tensor:
     return (level * num_scores + from_end).topk(topk, dim=-1).indices
 
 
-def tile_rows(expert_of_row: Tensor, num_experts: int) -> Tiling:
-    """:func:`mita_seg.ops.tiled.tile_rows` of tiles of height `TILE`, by counting."""
-    heads, rows = expert_of_row.shape
-    device = expert_of_row.device
-    num_tiles = (rows + num_experts * (TILE - 1)) // TILE
+def tile_routes(expert_of_route: Tensor, num_experts: int, height: int) -> Tiling:
+    """:func:`mita_seg.ops.tiled.tile_routes`, by counting."""
+    heads, routes = expert_of_route.shape
+    device = expert_of_route.device
+    num_tiles = (routes + num_experts * (height - 1)) // height
 
-    seen = one_hot(expert_of_row, num_experts).cumsum(1)  # [heads, rows, m], of each expert so far
-    tiles = (seen[:, -1] + TILE - 1) // TILE  # [heads, m]
+    # Routes to each expert so far, [heads, routes, m].
+    seen = one_hot(expert_of_route, num_experts).cumsum(1)
+    tiles = (seen[:, -1] + height - 1) // height  # [heads, m]
     last_tile = tiles.cumsum(1)  # exclusive end
-    first_slot = (last_tile - tiles) * TILE
-    place = seen.gather(2, expert_of_row.unsqueeze(-1)).squeeze(-1) - 1  # in its expert
-    slot = first_slot.gather(1, expert_of_row) + place  # [heads, rows]
+    first_slot = (last_tile - tiles) * height
+    place = seen.gather(2, expert_of_route.unsqueeze(-1)).squeeze(-1) - 1  # in its expert
+    slot = first_slot.gather(1, expert_of_route) + place  # [heads, routes]
 
     head = torch.arange(heads, device=device).unsqueeze(1)
-    row = torch.arange(rows, device=device).expand(heads, -1) + head * rows
-    row_of_slot = torch.full_like(head, -1).expand(-1, num_tiles * TILE).scatter(1, slot, row)
+    route = torch.arange(routes, device=device).expand(heads, -1) + head * routes
+    route_of_slot = torch.full_like(head, -1).expand(-1, num_tiles * height).scatter(1, slot, route)
     tile = torch.arange(num_tiles, device=device).unsqueeze(1)
     expert_of_tile = (last_tile.unsqueeze(1) <= tile).sum(-1).clamp(max=num_experts - 1)
     return Tiling(
-        slot + head * (num_tiles * TILE), row_of_slot, expert_of_tile + head * num_experts
+        slot + head * (num_tiles * height), route_of_slot, expert_of_tile + head * num_experts
     )
 
 
@@ -98,3 +83,12 @@ def _at_most(topk: int, num_tokens: int) -> int:
     if isinstance(num_tokens, Tensor):  # in a trace
         return torch.minimum(num_tokens, torch.full_like(num_tokens, topk))
     return torch.sym_min(topk, num_tokens)
+
+
+TOOLS = Tools(
+    top_keys=top_indices,
+    top_landmarks=top_indices,
+    tile_height=lambda num_routes, num_experts: TILE,
+    tile_routes=tile_routes,
+    move_rows=gather_rows,
+)

@@ -1,11 +1,11 @@
 """MiTA attention as one scaled_dot_product_attention with a mask.
 
-The queries attend to [landmarks; keys] with values [shared values; values]; a mask leaves each of
-them the landmarks and the keys of its experts. Time grows with N^2, as that of full attention, but
-goes to a few large operations, which suits a GPU on short maps.
+The queries attend to [landmarks; keys] with values [shared values; values]. A mask leaves each
+query the landmarks and the keys of its experts. Time grows with N^2, as that of full attention, but
+there are only a few large operations, which suits a GPU on short maps.
 
 Masks are made for some heads at a time, and again in the backward pass: memory grows with N^2 only
-where the mask of one head does not fit in `MASK_BYTES`.
+if the mask of one head does not fit in `MASK_BYTES`.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .autocast import without_autocast
 from .options import MiTAOptions
-from .selection import closest_landmarks, in_top, scores_between
+from .selection import in_top, route, scores_between, select
 from .surroundings import fold, in_transform, unfold
 
-MASK_BYTES = 2**26  # of the heads that are computed together
-ALIGNMENT = 16  # elements; kernels copy masks whose rows start elsewhere
+MASK_BYTES = 2**26  # of the masks of heads that are computed together
+ALIGNMENT = 16  # elements; masks whose rows start at other multiples are copied
 
 
 def masked_attention(
@@ -41,18 +41,18 @@ def masked_attention(
     batch_shape = query.shape[:2]
     query, key, value, landmarks = (rows.flatten(0, 1) for rows in (query, key, value, landmarks))
     with torch.no_grad():
-        held = in_top(scores_between(landmarks, key), options.topk)
-        routes = closest_landmarks(scores_between(query, landmarks), options.num_routed)
+        in_expert = select(scores_between(landmarks, key), options, in_top)
+        routes = route(scores_between(query, landmarks), options)
         num_shared = landmarks.shape[1] if options.shared else 0
-        table = tabulate(held, num_shared, options.num_routed, query.dtype)
+        table = tabulate(in_expert, num_shared, options.num_routed, query.dtype)
     if options.shared:
-        # One scale serves all. Tiny ones would make the landmarks overflow.
+        # The operation has one scale. If it were tiny, the landmarks would overflow.
         common = scale if scale > 0 and abs(landmark_scale) <= 16 * scale else 1.0
         key = torch.cat((times(landmarks, landmark_scale / common), times(key, scale / common)), 1)
         value = torch.cat((shared_values.flatten(0, 1), value), 1)
         scale = common
     arguments = query, key, value, table, routes, scale
-    if torch.compiler.is_compiling():  # which decides itself what to keep and what to make again
+    if torch.compiler.is_compiling():  # the compiler decides what to keep and what to compute again
         output = attend_by_heads(*arguments)
     else:
         output = MaskedAttention.apply(*arguments)
@@ -62,14 +62,14 @@ def masked_attention(
 def attend(
     query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
 ) -> Tensor:
-    """scaled_dot_product_attention for all scales; its kernels are made for positive ones."""
+    """scaled_dot_product_attention for all scales; its kernels take positive ones."""
     if scale <= 0:
         query, scale = scale * query, 1.0
     return scaled_dot_product_attention(query, key, value, mask, scale=scale)
 
 
 def with_whole_rows(rows: Tensor) -> Tensor:
-    """The same with contiguous rows, without which only the slowest kernel runs."""
+    """The same with contiguous rows; for others only the slowest kernel runs."""
     return rows if rows.stride(-1) == 1 else rows.contiguous()
 
 
@@ -78,27 +78,27 @@ def times(rows: Tensor, factor: float) -> Tensor:
     return rows if factor == 1 else factor * rows
 
 
-def tabulate(held: Tensor, num_shared: int, num_routed: int, dtype: torch.dtype) -> Tensor:
-    """What the mask of a query is made of: a row for each expert, a column for each key.
+def tabulate(in_expert: Tensor, num_shared: int, num_routed: int, dtype: torch.dtype) -> Tensor:
+    """A row for each expert and a column for each key, to make the masks of queries from.
 
     Args:
-        held: Whether an expert holds a key, bool [heads, m, N].
-        num_shared: Landmarks, which come before the keys; all experts hold them.
+        in_expert: Whether a key is in an expert, bool [heads, m, N].
+        num_shared: Landmarks, which come before the keys; they are in all experts.
         num_routed: Experts per query, s.
         dtype: Of the result.
 
     Returns:
-        [heads, m, width], where width is num_shared + N, rounded up to the alignment. For one
-        expert a query the mask itself, 0 where the expert holds the key and -inf elsewhere; for
-        more of them, which have to be counted, 1 and 0.
+        [heads, m, width], where width is num_shared + N, rounded up to the alignment. With one
+        expert per query it is the mask itself, 0 for keys in the expert and -inf for others. With
+        several experts, which have to be counted, it is 1 and 0.
     """
-    width = num_shared + held.shape[-1]
-    table = pad(held.to(dtype), (num_shared, -width % ALIGNMENT), value=1.0)
+    width = num_shared + in_expert.shape[-1]
+    table = pad(in_expert.to(dtype), (num_shared, -width % ALIGNMENT), value=1.0)
     return table.log() if num_routed == 1 else table
 
 
 def make_mask(table: Tensor, routes: Tensor, num_shared: int) -> Tensor:
-    """What to add to the logits: the log of how many experts of the query hold the key.
+    """What to add to the logits: the log of how many experts of the query have the key.
 
     Args:
         table: From :func:`tabulate`, [heads, m, width].
@@ -132,7 +132,7 @@ def attend_heads(
 
 
 def by_heads(query: Tensor, *tensors: Tensor):
-    """Parts of tensors [heads, ...], of as many heads as may have masks at once."""
+    """Parts of tensors [heads, ...]; the masks of a part fit in `MASK_BYTES`."""
     *_, table, _ = tensors
     mask_bytes = query[..., 0].numel() * table.shape[-1] * table.element_size()
     count = max(1, -(-mask_bytes // MASK_BYTES))
@@ -151,7 +151,7 @@ def attend_by_heads(*arguments) -> Tensor:
 
 
 class MaskedAttention(torch.autograd.Function):
-    """:func:`attend_by_heads` that keeps for the backward pass what it was given, and no mask."""
+    """:func:`attend_by_heads` that keeps its arguments for the backward pass, but no mask."""
 
     @staticmethod
     def forward(*arguments) -> Tensor:
@@ -169,7 +169,7 @@ class MaskedAttention(torch.autograd.Function):
 
         def differentiate(*tensors: Tensor) -> Sequence[Tensor]:
             *inputs, grad, table, routes = tensors
-            if in_transform():  # where no tensor says whether it requires gradients
+            if in_transform():  # where tensors do not tell whether they require gradients
 
                 def attend(*chosen: Tensor) -> Tensor:
                     given = [*inputs]
@@ -196,7 +196,7 @@ class MaskedAttention(torch.autograd.Function):
 
 
 def gradients_may_follow(tensors: Sequence[Tensor]) -> bool:
-    """Whether something may be differentiated; within torch.func tensors do not say."""
+    """Whether something may be differentiated; within torch.func tensors do not tell."""
     return in_transform() or (
         torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     )
@@ -205,7 +205,7 @@ def gradients_may_follow(tensors: Sequence[Tensor]) -> bool:
 class OnlyFirstGradients(torch.autograd.Function):
     """Its inputs, whose gradients refuse to be differentiated.
 
-    The kernels of scaled_dot_product_attention would, in words that name none of ours.
+    scaled_dot_product_attention would refuse, too, but its message names none of our functions.
     """
 
     generate_vmap_rule = True

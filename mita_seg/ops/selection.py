@@ -4,11 +4,13 @@ Both choices carry no gradient (arXiv 2602.01219, section on routing).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .options import MiTAOptions
 from .surroundings import in_transform
 from .validation import check_heads, check_num_routed, check_topk
 
@@ -39,7 +41,7 @@ def select_experts(key: Tensor, landmarks: Tensor, topk: int) -> Tensor:
 
 @torch.no_grad()
 def route_queries(query: Tensor, landmarks: Tensor, num_routed: int) -> Tensor:
-    """Indices of the landmarks that each query is closest to: the experts it attends to.
+    """Indices of the landmarks with which each query has the largest scores: its experts.
 
     Args:
         query: Queries [B, H, N, d].
@@ -47,7 +49,7 @@ def route_queries(query: Tensor, landmarks: Tensor, num_routed: int) -> Tensor:
         num_routed: Experts per query, s, from 1 to m.
 
     Returns:
-        int64 indices [B, H, N, s] into the m landmarks, closest first; of equal scores the
+        int64 indices [B, H, N, s] into the m landmarks, by falling score; of equal scores the
         lowest index comes first.
 
     Raises:
@@ -56,7 +58,36 @@ def route_queries(query: Tensor, landmarks: Tensor, num_routed: int) -> Tensor:
     """
     check_heads(query=query, landmarks=landmarks)
     check_num_routed(num_routed, landmarks.shape[2])
-    return closest_landmarks(scores_between(query, landmarks), num_routed)
+    return top_landmarks(scores_between(query, landmarks), num_routed)
+
+
+@torch.no_grad()
+def select(
+    scores: Tensor, options: MiTAOptions, top: Callable[[Tensor, int], Tensor] | None = None
+) -> Tensor:
+    """The keys of each expert.
+
+    Args:
+        scores: Of the keys under the landmarks, [..., m, N].
+        options: What the attention computes.
+        top: Makes the choice, (scores, k) -> keys in a form of its own; :func:`top_indices` when
+            None.
+    """
+    return (top or top_indices)(scores, options.topk)
+
+
+@torch.no_grad()
+def route(
+    scores: Tensor, options: MiTAOptions, top: Callable[[Tensor, int], Tensor] | None = None
+) -> Tensor:
+    """The experts of each query, [..., N, s].
+
+    Args:
+        scores: Of the queries with the landmarks, [..., N, m].
+        options: What the attention computes.
+        top: Makes the choice, (scores, s) -> indices; :func:`top_landmarks` when None.
+    """
+    return (top or top_landmarks)(scores, options.num_routed)
 
 
 def scores_between(rows: Tensor, others: Tensor) -> Tensor:
@@ -70,8 +101,8 @@ def scores_between(rows: Tensor, others: Tensor) -> Tensor:
     return rows @ others.mT
 
 
-def closest_landmarks(scores: Tensor, num_routed: int) -> Tensor:
-    """Landmark scores [..., N, m] -> the `num_routed` largest, largest first, [..., N, s]."""
+def top_landmarks(scores: Tensor, num_routed: int) -> Tensor:
+    """Places of the `num_routed` largest of scores [..., N, m], largest first, [..., N, s]."""
     if num_routed == 1:
         return scores.argmax(-1, keepdim=True)  # the first of equal maxima
     return scores.sort(dim=-1, descending=True, stable=True).indices[..., :num_routed]
@@ -90,10 +121,10 @@ def in_top(scores: Tensor, topk: int) -> Tensor:
 def top_indices(scores: Tensor, topk: int) -> Tensor:
     """Exact top-k of the last dimension, [..., N] -> [..., k] ascending, ties to the lowest index.
 
-    Ranking whole rows would do, but costs more than the attention itself. The top-k entries lie in
-    the k blocks with the largest maxima, of equal maxima the first blocks: each block left out is
-    preceded by k blocks, each with an entry that outranks all of its own. So rank the block maxima,
-    then the entries of k blocks only.
+    Ranking whole rows would take longer than the attention itself. The top-k entries are in the k
+    blocks with the largest maxima (of equal maxima, the first blocks): each of these k blocks has
+    an entry that ranks before all entries of the other blocks. So rank the block maxima, then the
+    entries of k blocks only.
     """
     num_scores = scores.shape[-1]
     block = int(math.sqrt(num_scores / topk))  # balances the two rankings
@@ -118,15 +149,15 @@ def _stable_topk(scores: Tensor, topk: int) -> Tensor:
 def _ranks(scores: Tensor) -> Tensor:
     """Different integers in the order of the scores, of equal scores the first place highest.
 
-    torch.topk breaks ties anyhow, but these have none. The upper half of each, int64 [..., N],
-    holds the score, the lower half the place from the end.
+    torch.topk breaks ties in no fixed order, but these have none. In each, int64 [..., N], the
+    upper half is the score and the lower half the place from the end.
     """
     place = torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
     if scores.dtype == torch.float64 or in_transform():  # vmap has no views of other dtypes
         order = scores.sort(dim=-1, descending=True, stable=True).indices
         upper = torch.empty_like(order).scatter_(-1, order, place.expand(order.shape))
     else:
-        # Adding 0 makes -0.0 equal 0.0; float32 holds the others exactly.
+        # Adding 0 makes -0.0 equal 0.0. Other dtypes are exact in float32.
         bits = (scores + scores.new_zeros(1, dtype=torch.float32)).view(torch.int32)
         upper = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # in the order of the scores
     return torch.add(place, upper, alpha=2**32)

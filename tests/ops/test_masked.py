@@ -115,9 +115,9 @@ def test_neither_shapes_nor_flow_depend_on_data(case):
 
 
 def test_rows_of_the_mask_are_aligned():
-    held = torch.ones(2, 3, 30, dtype=torch.bool)
+    in_expert = torch.ones(2, 3, 30, dtype=torch.bool)
     for num_routed in (1, 2):
-        table = masked.tabulate(held, 7, num_routed, torch.bfloat16)
+        table = masked.tabulate(in_expert, 7, num_routed, torch.bfloat16)
         routes = torch.zeros(2, 30, num_routed, dtype=torch.int64)
         assert masked.make_mask(table, routes, 7).shape == (2, 30, 48)
 

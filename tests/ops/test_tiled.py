@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mita_seg.ops import mita_attention, route_queries, select_experts
-from mita_seg.ops.tiled import tile_rows
+from mita_seg.ops.tiled import tile_routes
 from support.operator_cases import CASES, gradients, make_inputs
 
 
@@ -136,15 +136,15 @@ def test_autocast_computes_in_its_dtype(backend):
     assert all(grad.dtype == torch.float32 for grad in gradients(output, tensors))
 
 
-@pytest.mark.parametrize('rows_per_expert', [[16, 16, 16], [48, 0, 0], [1, 0, 47], [17, 15, 16]])
-def test_tiles_hold_each_row_once_and_one_expert_each(rows_per_expert):
-    experts = torch.repeat_interleave(torch.arange(3), torch.tensor(rows_per_expert))
+@pytest.mark.parametrize('routes_per_expert', [[16, 16, 16], [48, 0, 0], [1, 0, 47], [17, 15, 16]])
+def test_tiles_have_each_route_once_and_one_expert_each(routes_per_expert):
+    experts = torch.repeat_interleave(torch.arange(3), torch.tensor(routes_per_expert))
     experts = experts[torch.randperm(48, generator=torch.Generator().manual_seed(0))].unsqueeze(0)
-    tiling = tile_rows(experts, num_experts=3, height=16)
-    tiles = tiling.row_of_slot.view(-1, 16)
-    held = tiles[tiles >= 0]
-    assert held.sort().values.tolist() == list(range(48))
-    assert torch.equal(tiling.row_of_slot[0, tiling.slot_of_row[0]], torch.arange(48))
+    tiling = tile_routes(experts, num_experts=3, height=16)
+    tiles = tiling.route_of_slot.view(-1, 16)
+    filled = tiles[tiles >= 0]
+    assert filled.sort().values.tolist() == list(range(48))
+    assert torch.equal(tiling.route_of_slot[0, tiling.slot_of_route[0]], torch.arange(48))
     for tile, expert in zip(tiles, tiling.expert_of_tile[0], strict=True):
         assert (experts[0, tile[tile >= 0]] == expert).all()
 
