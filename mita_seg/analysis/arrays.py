@@ -1,6 +1,6 @@
 """What a recorded attention did, as NumPy arrays to look at.
 
-B images, H heads, N tokens, m landmarks, k keys an expert, s experts a query, patch grid (h, w).
+B images, H heads, N tokens, m landmarks, k keys per expert, s experts per query, patch grid (h, w).
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,19 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mita_seg.ops.reference import gather_rows
+from mita_seg.ops.pooling import adaptive_windows
+from mita_seg.ops.reference import (
+    keys_of_queries,
+    landmark_weights,
+    routed_logits,
+    scale_products,
+    shared_logits,
+    softmax_over,
+)
 
 from .record import Routing
 
-_LOGITS_AT_ONCE = 2**24
+_NUMBERS_AT_ONCE = 2**24
 
 
 def landmark_windows(routing: Routing):
@@ -25,18 +33,14 @@ def landmark_windows(routing: Routing):
     Returns:
         ndarray: int64 [m, 4]: top, left, bottom and right in patches, the last two exclusive.
     """
-    (height, width), (rows, columns) = routing.grid, routing.landmark_grid
+    height, width = routing.grid
+    landmark_height, landmark_width = routing.landmark_grid
     windows = [
         (top, left, bottom, right)
-        for top, bottom in _windows(height, rows)
-        for left, right in _windows(width, columns)
+        for top, bottom in adaptive_windows(height, landmark_height)
+        for left, right in adaptive_windows(width, landmark_width)
     ]
     return torch.tensor(windows).numpy()
-
-
-def _windows(size: int, count: int) -> list[tuple[int, int]]:
-    """Begin and end of each window of adaptive pooling along one side."""
-    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
 
 
 def expert_keys(routing: Routing):
@@ -49,7 +53,7 @@ def expert_keys(routing: Routing):
 
 
 def expert_map(routing: Routing):
-    """The expert that each patch goes to, of several the one of its closest landmark.
+    """The expert that each patch goes to; of several, the one of the largest score.
 
     Returns:
         ndarray: int64 [B, H, h, w], indices into the m landmarks.
@@ -60,12 +64,12 @@ def expert_map(routing: Routing):
 
 
 def token_use(routing: Routing):
-    """In how many experts each token is a key. Those in none are pruned, but for the shared expert.
+    """In how many experts each token is a key. Tokens in none are seen by the shared expert alone.
 
     Returns:
         ndarray: int64 [B, H, N].
     """
-    return holders(routing).cpu().numpy()
+    return expert_counts(routing).cpu().numpy()
 
 
 def shared_share(routing: Routing):
@@ -78,7 +82,7 @@ def shared_share(routing: Routing):
 
 
 def recall(routing: Routing):
-    """How much of full attention's mass of each query lies on the keys of its experts.
+    """How much of full attention's mass of each query is on the keys of its experts.
 
     Full attention is that of the same queries and keys. The shared expert is left out.
 
@@ -86,18 +90,20 @@ def recall(routing: Routing):
         ndarray: float32 [B, H, N], from 0 to 1.
     """
     parts = []
-    for rows, logits in key_logits(routing):
-        held = torch.zeros_like(logits, dtype=torch.bool)
-        held.scatter_(-1, _picked(routing, rows), True)
-        parts.append(logits.softmax(-1).where(held, 0).sum(-1))
+    query, key, _ = _in_float(routing)
+    for queries in _few_queries(routing, key.shape[2]):
+        logits = scale_products(query[:, :, queries], key, routing.options.scale)
+        chosen = torch.zeros_like(logits, dtype=torch.bool)
+        chosen.scatter_(-1, _chosen(routing, queries), True)
+        parts.append(logits.softmax(-1).where(chosen, 0).sum(-1))
     return torch.cat(parts, -1).clamp(max=1).cpu().numpy()
 
 
 def attention_rows(routing: Routing, queries: Sequence[int]):
     """Where queries look: MiTA attention as weights on the tokens' values.
 
-    The weight of a landmark is spread over the tokens as its own softmax is. A row times the values
-    is what the attention returns for that query.
+    The weight of a landmark is spread over the tokens by the landmark's own softmax. A row times
+    the values is what the attention returns for that query.
 
     Args:
         routing: One call of an attention.
@@ -106,19 +112,18 @@ def attention_rows(routing: Routing, queries: Sequence[int]):
     Returns:
         ndarray: float32 [B, H, n, N], each row adds up to 1.
     """
-    rows = torch.tensor(list(queries), dtype=torch.int64, device=routing.query.device)
+    places = torch.tensor(list(queries), dtype=torch.int64, device=routing.query.device)
     query, key, landmarks = _in_float(routing)
-    query, scale = query[:, :, rows], query.shape[-1] ** -0.5
-    picked = gather_rows(routing.experts, routing.routes[:, :, rows]).flatten(3)  # [B, H, n, s k]
-    logits = [(scale * (query @ key.mT)).gather(-1, picked)]
-    if routing.shared:
-        logits.append(routing.landmark_scale * (query @ landmarks.mT))
-    weights = torch.cat(logits, -1).softmax(-1)
-    spread = weights.new_zeros(*query.shape[:3], key.shape[2])
-    spread.scatter_add_(-1, picked, weights[..., : picked.shape[-1]])
-    if routing.shared:
-        landmark_rows = (scale * (landmarks @ key.mT)).softmax(-1)  # [B, H, m, N]
-        spread += weights[..., picked.shape[-1] :] @ landmark_rows
+    query, options = query[:, :, places], routing.options
+    chosen = _chosen(routing, places)  # [B, H, n, s k]
+    logits = [routed_logits(query, key, chosen, options)]
+    if options.shared:
+        logits.append(shared_logits(query, landmarks, options))
+    routed, *shared = softmax_over(logits)
+    spread = routed.new_zeros(*query.shape[:3], key.shape[2])
+    spread.scatter_add_(-1, chosen, routed)
+    for weights in shared:
+        spread += weights @ landmark_weights(key, landmarks, options)
     return spread.cpu().numpy()
 
 
@@ -131,15 +136,15 @@ def special_token_rows(routing: Routing):
     return attention_rows(routing, routing.special_tokens)
 
 
-def holders(routing: Routing, of: Tensor | None = None) -> Tensor:
+def expert_counts(routing: Routing, among: Tensor | None = None) -> Tensor:
     """In how many experts each token is a key, int64 [B, H, N].
 
     Args:
         routing: One call of an attention.
-        of: The experts that count, bool [B, H, m]; all by default.
+        among: The experts that count, bool [B, H, m]; all by default.
     """
     experts = routing.experts
-    weights = None if of is None else of.unsqueeze(-1).expand_as(experts).flatten(2)
+    weights = None if among is None else among.unsqueeze(-1).expand_as(experts).flatten(2)
     return count(experts.flatten(2), routing.key.shape[2], weights)
 
 
@@ -151,27 +156,21 @@ def loads(routing: Routing) -> Tensor:
 def shared_masses(routing: Routing) -> Tensor:
     """What :func:`shared_share` returns, as a tensor."""
     shape = routing.query.shape[:3]
-    if not routing.shared:
+    options = routing.options
+    if not options.shared:
         return torch.zeros(shape)
-    if not routing.topk:
+    if not options.topk:
         return torch.ones(shape)
-    query, _, landmarks = _in_float(routing)
+    query, key, landmarks = _in_float(routing)
     parts = []
-    for rows, logits in key_logits(routing):
-        routed = logits.gather(-1, _picked(routing, rows)).logsumexp(-1)
-        shared = (routing.landmark_scale * (query[:, :, rows] @ landmarks.mT)).logsumexp(-1)
-        parts.append((shared - routed).sigmoid())
+    for queries in _few_queries(routing, options.num_routed * options.topk * key.shape[3]):
+        few, chosen = query[:, :, queries], _chosen(routing, queries)
+        logits = [
+            shared_logits(few, landmarks, options), routed_logits(few, key, chosen, options)
+        ]  # fmt: skip
+        shared, _ = softmax_over(logits)
+        parts.append(shared.sum(-1))
     return torch.cat(parts, -1)
-
-
-def key_logits(routing: Routing) -> Iterator[tuple[slice, Tensor]]:
-    """Full attention's logits a few queries at a time: their slice and float32 [B, H, n, N]."""
-    query, key, _ = _in_float(routing)
-    batch, heads, tokens, dim = query.shape
-    step = max(1, _LOGITS_AT_ONCE // (batch * heads * tokens))
-    for first in range(0, tokens, step):
-        rows = slice(first, min(first + step, tokens))
-        yield rows, dim**-0.5 * (query[:, :, rows] @ key.mT)
 
 
 def count(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
@@ -180,9 +179,16 @@ def count(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
     return index.new_zeros(*index.shape[:-1], size).scatter_add_(-1, index, weights)
 
 
-def _picked(routing: Routing, rows: slice) -> Tensor:
+def _few_queries(routing: Routing, numbers: int) -> Iterator[slice]:
+    """All queries, as many at a time as fit in memory with so many `numbers` each."""
+    batch, heads, tokens, _ = routing.query.shape
+    step = max(1, _NUMBERS_AT_ONCE // (batch * heads * numbers))
+    return (slice(first, min(first + step, tokens)) for first in range(0, tokens, step))
+
+
+def _chosen(routing: Routing, queries: slice | Tensor) -> Tensor:
     """Keys of the experts of some queries, [B, H, n, s * k]."""
-    return gather_rows(routing.experts, routing.routes[:, :, rows]).flatten(3)
+    return keys_of_queries(routing.experts, routing.routes[:, :, queries])
 
 
 def _in_float(routing: Routing) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mita_seg.ops.reference import gather_rows, rank_keys, rank_landmarks
+from mita_seg.ops.options import MiTAOptions
+from mita_seg.ops.reference import attend, route, routed_part, select_keys, shared_part
 
 from .observe import observe
 
@@ -13,7 +14,7 @@ from .observe import observe
 def observe_gradients(model: nn.Module):
     """Collect :func:`gradient_figures` of every layer at every backward pass.
 
-    The model computes what it computes otherwise.
+    The model's results do not change.
 
     Args:
         model: Any model with MiTA attentions.
@@ -35,10 +36,7 @@ def _observed(layer, attend, passes, q, k, v, grid, start):
             *(tensor.detach().float() for tensor in (q, k, v)),
             output_gradient.float(),
             lambda query: layer.pool(query, grid, start),
-            topk=layer.topk,
-            num_routed=layer.num_routed,
-            landmark_scale=layer.landmark_scale,
-            shared=layer.shared,
+            layer.options(q.shape[2], grid, start),
         )
         passes.append(gradient_figures(parts))
 
@@ -52,25 +50,18 @@ def split_gradient(
     value: Tensor,
     output_gradient: Tensor,
     pool: Callable[[Tensor], Tensor],
-    *,
-    topk: int,
-    num_routed: int,
-    landmark_scale: float,
-    shared: bool,
+    options: MiTAOptions,
 ) -> dict[str, Tensor]:
     """Gradients of one attention by the way they take.
 
-    The definition is run again with a copy of each input for each way. Needs memory for N s k rows
-    of d numbers.
+    The definition is computed again, with a copy of each input for each way. It needs memory for
+    N s k d numbers.
 
     Args:
         query, key, value: [B, H, N, d].
         output_gradient: Gradient of the output, [B, H, N, d].
         pool: Makes landmarks [B, H, m, d] of the queries.
-        topk: Keys per expert, k; 0 for no routed experts.
-        num_routed: Experts per query, s.
-        landmark_scale: Factor of the shared expert's logits.
-        shared: Whether there is a shared expert.
+        options: What the attention computes.
 
     Returns:
         [B, H, N, d] each; two add up to the gradient of an input. ``query_pooled``, through the
@@ -82,37 +73,28 @@ def split_gradient(
     inputs = (query, query, key, key, value, value)
     with torch.enable_grad(), torch.autocast(query.device.type, enabled=False):
         ways = {n: x.detach().requires_grad_() for n, x in zip(names, inputs, strict=True)}
-        out = _attend(ways, pool, min(topk, key.shape[2]), num_routed, landmark_scale, shared)
+        out = _attend(ways, pool, options)
         gradients = torch.autograd.grad(
             out, list(ways.values()), output_gradient, allow_unused=True, materialize_grads=True
         )
     return dict(zip(names, gradients, strict=True))
 
 
-def _attend(ways, pool, topk, num_routed, landmark_scale, shared) -> Tensor:
-    """MiTA attention by its definition, [B, H, N, d], each way with an input of its own."""
-    query, scale = ways['query_direct'], ways['query_direct'].shape[-1] ** -0.5
-    landmarks = pool(ways['query_pooled'])
-    logits, shared_values, routed_values = [], None, None
-    if shared:
-        weights = (scale * (landmarks @ ways['key_shared'].mT)).softmax(-1)  # [B, H, m, N]
-        shared_values = weights @ ways['value_shared']
-        logits.append(landmark_scale * (query @ landmarks.mT))
-    if topk:
-        with torch.no_grad():
-            experts = rank_keys(ways['key_routed'], landmarks, topk)
-            picked = gather_rows(experts, rank_landmarks(query, landmarks, num_routed)).flatten(3)
-        keys = gather_rows(ways['key_routed'], picked)  # [B, H, N, s * k, d]
-        routed_values = gather_rows(ways['value_routed'], picked)
-        logits.append(scale * (keys @ query.unsqueeze(-1)).squeeze(-1))
-    weights = torch.cat(logits, -1).softmax(-1)
-    num_shared = landmarks.shape[2] if shared else 0
-    out = 0
-    if shared:
-        out = weights[..., :num_shared] @ shared_values
-    if topk:
-        out = out + (weights[..., num_shared:].unsqueeze(-2) @ routed_values).squeeze(-2)
-    return out
+def _attend(
+    ways: dict[str, Tensor], pool: Callable[[Tensor], Tensor], options: MiTAOptions
+) -> Tensor:
+    """MiTA attention by its definition, [B, H, N, d], with an input of its own for each way."""
+    query, landmarks = ways['query_direct'], pool(ways['query_pooled'])
+    parts = []
+    if options.shared:
+        key, value = ways['key_shared'], ways['value_shared']
+        parts.append(shared_part(query, key, value, landmarks, options))
+    if options.topk:
+        key, value = ways['key_routed'], ways['value_routed']
+        experts = select_keys(key, landmarks, options)
+        routes = route(query, landmarks, options)
+        parts.append(routed_part(query, key, value, experts, routes, options))
+    return attend(parts)
 
 
 def gradient_figures(parts: dict[str, Tensor]) -> dict[str, float]:

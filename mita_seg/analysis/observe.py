@@ -1,4 +1,4 @@
-"""Watching every MiTA attention of a model while it runs."""
+"""Observing every MiTA attention of a model while it runs."""
 
 import contextlib
 import statistics

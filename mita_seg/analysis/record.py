@@ -8,49 +8,47 @@ import torch
 from torch import Tensor, nn
 
 from mita_seg.layers import MiTAAttention
-from mita_seg.ops import route_queries, select_experts
+from mita_seg.ops.options import MiTAOptions
+from mita_seg.ops.selection import route, scores_between, select
 
 from .observe import observe
 
 
 @dataclass(frozen=True)
 class Routing:
-    """One call of one MiTA attention: its queries, keys and landmarks, and its settings.
+    """One call of one MiTA attention: its queries, keys, landmarks and options.
 
     Attributes:
         query, key: [B, H, N, d], without gradient.
         landmarks: [B, H, m, d].
-        topk: Keys an expert, k; 0 for no routed experts.
-        num_routed: Experts a query, s.
-        landmark_scale: Factor of the shared expert's logits.
-        shared: Whether there is a shared expert.
-        grid: Patch grid (h, w); (0, 0) where the figures alone are wanted.
-        landmark_grid: Landmark grid (mh, mw), m = mh * mw.
+        options: What the attention computes. Without its pooling there is no `landmark_grid`.
+        grid: Patch grid (h, w); (0, 0) if only the figures are wanted.
         start: Index of the first patch among the N tokens; the others are special tokens.
     """
 
     query: Tensor
     key: Tensor
     landmarks: Tensor
-    topk: int
-    num_routed: int = 1
-    landmark_scale: float = 1.0
-    shared: bool = True
+    options: MiTAOptions
     grid: tuple[int, int] = (0, 0)
-    landmark_grid: tuple[int, int] = (0, 0)
     start: int = 0
+
+    @property
+    def landmark_grid(self) -> tuple[int, int]:
+        """Landmark grid (mh, mw), m = mh * mw."""
+        return self.options.pooling.landmark_height, self.options.pooling.landmark_width
 
     @cached_property
     def experts(self) -> Tensor:
         """Keys of each expert, ascending, int64 [B, H, m, min(k, N)]."""
-        if not self.topk:
+        if not self.options.topk:
             return self.query.new_empty((*self.landmarks.shape[:3], 0), dtype=torch.int64)
-        return select_experts(self.key, self.landmarks, self.topk)
+        return select(scores_between(self.landmarks, self.key), self.options)
 
     @cached_property
     def routes(self) -> Tensor:
-        """Experts of each query, closest landmark first, int64 [B, H, N, s]."""
-        return route_queries(self.query, self.landmarks, self.num_routed)
+        """Experts of each query, by falling score, int64 [B, H, N, s]."""
+        return route(scores_between(self.query, self.landmarks), self.options)
 
     @property
     def special_tokens(self) -> list[int]:
@@ -62,8 +60,8 @@ class Routing:
 def record_routing(model: nn.Module, layers: Collection[str] | None = None):
     """Record every call of the MiTA attentions of a model.
 
-    The model computes what it computes otherwise, and outside of the ``with`` block its layers are
-    as they were: nothing is left in them. Images need no labels.
+    The model's results do not change. After the ``with`` block nothing is left in its layers.
+    Images need no labels.
 
     Args:
         model: Any model with MiTA attentions.
@@ -89,12 +87,8 @@ def make_routing(
         q.detach(),
         k.detach(),
         landmarks,
-        topk=layer.topk,
-        num_routed=layer.num_routed,
-        landmark_scale=layer.landmark_scale,
-        shared=layer.shared,
+        layer.options(q.shape[2], grid, start),
         grid=tuple(map(int, grid)),
-        landmark_grid=layer.landmarks,
         start=start,
     )
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .arrays import holders, loads, shared_masses
+from .arrays import expert_counts, loads, shared_masses
 from .observe import observe
 from .record import Routing, make_routing
 
@@ -24,23 +24,23 @@ def routing_figures(routing: Routing) -> dict[str, float]:
         routing: One call of the attention; its grids do not matter.
 
     Returns:
-        ``empty_experts``: experts that no query goes to. ``busiest_expert``: choices of the queries
-        that fall on the most popular expert (1 / m is the least). ``unchosen_keys``: keys in no
-        expert. ``unreached_keys``: keys in no expert that a query goes to. ``overlap``: places of
-        the experts whose key is in another expert too. ``shared_mass``: softmax mass of the
-        landmarks, mean over queries. All but the last are NaN without routed experts.
+        ``empty_experts``: experts that no query goes to. ``busiest_expert``: share of the routes
+        that go to the most popular expert (at least 1 / m). ``unchosen_keys``: keys in no expert.
+        ``unreached_keys``: keys in no expert that a query goes to. ``overlap``: places of the
+        experts whose key is also in another expert. ``shared_mass``: softmax mass of the landmarks,
+        mean over queries. All but the last are NaN without routed experts.
     """
-    if not routing.topk:
+    if not routing.options.topk:
         return {**dict.fromkeys(_OF_ROUTED_EXPERTS, float('nan')), 'shared_mass': 1.0}
-    load, held = loads(routing), holders(routing)
-    reached = holders(routing, of=load > 0)
-    several = held.where(held > 1, 0).sum(-1)
+    load, counts = loads(routing), expert_counts(routing)
+    reached = expert_counts(routing, among=load > 0)
+    several = counts.where(counts > 1, 0).sum(-1)
     figures = {
         'empty_experts': (load == 0).float().mean(),
         'busiest_expert': (load.amax(-1) / routing.routes[0, 0].numel()).mean(),
-        'unchosen_keys': (held == 0).float().mean(),
+        'unchosen_keys': (counts == 0).float().mean(),
         'unreached_keys': (reached == 0).float().mean(),
-        'overlap': (several / held.sum(-1)).mean(),
+        'overlap': (several / counts.sum(-1)).mean(),
         'shared_mass': shared_masses(routing).mean(),
     }
     return {name: figure.item() for name, figure in figures.items()}
@@ -49,7 +49,7 @@ def routing_figures(routing: Routing) -> dict[str, float]:
 def observe_routing(model: nn.Module):
     """Collect :func:`routing_figures` of every layer at every forward pass.
 
-    The model computes what it computes otherwise.
+    The model's results do not change.
 
     Args:
         model: Any model with MiTA attentions.

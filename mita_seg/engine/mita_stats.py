@@ -121,7 +121,7 @@ class MiTAStatsHook(Hook):
                 if not math.isnan(figure):  # of routed experts that are not there
                     scalars[f'mita_{layer}/{name}'] = figure
                     by_name[name].append(figure)
-            if self.load_per_expert and routing.topk:
+            if self.load_per_expert and routing.options.topk:
                 load = loads(routing).float().mean((0, 1))
                 for expert, share in enumerate((load / load.sum()).tolist()):
                     scalars[f'mita_load_{layer}/{expert}'] = share

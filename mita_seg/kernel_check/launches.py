@@ -82,8 +82,6 @@ def list_launches(case: Case, gpu: Gpu) -> list[Launch]:
         case.landmarks[0] * case.landmarks[1],
         topk=case.topk,
         num_routed=case.num_routed,
-        scale=None,
-        landmark_scale=None,
         shared=case.shared,
     )._replace(pooling=Pooling(height, width, *case.landmarks, start))
     plan = DryPlan(gpu)

@@ -1,10 +1,12 @@
 """MiTA attention as a layer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from mita_seg.ops import pool_landmarks, pooled_mita_attention
+from mita_seg.ops.options import MiTAOptions, Pooling, make_options
 from mita_seg.ops.validation import check_experts, check_pair, check_scale
 
 from .attention import Attention
@@ -73,32 +75,47 @@ class MiTAAttention(Attention):
 
     def pool(self, q: Tensor, grid: Sequence[int], start: int) -> Tensor:
         """Landmarks [B, H, m, d], pooled from queries [B, H, N, d]."""
-        return pool_landmarks(q, grid, self.landmarks, start=self._first_pooled(q, grid, start))
+        first = self._first_pooled(q.shape[2], grid, start)
+        return pool_landmarks(q, grid, self.landmarks, start=first)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Sequence[int], start: int) -> Tensor:
         """MiTA attention with landmarks pooled from the queries; all [B, H, N, d]."""
+        first = self._first_pooled(q.shape[2], grid, start)
         return pooled_mita_attention(
-            q,
-            k,
-            v,
-            grid,
-            self.landmarks,
-            start=self._first_pooled(q, grid, start),
-            topk=self.topk,
-            num_routed=self.num_routed,
-            landmark_scale=self.landmark_scale,
-            shared=self.shared,
-            backend=self.backend,
+            q, k, v, grid, self.landmarks, start=first, backend=self.backend, **self._settings()
         )
 
-    def _first_pooled(self, q: Tensor, grid: Sequence[int], start: int) -> int:
+    def options(self, num_tokens: int, grid: Sequence[int], start: int) -> MiTAOptions:
+        """What the layer computes for N tokens and a patch grid (h, w), all defaults filled in.
+
+        Args:
+            num_tokens: N.
+            grid: Patch grid (h, w).
+            start: Index of the first patch token.
+        """
+        first = self._first_pooled(num_tokens, grid, start)
+        pooling = Pooling(*map(int, grid), *self.landmarks, first)
+        shape = num_tokens, self.head_dim
+        options = make_options(shape, pooling.num_landmarks, **self._settings())
+        return options._replace(pooling=pooling)
+
+    def _settings(self) -> dict[str, Any]:
+        """The layer's options of the operator."""
+        return {
+            'topk': self.topk,
+            'num_routed': self.num_routed,
+            'landmark_scale': self.landmark_scale,
+            'shared': self.shared,
+        }
+
+    def _first_pooled(self, num_tokens: int, grid: Sequence[int], start: int) -> int:
         """The first of the h * w tokens that landmarks are pooled from."""
         if self.pooled_tokens == 'patches':
             return start
-        if start != 1 or q.shape[2] != 1 + grid[0] * grid[1]:
+        if start != 1 or num_tokens != 1 + grid[0] * grid[1]:
             raise ValueError(
                 "pooled_tokens='all_but_last' needs a class token and then the patches, got "
-                f'N={q.shape[2]} tokens, grid={tuple(grid)}, start={start}'
+                f'N={num_tokens} tokens, grid={tuple(grid)}, start={start}'
             )
         return 0
 

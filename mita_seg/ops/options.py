@@ -57,10 +57,10 @@ def make_options(
     num_landmarks: int,
     *,
     topk: int,
-    num_routed: int,
-    scale: float | None,
-    landmark_scale: float | None,
-    shared: bool,
+    num_routed: int = 1,
+    scale: float | None = None,
+    landmark_scale: float | None = None,
+    shared: bool = True,
 ) -> MiTAOptions:
     """Options with their defaults filled in.
 

@@ -56,6 +56,11 @@ def pool(query: Tensor, pooling: Pooling) -> Tensor:
     return pool_in_torch(query, pooling)
 
 
+def adaptive_windows(size: int, count: int) -> list[tuple[int, int]]:
+    """Begin and end of each of the `count` windows that an axis of `size` is pooled from."""
+    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+
 def pool_in_torch(query: Tensor, pooling: Pooling) -> Tensor:
     """The same in torch operations."""
     batch, heads, _, dim = query.shape

@@ -1,8 +1,12 @@
 """The definition of MiTA attention, step by step, in plain torch operations.
 
-Slow and memory-hungry on purpose: this is what every other backend is compared with.
+Slow and memory-hungry on purpose: this is what every other backend is compared with. The steps are
+functions, for analyses and tests that need some of them alone.
 Source: Wen et al., arXiv 2602.01219, equations 5-12 and Algorithm 1.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,17 +15,116 @@ from .options import MiTAOptions
 from .selection import scores_between
 
 
-def rank_keys(key: Tensor, landmarks: Tensor, topk: int) -> Tensor:
+@torch.no_grad()
+def select_keys(key: Tensor, landmarks: Tensor, options: MiTAOptions) -> Tensor:
     """Top-k keys of each landmark, ascending; ties go to the lowest index. [B, H, m, k]"""
     scores = scores_between(landmarks, key)  # [B, H, m, N]
     ranked = scores.sort(dim=-1, descending=True, stable=True).indices
-    return ranked[..., :topk].sort(dim=-1).values
+    return ranked[..., : options.topk].sort(dim=-1).values
 
 
-def rank_landmarks(query: Tensor, landmarks: Tensor, num_routed: int) -> Tensor:
-    """Closest landmarks of each query, closest first; ties go to the lowest. [B, H, N, s]"""
+@torch.no_grad()
+def route(query: Tensor, landmarks: Tensor, options: MiTAOptions) -> Tensor:
+    """Experts of each query, by falling score; ties go to the lowest index. [B, H, N, s]"""
     scores = scores_between(query, landmarks)  # [B, H, N, m]
-    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :num_routed]
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., : options.num_routed]
+
+
+class Part(NamedTuple):
+    """What queries attend to: the shared expert, or their routed experts."""
+
+    logits: Tensor  # [B, H, N, n]
+    values: Tensor  # [B, H, N, n, d], or [B, H, n, d] where all queries have the same
+
+
+def landmark_weights(key: Tensor, landmarks: Tensor, options: MiTAOptions) -> Tensor:
+    """softmax(c L K^T), by which the shared values are made of the values. [B, H, m, N]"""
+    return scale_products(landmarks, key, options.scale).softmax(-1)
+
+
+def shared_logits(query: Tensor, landmarks: Tensor, options: MiTAOptions) -> Tensor:
+    """Logits with the landmarks, [B, H, N, m]."""
+    return scale_products(query, landmarks, options.landmark_scale)
+
+
+def shared_part(
+    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, options: MiTAOptions
+) -> Part:
+    """The shared expert."""
+    shared_values = landmark_weights(key, landmarks, options) @ value
+    return Part(shared_logits(query, landmarks, options), shared_values)
+
+
+def keys_of_queries(experts: Tensor, routes: Tensor) -> Tensor:
+    """experts [B, H, m, k], routes [B, H, N, s] -> keys of each query's experts [B, H, N, s k]"""
+    return gather_rows(experts, routes).flatten(-2)
+
+
+def routed_logits(query: Tensor, key: Tensor, chosen: Tensor, options: MiTAOptions) -> Tensor:
+    """Logits with the `chosen` keys of each query [B, H, N, n], of the same shape."""
+    keys = gather_rows(key, chosen)  # [B, H, N, n, d]
+    return scale_products(query.unsqueeze(-2), keys, options.scale).squeeze(-2)
+
+
+def routed_part(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    experts: Tensor,
+    routes: Tensor,
+    options: MiTAOptions,
+) -> Part:
+    """The routed experts, whose keys are `experts` [B, H, m, k]; those of a query are `routes`."""
+    chosen = keys_of_queries(experts, routes)
+    return Part(routed_logits(query, key, chosen, options), gather_rows(value, chosen))
+
+
+def softmax_over(logits: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Weights [..., n] of one softmax over the logits of several parts."""
+    weights = torch.cat(list(logits), -1).softmax(-1)
+    return weights.split([each.shape[-1] for each in logits], -1)
+
+
+def attend(parts: Sequence[Part]) -> Tensor:
+    """The values of all parts, weighted by one softmax, [B, H, N, d]."""
+    weights = softmax_over([part.logits for part in parts])
+    outputs = [
+        each @ part.values
+        if part.values.ndim == each.ndim
+        else (each.unsqueeze(-2) @ part.values).squeeze(-2)
+        for each, part in zip(weights, parts, strict=True)
+    ]
+    return torch.stack(outputs).sum(0)
+
+
+def attend_to_chosen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor,
+    experts: Tensor | None,
+    routes: Tensor | None,
+    options: MiTAOptions,
+) -> Tensor:
+    """MiTA attention with experts [B, H, m, k] and routes [B, H, N, s] that are chosen already.
+
+    Without routed experts they are not read.
+    """
+    parts = []
+    if options.shared:
+        parts.append(shared_part(query, key, value, landmarks, options))
+    if options.topk:
+        parts.append(routed_part(query, key, value, experts, routes, options))
+    return attend(parts)
+
+
+def reference_attention(
+    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, options: MiTAOptions
+) -> Tensor:
+    """MiTA attention by its definition; tensors as in :func:`mita_seg.ops.mita_attention`."""
+    experts = select_keys(key, landmarks, options)
+    routes = route(query, landmarks, options)
+    return attend_to_chosen(query, key, value, landmarks, experts, routes, options)
 
 
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
@@ -36,41 +139,3 @@ def scale_products(rows: Tensor, others: Tensor, scale: float) -> Tensor:
     Sums are kept small by a power of two, which is exact: float16 ends at 65504.
     """
     return (16 * scale) * ((rows / 4) @ (others / 4).mT)
-
-
-def reference_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    landmarks: Tensor,
-    options: MiTAOptions,
-    *,
-    experts: Tensor | None = None,
-    routes: Tensor | None = None,
-) -> Tensor:
-    """MiTA attention by its definition; tensors as in :func:`mita_seg.ops.mita_attention`.
-
-    With `experts` [B, H, m, k] and `routes` [B, H, N, s] as someone else chose them, of nearly
-    equal scores say, only the arithmetic is the definition's.
-    """
-    logits, values = [], []  # per query: [B, H, N, 1, experts' keys], [B, H, N, keys, d]
-
-    if options.shared:
-        weights = scale_products(landmarks, key, options.scale).softmax(-1)
-        landmark_values = weights @ value  # [B, H, m, d]
-        logits.append(scale_products(query, landmarks, options.landmark_scale))
-        values.append(landmark_values.unsqueeze(2).expand(-1, -1, query.shape[2], -1, -1))
-
-    if options.topk:
-        with torch.no_grad():
-            if experts is None:
-                experts = rank_keys(key, landmarks, options.topk)  # [B, H, m, k]
-            if routes is None:
-                routes = rank_landmarks(query, landmarks, options.num_routed)  # [B, H, N, s]
-            picked = gather_rows(experts, routes).flatten(-2)  # [B, H, N, s * k]
-        routed_keys = gather_rows(key, picked)  # [B, H, N, s * k, d]
-        logits.append(scale_products(query.unsqueeze(-2), routed_keys, options.scale).squeeze(-2))
-        values.append(gather_rows(value, picked))
-
-    weights = torch.cat(logits, -1).softmax(-1)
-    return (weights.unsqueeze(-2) @ torch.cat(values, -2)).squeeze(-2)

@@ -47,7 +47,7 @@ def draw_layers(routings, heads, path):
 
 def _key_share(routing):
     tokens = routing.query.shape[2]
-    return min(1, routing.experts.shape[-1] * routing.num_routed / tokens)
+    return min(1, routing.experts.shape[-1] * routing.options.num_routed / tokens)
 
 
 def _draw_heads(axis, names, values, colour):

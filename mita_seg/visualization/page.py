@@ -124,7 +124,7 @@ def _describe_layer(layer, routing, heads, classes, shown):
         'colours': [f'rgb({r},{g},{b})' for r, g, b in expert_colours(routing.landmark_grid)],
         'windows': landmark_windows(routing).tolist(),
         'topk': keys.shape[-1],
-        'routed': routing.num_routed,
+        'routed': routing.options.num_routed,
         'looks': [names[token] for token in looks],
         'heads': [
             {

@@ -5,6 +5,7 @@ import torch
 from mita_seg import analysis
 from mita_seg.layers import FullAttention, MiTAAttention
 from mita_seg.ops import mita_attention, pool_landmarks
+from mita_seg.ops.options import Pooling, make_options
 
 GRID, LANDMARKS, START, TOKENS = (5, 4), (2, 3), 1, 23  # a class token, 20 patches, 2 class queries
 
@@ -14,9 +15,9 @@ def recorded(**options):
     options = {'topk': 4, 'num_routed': 1, 'landmark_scale': 0.3, 'shared': True, **options}
     query, key, value = torch.randn(3, 2, 3, TOKENS, 8).unbind()
     landmarks = pool_landmarks(query, GRID, LANDMARKS, start=START)
-    routing = analysis.Routing(
-        query, key, landmarks, grid=GRID, landmark_grid=LANDMARKS, start=START, **options
-    )
+    filled_in = make_options((TOKENS, 8), 6, **options)
+    filled_in = filled_in._replace(pooling=Pooling(*GRID, *LANDMARKS, START))
+    routing = analysis.Routing(query, key, landmarks, filled_in, grid=GRID, start=START)
     return routing, value, mita_attention(query, key, value, landmarks, **options)
 
 
@@ -36,7 +37,7 @@ def test_rows_times_values_are_the_attention(change):
 
 @pytest.mark.parametrize('change', VARIANTS)
 def test_shares_are_those_of_logits_written_out(change, monkeypatch):
-    monkeypatch.setattr(analysis.arrays, '_LOGITS_AT_ONCE', 7 * 6 * TOKENS)  # seven queries
+    monkeypatch.setattr(analysis.arrays, '_NUMBERS_AT_ONCE', 7 * 6 * TOKENS)  # a few queries
     routing, _, _ = recorded(**change)
     share, recall = analysis.shared_share(routing), analysis.recall(routing)
     query, key, landmarks = (x[1, 2] for x in (routing.query, routing.key, routing.landmarks))
@@ -44,10 +45,10 @@ def test_shares_are_those_of_logits_written_out(change, monkeypatch):
         logits = 8**-0.5 * key @ query[n]
         keys = [i for e in routing.routes[1, 2, n] for i in routing.experts[1, 2, e].tolist()]
         routed = logits[keys].exp().sum()
-        shared = (0.3 * landmarks @ query[n]).exp().sum() if routing.shared else 0 * routed
+        shared = (0.3 * landmarks @ query[n]).exp().sum() if routing.options.shared else 0 * routed
         assert share[1, 2, n] == pytest.approx((shared / (shared + routed)).item(), abs=1e-5)
-        held = logits.softmax(0)[sorted(set(keys))].sum().item()
-        assert recall[1, 2, n] == pytest.approx(held, abs=1e-5)
+        expected = logits.softmax(0)[sorted(set(keys))].sum().item()
+        assert recall[1, 2, n] == pytest.approx(expected, abs=1e-5)
 
 
 def test_maps_and_use_follow_routes_and_experts():

@@ -4,6 +4,7 @@ import torch
 from mita_seg.analysis.gradients import gradient_figures, observe_gradients, split_gradient
 from mita_seg.layers import FullAttention, MiTAAttention
 from mita_seg.ops import pool_landmarks, pooled_mita_attention
+from mita_seg.ops.options import make_options
 
 OPTIONS = {'topk': 3, 'num_routed': 1, 'landmark_scale': 0.3, 'shared': True}
 
@@ -22,7 +23,8 @@ def test_the_ways_add_up_to_the_gradient(change):
     out = pooled_mita_attention(*inputs, (3, 4), (2, 2), start=1, **options)
     output_gradient = torch.randn_like(out)
     expected = torch.autograd.grad(out, inputs, output_gradient)
-    parts = split_gradient(*inputs, output_gradient, pool, **options)
+    filled_in = make_options((13, 8), 4, **options)
+    parts = split_gradient(*inputs, output_gradient, pool, filled_in)
     sums = [
         parts['query_pooled'] + parts['query_direct'],
         parts['key_shared'] + parts['key_routed'],

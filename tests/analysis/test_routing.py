@@ -6,12 +6,14 @@ import torch
 from mita_seg.analysis import Routing, observe_routing, routing_figures
 from mita_seg.analysis.observe import average, mita_layers
 from mita_seg.layers import FullAttention, MiTAAttention
+from mita_seg.ops.options import make_options
 
 OPTIONS = {'topk': 2, 'num_routed': 1, 'landmark_scale': 0.5, 'shared': True}
 
 
 def figures_of(query, key, landmarks, **options):
-    return routing_figures(Routing(query, key, landmarks, **options))
+    filled_in = make_options(query.shape[2:], landmarks.shape[2], **options)
+    return routing_figures(Routing(query, key, landmarks, filled_in))
 
 
 def axes(*signed):

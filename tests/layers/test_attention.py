@@ -9,6 +9,7 @@ from torch.export import Dim, export
 from torch.nn.functional import conv2d, silu
 
 from mita_seg.layers import FullAttention, MiTAAttention
+from mita_seg.ops.reference import reference_attention
 
 GRID = (5, 7)
 VARIANTS = [{}, {'qk_norm': True}, {'dwc': True}, {'gate': True}, {'dwc': True, 'gate': True}]
@@ -225,3 +226,13 @@ def test_bad_calls_are_refused(x, grid, start, message):
     for kind in (FullAttention, MiTAAttention):
         with pytest.raises(ValueError, match=message):
             kind(32, 2)(x, grid, start)
+
+
+@pytest.mark.parametrize('change', [{}, {'num_routed': 2}, {'shared': False}, {'topk': 99}])
+def test_options_of_a_layer_are_what_it_computes(change):
+    layer = MiTAAttention(16, 2, landmarks=(2, 2), landmark_scale=0.3, **{'topk': 3, **change})
+    q, k, v = torch.randn(3, 1, 2, 13, 8).unbind()
+    options = layer.options(13, (3, 4), 1)
+    assert options.pooling == (3, 4, 2, 2, 1) and options.topk == min(layer.topk, 13)
+    expected = reference_attention(q, k, v, layer.pool(q, (3, 4), 1), options)
+    torch.testing.assert_close(layer.attend(q, k, v, (3, 4), 1), expected)

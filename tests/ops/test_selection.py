@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mita_seg.ops import reference, route_queries, select_experts
+from mita_seg.ops.options import MiTAOptions
 from mita_seg.ops.selection import top_indices
 
 
@@ -35,13 +36,17 @@ def test_infinite_scores_stay_in_range():
     assert top_indices(scores, 3).tolist() == [[0, 1, 30]]
 
 
+def make_options(topk, num_routed):
+    return MiTAOptions(topk, num_routed, scale=1.0, landmark_scale=1.0, shared=True)
+
+
 @pytest.mark.parametrize('tokens', [10, 193, 1025])
 def test_select_experts_equals_the_definition(tokens):
     key, landmarks = torch.randn(2, 3, tokens, 16), torch.randn(2, 3, 9, 16)
     experts = select_experts(key, landmarks, 20)
     topk = min(20, tokens)
     assert experts.shape == (2, 3, 9, topk) and experts.dtype == torch.int64
-    assert torch.equal(experts, reference.rank_keys(key, landmarks, topk))
+    assert torch.equal(experts, reference.select_keys(key, landmarks, make_options(topk, 1)))
     assert (experts.diff(dim=-1) > 0).all()
 
 
@@ -50,7 +55,7 @@ def test_route_queries_equals_the_definition(num_routed):
     query, landmarks = torch.randn(2, 3, 50, 16), torch.randn(2, 3, 9, 16)
     routes = route_queries(query, landmarks, num_routed)
     assert routes.shape == (2, 3, 50, num_routed)
-    assert torch.equal(routes, reference.rank_landmarks(query, landmarks, num_routed))
+    assert torch.equal(routes, reference.route(query, landmarks, make_options(1, num_routed)))
 
 
 @pytest.mark.parametrize('num_routed', [1, 2])

@@ -4,7 +4,7 @@ import torch
 
 from mita_seg.ops import mita_attention
 from mita_seg.ops.options import MiTAOptions, to_scalars
-from mita_seg.ops.reference import reference_attention
+from mita_seg.ops.reference import attend_to_chosen
 from support.operator_cases import NAMES, relative_error, with_gradients
 
 
@@ -61,17 +61,15 @@ def assert_as_precise_as_plain_operations(tensors, topk, num_routed=1, shared=Tr
     The plain operations compute in the dtype of the inputs throughout.
     """
     options = {'topk': topk, 'num_routed': num_routed, 'shared': shared}
-    chosen = {}
-    if topk:
-        chosen['experts'], chosen['routes'] = read_choice(tensors, **options)
+    chosen = read_choice(tensors, **options) if topk else (None, None)
     scale = tensors[0].shape[-1] ** -0.5
+    filled_in = MiTAOptions(scale=scale, landmark_scale=scale, **options)
 
-    def define(*tensors, **chosen):
-        filled_in = MiTAOptions(scale=scale, landmark_scale=scale, **options)
-        return reference_attention(*tensors, filled_in, **chosen)
+    def define(*tensors):
+        return attend_to_chosen(*tensors, *chosen, filled_in)
 
     exact_inputs = [tensor.detach().double().requires_grad_() for tensor in tensors]
-    exact, plain = (with_gradients(inputs, define, **chosen) for inputs in (exact_inputs, tensors))
+    exact, plain = (with_gradients(inputs, define) for inputs in (exact_inputs, tensors))
     results = with_gradients(tensors, mita_attention, **options, backend='triton')
     for name, result, rounded, wanted in zip(NAMES, results, plain, exact, strict=True):
         if wanted is None:

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..options import Pooling
+from ..pooling import adaptive_windows
 from .blocks import choose_pool_backward_blocks, choose_pool_blocks
 from .call_plan import Plan
 from .launch import cdiv, is_wide, next_power_of_2
@@ -83,8 +84,8 @@ def pool(plan: Plan, query: Tensor, landmarks: Tensor, pooling: Pooling) -> None
 
 
 def _largest_window(count: int, size: int) -> int:
-    """Tokens in the largest of `count` windows of an axis of `size`, see `window_of`."""
-    return max(cdiv((i + 1) * size, count) - i * size // count for i in range(count))
+    """Tokens in the largest of the `count` windows of an axis of `size`."""
+    return max(end - begin for begin, end in adaptive_windows(size, count))
 
 
 def _most_windows(count: int, size: int) -> int:
