@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from .options import MiTAOptions
 from .surroundings import in_transform
-from .validation import check_heads, check_num_routed, check_topk
+from .validation import check_heads, check_int, check_num_routed
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def select_experts(key: Tensor, landmarks: Tensor, topk: int) -> Tensor:
         ValueError: Shapes or devices that differ, or `topk` below 1.
     """
     check_heads(key=key, landmarks=landmarks)
-    check_topk(topk, minimum=1)
+    check_int('topk', topk, 1)
     return top_indices(scores_between(landmarks, key), min(topk, key.shape[2]))
 
 

@@ -64,12 +64,12 @@ def check_same_tokens(**tensors: Tensor) -> None:
             )
 
 
-def check_topk(topk: int, minimum: int = 0) -> None:
-    """topk is an int of at least `minimum`, else TypeError or ValueError."""
-    if not _is_int(topk):
-        raise TypeError(f'topk must be an int, got {topk!r}')
-    if topk < minimum:
-        raise ValueError(f'topk must be at least {minimum}, got {topk}')
+def check_int(name: str, number: int, minimum: int) -> None:
+    """number is an int of at least `minimum`, else TypeError or ValueError."""
+    if not _is_int(number):
+        raise TypeError(f'{name} must be an int, got {number!r}')
+    if number < minimum:
+        raise ValueError(f'{name} must be at least {minimum}, got {number}')
 
 
 def check_num_routed(num_routed: int, num_landmarks: int) -> None:
@@ -85,7 +85,7 @@ def check_num_routed(num_routed: int, num_landmarks: int) -> None:
 
 def check_experts(topk: int, num_routed: int, num_landmarks: int, shared: bool) -> None:
     """topk and num_routed are in range and leave an expert, else TypeError or ValueError."""
-    check_topk(topk)
+    check_int('topk', topk, 0)
     check_num_routed(num_routed, num_landmarks)
     if topk == 0 and not shared:
         raise ValueError('topk=0 with shared=False leaves nothing to attend to')
@@ -103,10 +103,7 @@ def check_pair(name: str, pair: Sequence[int]) -> None:
 def check_grid(grid: Sequence[int], start: int, num_tokens: int) -> None:
     """The patch tokens [start, start + h * w) exist, else TypeError or ValueError."""
     check_pair('grid', grid)
-    if not _is_int(start):
-        raise TypeError(f'start must be an int, got {start!r}')
-    if start < 0:
-        raise ValueError(f'start must be at least 0, got {start}')
+    check_int('start', start, 0)
     height, width = grid
     if start + height * width > num_tokens:
         raise ValueError(
