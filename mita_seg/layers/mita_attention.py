@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mita_seg.ops import pool_landmarks, pooled_mita_attention
 from mita_seg.ops.options import MiTAOptions, Pooling, make_options
-from mita_seg.ops.validation import check_experts, check_int, check_pair, check_scale
+from mita_seg.ops.validation import check_experts, check_pair, check_scale
 
 from .attention import Attention
 
@@ -31,7 +31,6 @@ class MiTAAttention(Attention):
         shared: Use the shared expert.
         landmark_scale: Factor of the shared expert's logits: ``'scale'`` for d^-1/2 (the paper),
             ``'inverse_dim'`` for 1/d (the published code), or a number.
-        first_key: The first token that may be a key of an expert; 1 leaves out a class token.
         backend: Backend of :func:`mita_seg.ops.pooled_mita_attention`.
         pooled_tokens: What landmarks are pooled from. ``'patches'`` (the paper), or
             ``'all_but_last'`` to compute what the published code computes, for its weights: there
@@ -55,7 +54,6 @@ class MiTAAttention(Attention):
         num_routed: int = 1,
         shared: bool = True,
         landmark_scale: float | str = 'scale',
-        first_key: int = 0,
         backend: str = 'auto',
         pooled_tokens: str = 'patches',
         **kwargs,
@@ -68,8 +66,6 @@ class MiTAAttention(Attention):
         self.num_routed = num_routed
         self.shared = shared
         self.landmark_scale = _resolve_landmark_scale(landmark_scale, self.head_dim)
-        check_int('first_key', first_key, 0)
-        self.first_key = first_key
         if pooled_tokens not in ('patches', 'all_but_last'):
             raise ValueError(
                 f"pooled_tokens must be 'patches' or 'all_but_last', got {pooled_tokens!r}"
@@ -110,7 +106,6 @@ class MiTAAttention(Attention):
             'num_routed': self.num_routed,
             'landmark_scale': self.landmark_scale,
             'shared': self.shared,
-            'first_key': self.first_key,
         }
 
     def _first_pooled(self, num_tokens: int, grid: Sequence[int], start: int) -> int:
@@ -129,7 +124,6 @@ class MiTAAttention(Attention):
         return (
             f'landmarks={self.landmarks}, topk={self.topk}, num_routed={self.num_routed}, '
             f'shared={self.shared}, landmark_scale={self.landmark_scale:.4g}, '
-            f'first_key={self.first_key}, '
             f'pooled_tokens={self.pooled_tokens!r}, backend={self.backend!r}'
         )
 

@@ -30,7 +30,6 @@ def mita_attention(
     scale: float | None = None,
     landmark_scale: float | None = None,
     shared: bool = True,
-    first_key: int = 0,
     backend: str = 'auto',
 ) -> Tensor:
     """MiTA attention: each query attends to a shared expert and to its routed experts.
@@ -64,8 +63,6 @@ def mita_attention(
             authors' published code amounts to 1/d.
         shared: Whether queries attend to the shared expert. False: route-only; the landmarks then
             get no gradient.
-        first_key: The first token that may be a key of an expert. With a class token in front, 1
-            keeps it out of the experts; the shared expert still has all tokens.
         backend: 'reference' (the definition, for tests), 'tiled' (fast in plain torch operations),
             'masked' (scaled_dot_product_attention under a mask, for short maps on a GPU: O(N^2)),
             'triton' (kernels for GPUs from Ampere on, compute capability 8.0: float32, bfloat16 or
@@ -96,7 +93,6 @@ def mita_attention(
         scale=scale,
         landmark_scale=landmark_scale,
         shared=shared,
-        first_key=first_key,
     )
     chosen = _select_backend(backend, query, landmarks.shape[2], options)
     return _run(chosen, tensors, options, lowered)
@@ -115,7 +111,6 @@ def pooled_mita_attention(
     scale: float | None = None,
     landmark_scale: float | None = None,
     shared: bool = True,
-    first_key: int = 0,
     backend: str = 'auto',
 ) -> Tensor:
     """:func:`mita_attention` with landmarks from :func:`pool_landmarks`, as one operator.
@@ -126,8 +121,7 @@ def pooled_mita_attention(
     Args:
         query, key, value: As in :func:`mita_attention`.
         grid, num_landmarks, start: As in :func:`pool_landmarks`.
-        topk, num_routed, scale, landmark_scale, shared, first_key, backend: As in
-            :func:`mita_attention`.
+        topk, num_routed, scale, landmark_scale, shared, backend: As in :func:`mita_attention`.
 
     Returns:
         [B, H, N, d], dtype of the inputs.
@@ -150,7 +144,6 @@ def pooled_mita_attention(
         scale=scale,
         landmark_scale=landmark_scale,
         shared=shared,
-        first_key=first_key,
     )
     chosen = _select_backend(backend, query, pooling.num_landmarks, options)
     if chosen.pools and not torch.jit.is_tracing():

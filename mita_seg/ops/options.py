@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, get_type_hints
 
 from .surroundings import is_exporting
-from .validation import check_experts, check_int, check_scale
+from .validation import check_experts, check_scale
 
 
 class Pooling(NamedTuple):
@@ -41,7 +41,6 @@ class MiTAOptions(NamedTuple):
         scale: c, factor of the logits with keys.
         landmark_scale: c_L, factor of the logits with landmarks.
         shared: Whether queries attend to the shared expert.
-        first_key: The first token that may be a key of an expert, from 0 to N - 1.
         pooling: For a backend that pools the landmarks itself; None where they are given.
     """
 
@@ -50,7 +49,6 @@ class MiTAOptions(NamedTuple):
     scale: float
     landmark_scale: float
     shared: bool
-    first_key: int = 0
     pooling: Pooling | None = None
 
 
@@ -63,14 +61,13 @@ def make_options(
     scale: float | None = None,
     landmark_scale: float | None = None,
     shared: bool = True,
-    first_key: int = 0,
 ) -> MiTAOptions:
     """Options with their defaults filled in.
 
     Args:
         shape: Tokens and head dimension, (N, d).
         num_landmarks: m.
-        topk, num_routed, scale, landmark_scale, shared, first_key: As in
+        topk, num_routed, scale, landmark_scale, shared: As in
             :func:`mita_seg.ops.mita_attention`.
 
     Raises:
@@ -84,14 +81,10 @@ def make_options(
         landmark_scale = scale
     else:
         landmark_scale = check_scale('landmark_scale', landmark_scale)
-    check_int('first_key', first_key, 0)
     # While a model is exported the number of tokens may be open.
-    if not is_exporting():
-        if first_key >= num_tokens:
-            raise ValueError(f'first_key must be below {num_tokens} tokens, got {first_key}')
-        topk = min(topk, num_tokens - first_key)
+    topk = topk if is_exporting() else min(topk, num_tokens)
     num_routed = num_routed if topk else 1  # which makes no difference then
-    return MiTAOptions(topk, num_routed, scale, landmark_scale, shared, first_key)
+    return MiTAOptions(topk, num_routed, scale, landmark_scale, shared)
 
 
 _SCHEMA_TYPES: dict[Any, str] = {

@@ -19,8 +19,7 @@ from .selection import scores_between
 def select_keys(key: Tensor, landmarks: Tensor, options: MiTAOptions) -> Tensor:
     """Top-k keys of each landmark, ascending; ties go to the lowest index. [B, H, m, k]"""
     scores = scores_between(landmarks, key)  # [B, H, m, N]
-    allowed = scores[..., options.first_key :]
-    ranked = allowed.sort(dim=-1, descending=True, stable=True).indices + options.first_key
+    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
     return ranked[..., : options.topk].sort(dim=-1).values
 
 

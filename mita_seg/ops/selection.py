@@ -73,9 +73,7 @@ def select(
         top: Makes the choice, (scores, k) -> keys in a form of its own; :func:`top_indices` when
             None.
     """
-    first = options.first_key
-    chosen = (top or top_indices)(scores[..., first:], options.topk)
-    return pad(chosen, (first, 0)) if chosen.dtype == torch.bool else chosen + first
+    return (top or top_indices)(scores, options.topk)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ def _score_keys(
     p_key, p_value, p_landmarks, p_scores, p_maxima, p_part, p_part_sum, p_part_max,
     s_key_b, s_key_h, s_key_n, s_key_d, s_value_b, s_value_h, s_value_n, s_value_d,
     s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
-    heads, num_tokens, num_blocks, splits, tokens_per_split, scale_log2, first_key,
+    heads, num_tokens, num_blocks, splits, tokens_per_split, scale_log2,
     num_landmarks: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -60,17 +60,15 @@ def _score_keys(
         b_key = _load_rows(p_key, o_n, s_key_n, s_key_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         b_scores = _dot(b_landmarks, tl.trans(b_key), None, PRECISION)  # [M, N]
         if SELECT:
-            b_kept = tl.where((o_n >= first_key)[None, :], b_scores, float('-inf'))
             p_row = p_scores + o_m.to(tl.int64)[:, None] * num_tokens + o_n[None, :]
             if EVEN:
-                tl.store(p_row, b_kept, mask=m_mask[:, None])
+                tl.store(p_row, b_scores, mask=m_mask[:, None])
             else:
-                tl.store(p_row, b_kept, mask=m_mask[:, None] & n_mask[None, :])
+                tl.store(p_row, b_scores, mask=m_mask[:, None] & n_mask[None, :])
         if not EVEN:
             b_scores = tl.where(n_mask[None, :], b_scores, float('-inf'))
         if SELECT and KEY_BLOCK > 1:
-            b_kept = tl.where((o_n >= first_key)[None, :], b_scores, float('-inf'))
-            b_blocks = tl.reshape(b_kept, [BLOCK_M, BLOCK_N // KEY_BLOCK, KEY_BLOCK])
+            b_blocks = tl.reshape(b_scores, [BLOCK_M, BLOCK_N // KEY_BLOCK, KEY_BLOCK])
             b_maxima = tl.max(b_blocks, 2)  # [M, N / KEY_BLOCK]
             o_b = first // KEY_BLOCK + tl.arange(0, BLOCK_N // KEY_BLOCK)
             p_row_maxima = p_maxima + o_m.to(tl.int64)[:, None] * num_blocks + o_b[None, :]
@@ -171,7 +169,7 @@ def _score_and_route_kernel(
     s_value_b, s_value_h, s_value_n, s_value_d,
     s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
     heads, num_tokens, num_blocks,
-    splits, score_programs, tokens_per_split, chunks, chunk_size, scale_log2, first_key,
+    splits, score_programs, tokens_per_split, chunks, chunk_size, scale_log2,
     num_landmarks: tl.constexpr, num_routed: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, ALL_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_Q: tl.constexpr, KEY_BLOCK: tl.constexpr,
@@ -191,9 +189,8 @@ def _score_and_route_kernel(
             p_key, p_value, p_landmarks, p_scores, p_maxima, p_part, p_part_sum, p_part_max,
             s_key_b, s_key_h, s_key_n, s_key_d, s_value_b, s_value_h, s_value_n, s_value_d,
             s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
-            heads, num_tokens, num_blocks, splits, tokens_per_split, scale_log2, first_key,
-            num_landmarks, D, BLOCK_D, WIDE, BLOCK_M, BLOCK_N, KEY_BLOCK, ROUTED, SHARED, PRECISION,
-            STAGES, EVEN,
+            heads, num_tokens, num_blocks, splits, tokens_per_split, scale_log2, num_landmarks,
+            D, BLOCK_D, WIDE, BLOCK_M, BLOCK_N, KEY_BLOCK, ROUTED, SHARED, PRECISION, STAGES, EVEN,
         )  # fmt: skip
     elif ROUTED:
         _route_queries(
@@ -250,7 +247,7 @@ def score_and_route(
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(),
         heads, tokens, num_blocks,
         blocks.splits, score_programs, blocks.tokens_per_split, chunks, blocks.chunk,
-        options.scale * LOG2E, options.first_key, num_landmarks, num_routed,
+        options.scale * LOG2E, num_landmarks, num_routed,
         D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks, ALL_M=blocks.all_landmarks,
         BLOCK_N=blocks.score_and_route.block, BLOCK_Q=ROUTE_QUERIES, KEY_BLOCK=blocks.key_block,
         ROUTED=routed, SHARED=shared, PRECISION=precision(key.dtype),
