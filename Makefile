@@ -1,6 +1,6 @@
 # make demo    train a full-attention and a MiTA segmentor side by side on generated images
 # make test    the whole test suite
-# make lint    style and format
+# make lint    style, format and types
 # make test-families   swapping and conversion with timm, torchvision and transformers, and those of
 #                      MMSegmentation's tools that need more, in an environment inside .venv
 # make test-upstream   what concerns MMSegmentation, with the upstream packages in place of the
@@ -81,6 +81,7 @@ check-kernels: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The packages of the extra `docs` alone: the API pages are read from the source, without torch.
 DOCS := $(VENV)/docs
@@ -99,7 +100,7 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) data/shapes work_dirs/demo dist site .pytest_cache .ruff_cache
+	rm -rf $(VENV) data/shapes work_dirs/demo dist site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are touched last: an interrupted installation starts again. They are older than the

@@ -1,6 +1,7 @@
 """The steps of a conversion, in order."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 
@@ -160,7 +161,7 @@ def _describe(conversion: Conversion) -> None:
     conversion.missing = {prefix + name: hint for name, hint in find_missing(backbone).items()}
     conversion.foreign = [prefix + name for name in backbone if not is_standard(name)]
     if conversion.source == 'mita-deit':
-        variant = conversion.settings.get('attn_cfg', {})
+        variant = cast(dict, conversion.settings.get('attn_cfg', {}))
         conversion.settings['attn_cfg'] = {**variant, **PUBLISHED_ATTENTION}
 
 
@@ -206,6 +207,6 @@ def _settle_grid(
             )
         grid = new_grid
     conversion.weights = say_grid(conversion.weights, grid, prefix)
-    patch = conversion.settings.get('patch_size')
+    patch = cast('int | None', conversion.settings.get('patch_size'))
     if patch is not None:
         conversion.settings['img_size'] = tuple(size * patch for size in grid)

@@ -131,7 +131,7 @@ def say_grid(
     name = prefix.removesuffix('.')
     metadata[name] = {**metadata.get(name, {}), GRID_KEY: (grid[0], grid[1])}
     told = OrderedDict(weights)
-    told._metadata = metadata
+    vars(told)['_metadata'] = metadata
     return told
 
 

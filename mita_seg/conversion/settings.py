@@ -84,7 +84,7 @@ def model_settings(weights: Mapping[str, Tensor]) -> dict[str, object]:
     Returns:
         Arguments by name; those that have their usual value are left out where they are many.
     """
-    settings = {}
+    settings: dict[str, object] = {}
     num_layers = _count_layers(weights)
     patch = weights.get('patch_embed.projection.weight')  # [C, in, p, p]
     position = weights.get('pos_embed')
@@ -100,7 +100,7 @@ def model_settings(weights: Mapping[str, Tensor]) -> dict[str, object]:
     settings['patch_bias'] = 'patch_embed.projection.bias' in weights
     settings['final_norm'] = 'ln1.weight' in weights
     hidden = weights.get('layers.0.ffn.layers.0.0.weight')
-    unusual = {
+    unusual: dict[str, tuple[object, object]] = {
         'in_channels': (patch.shape[1], 3),
         'mlp_ratio': (4 if hidden is None else hidden.shape[0] / patch.shape[0], 4),
         'pre_norm': ('ln_pre.weight' in weights, False),
@@ -124,7 +124,7 @@ def _count_layers(weights: Mapping[str, Tensor]) -> int:
     indices = {name: int(match[1]) for name, match in names.items() if match}
     if not indices:
         return 0
-    last = max(indices, key=indices.get)
+    last = max(indices, key=lambda name: indices[name])
     if indices[last] >= len(weights):
         raise ValueError(
             f'{last} would be of layer {indices[last]}, but there are {len(weights)} weights in all'

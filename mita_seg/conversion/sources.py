@@ -40,7 +40,7 @@ def find_weights(checkpoint: Mapping) -> dict[str, Tensor]:
     weights = OrderedDict(
         (n, value) for n, value in checkpoint.items() if isinstance(value, Tensor)
     )
-    weights._metadata = getattr(checkpoint, '_metadata', OrderedDict())
+    vars(weights)['_metadata'] = getattr(checkpoint, '_metadata', OrderedDict())
     return weights
 
 

@@ -33,7 +33,7 @@ def to_mmseg(conversion: Conversion) -> None:
         if name.endswith('.attn.qkv.weight'):
             _match_biases(conversion, name.removesuffix('.qkv.weight'), value)
     for name in list(conversion.weights):
-        part = re.match(r'(backbone\.|decode_head\.)?', name)[0]
+        part = next((part for part in ('backbone.', 'decode_head.') if name.startswith(part)), '')
         conversion.rename(name, part + name_for_mmseg(name.removeprefix(part)))
     if conversion.settings.pop('attn_cfg', None):
         conversion.notes.append(

@@ -37,7 +37,7 @@ def write_weights(
         for name, value in weights.items()
     )
     if hasattr(weights, '_metadata'):
-        own._metadata = weights._metadata
+        vars(own)['_metadata'] = weights._metadata
     with replacing(path, 'wb') as file:
         if Path(path).suffix == '.safetensors':
             from safetensors.torch import save

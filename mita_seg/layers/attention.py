@@ -1,6 +1,7 @@
 """What full and MiTA attention share: projections, normalisation, DWC and gate."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class Attention(nn.Module):
         gate: bool = False,
         proj_drop: float = 0.0,
         attn_drop: float = 0.0,
-        **unknown,
+        **unknown: Any,
     ) -> None:
         super().__init__()
         if unknown:
@@ -103,7 +104,7 @@ class Attention(nn.Module):
         # (An unflatten would keep the batch of the example in ONNX, here and in the models.)
         parts = qkv.view(*x.shape[:2], 3, self.num_heads, self.head_dim).unbind(2)
         q, k, v = (part.transpose(1, 2) for part in parts)  # [B, H, N, d]
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             # Autocast normalises in float32; the values stay in the lower precision.
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         out = self.attend(q, k, v, grid, start).transpose(1, 2).flatten(2)  # [B, N, C]
@@ -119,5 +120,6 @@ class Attention(nn.Module):
         stop = start + height * width
         value_map = values[:, start:stop].transpose(1, 2)
         value_map = value_map.reshape(*value_map.shape[:2], height, width)
+        assert self.dwc is not None
         local = self.dwc(value_map).flatten(2).transpose(-2, -1)  # [B, h * w, C]
         return F.pad(local, (0, 0, start, values.shape[1] - stop))

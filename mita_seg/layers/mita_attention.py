@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from mita_seg.ops import pool_landmarks, pooled_mita_attention
-from mita_seg.ops.options import MiTAOptions, Pooling, make_options
+from mita_seg.ops.options import MiTAOptions, make_options, make_pooling
 from mita_seg.ops.validation import check_experts, check_pair, check_scale
 
 from .attention import Attention
@@ -56,7 +56,7 @@ class MiTAAttention(Attention):
         landmark_scale: float | str = 'scale',
         backend: str = 'auto',
         pooled_tokens: str = 'patches',
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(embed_dims, num_heads, **kwargs)
         check_pair('landmarks', landmarks)
@@ -94,7 +94,7 @@ class MiTAAttention(Attention):
             start: Index of the first patch token.
         """
         first = self._first_pooled(num_tokens, grid, start)
-        pooling = Pooling(*map(int, grid), *self.landmarks, first)
+        pooling = make_pooling((int(grid[0]), int(grid[1])), self.landmarks, first)
         shape = num_tokens, self.head_dim
         options = make_options(shape, pooling.num_landmarks, **self._settings())
         return options._replace(pooling=pooling)

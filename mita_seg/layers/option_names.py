@@ -47,7 +47,7 @@ def _options(kind: Callable) -> tuple[list[str], bool]:
     for base in kind.__mro__:
         if '__init__' not in vars(base):
             continue
-        names, more = _keywords(base.__init__)
+        names, more = _keywords(vars(base)['__init__'])
         known += [name for name in names if name != 'self' and name not in known]
         if not more:
             break

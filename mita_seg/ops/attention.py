@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import exporting
 from .masked import masked_attention
-from .options import MiTAOptions, Pooling, make_options, to_scalars
+from .options import MiTAOptions, make_options, make_pooling, to_scalars
 from .pooling import pool, pool_in_torch
 from .reference import reference_attention
 from .surroundings import in_forward_mode, in_transform, is_exporting
@@ -95,7 +95,8 @@ def mita_attention(
         shared=shared,
     )
     chosen = _select_backend(backend, query, landmarks.shape[2], options)
-    return _run(chosen, tensors, options, lowered)
+    given = query, tensors['key'], tensors['value'], landmarks
+    return _run(chosen, given, options, lowered)
 
 
 def pooled_mita_attention(
@@ -135,7 +136,7 @@ def pooled_mita_attention(
     check_pair('num_landmarks', num_landmarks)
     check_grid(grid, start, query.shape[2])
     check_same_tokens(**tensors)
-    pooling = Pooling(*grid, *num_landmarks, start)
+    pooling = make_pooling(grid, num_landmarks, start)
     options = make_options(
         query.shape[2:],
         pooling.num_landmarks,
@@ -146,21 +147,27 @@ def pooled_mita_attention(
         shared=shared,
     )
     chosen = _select_backend(backend, query, pooling.num_landmarks, options)
+    landmarks: Tensor | None
     if chosen.pools and not torch.jit.is_tracing():
-        tensors['landmarks'], options = None, options._replace(pooling=pooling)
+        landmarks, options = None, options._replace(pooling=pooling)
     else:
-        tensors['landmarks'] = pool(query, pooling)
-    return _run(chosen, tensors, options, lowered)
+        landmarks = pool(query, pooling)
+    given = query, tensors['key'], tensors['value'], landmarks
+    return _run(chosen, given, options, lowered)
 
 
-def _run(chosen: 'Backend', tensors: dict, options: MiTAOptions, lowered: bool) -> Tensor:
+def _run(
+    chosen: 'Backend',
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    options: MiTAOptions,
+    lowered: bool,
+) -> Tensor:
     """Checked arguments through a backend; traced, they are one node, whatever the backend."""
-    tensors = tuple(tensors.values())
+    query, key, value, landmarks = tensors
     if torch.jit.is_tracing() and not is_exporting():
-        return traced_attention(*tensors, **to_scalars(options))
-    device = tensors[0].device.type
-    with torch.autocast(device, enabled=False) if lowered else nullcontext():
-        return chosen.run(*tensors, options)
+        return traced_attention(query, key, value, landmarks, **to_scalars(options))
+    with torch.autocast(query.device.type, enabled=False) if lowered else nullcontext():
+        return chosen.run(query, key, value, landmarks, options)
 
 
 def _select_backend(
@@ -199,22 +206,34 @@ def torch_backend(query: Tensor) -> str:
     return 'masked'
 
 
-def _attend_to_nothing(query, key, value, landmarks, options) -> Tensor:
+def _attend_to_nothing(
+    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, options: MiTAOptions
+) -> Tensor:
     """Empty batches, which kernels don't take; all inputs get gradients, empty too."""
     return query + key + value + landmarks.sum(2, keepdim=True)
 
 
-def _triton(query, key, value, landmarks, options: MiTAOptions, instead=None) -> Tensor:
+def _triton(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor | None,
+    options: MiTAOptions,
+    instead: Callable | None = None,
+) -> Tensor:
     from .triton.op import attention  # needs Triton
 
     return attention(query, key, value, landmarks, options, instead)
 
 
-def _triton_or_torch(query, key, value, landmarks, options: MiTAOptions) -> Tensor:
+def _triton_or_torch(
+    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor | None, options: MiTAOptions
+) -> Tensor:
     """The kernels; torch operations if Triton finds that the machine lacks what they take."""
 
-    def instead(query, key, value, landmarks):
+    def instead(query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor | None) -> Tensor:
         if landmarks is None:
+            assert options.pooling is not None
             landmarks = pool_in_torch(query, options.pooling)
         return BACKENDS[torch_backend(query)].run(query, key, value, landmarks, options)
 

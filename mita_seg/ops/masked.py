@@ -8,7 +8,8 @@ Masks are made for some heads at a time, and again in the backward pass: memory 
 if the mask of one head does not fit in `MASK_BYTES`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,7 +122,7 @@ def make_mask(table: Tensor, routes: Tensor, num_shared: int) -> Tensor:
 
 
 def attend_heads(
-    query: Tensor, key: Tensor, value: Tensor, table: Tensor, routes: Tensor, scale: float
+    query: Tensor, key: Tensor, value: Tensor, table: Tensor, routes: Tensor, *, scale: float
 ) -> Tensor:
     """Attention of queries [heads, N, d] to keys and values [heads, keys, d] under their mask."""
     num_keys = key.shape[1]
@@ -131,7 +132,7 @@ def attend_heads(
     return attend(query, key, value, scale, mask).squeeze(0)
 
 
-def by_heads(query: Tensor, *tensors: Tensor):
+def by_heads(query: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Parts of tensors [heads, ...]; the masks of a part fit in `MASK_BYTES`."""
     *_, table, _ = tensors
     mask_bytes = query[..., 0].numel() * table.shape[-1] * table.element_size()
@@ -141,44 +142,48 @@ def by_heads(query: Tensor, *tensors: Tensor):
 
 def join(parts: Sequence[Tensor]) -> Tensor:
     """Parts along the first dimension, without a copy if there is one."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def attend_by_heads(*arguments) -> Tensor:
+def attend_by_heads(
+    query: Tensor, key: Tensor, value: Tensor, table: Tensor, routes: Tensor, scale: float
+) -> Tensor:
     """:func:`attend_heads`, some heads at a time."""
-    *tensors, scale = arguments
-    return join([attend_heads(*part, scale) for part in by_heads(*tensors)])
+    parts = by_heads(query, key, value, table, routes)
+    return join([attend_heads(*part, scale=scale) for part in parts])
 
 
 class MaskedAttention(torch.autograd.Function):
     """:func:`attend_by_heads` that keeps its arguments for the backward pass, but no mask."""
 
     @staticmethod
-    def forward(*arguments) -> Tensor:
+    def forward(*arguments: Any) -> Tensor:
         return attend_by_heads(*arguments)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         *tensors, ctx.scale = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         twice = torch.is_grad_enabled()
         wanted = [index for index in range(3) if ctx.needs_input_grad[index]]
 
         def differentiate(*tensors: Tensor) -> Sequence[Tensor]:
-            *inputs, grad, table, routes = tensors
+            query, key, value, grad, table, routes = tensors
+            inputs = query, key, value
             if in_transform():  # where tensors do not tell whether they require gradients
 
                 def attend(*chosen: Tensor) -> Tensor:
                     given = [*inputs]
                     for index, each in zip(wanted, chosen, strict=True):
                         given[index] = each
-                    return attend_heads(*given, table, routes, ctx.scale)
+                    query, key, value = given
+                    return attend_heads(query, key, value, table, routes, scale=ctx.scale)
 
                 return vjp(attend, *(inputs[index] for index in wanted))[1](grad)
-            output = attend_heads(*inputs, table, routes, ctx.scale)
+            output = attend_heads(query, key, value, table, routes, scale=ctx.scale)
             chosen = [inputs[index] for index in wanted]
             return torch.autograd.grad(output, chosen, grad, create_graph=twice)
 
@@ -189,7 +194,7 @@ class MaskedAttention(torch.autograd.Function):
         return tuple(gradients.get(index) for index in range(6))
 
     @staticmethod
-    def vmap(info, in_dims, *arguments):
+    def vmap(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
         *tensors, scale = arguments
         tensors = fold(info.batch_size, in_dims, tensors)
         return unfold(info.batch_size, MaskedAttention.apply(*tensors, scale)), 0
@@ -215,11 +220,11 @@ class OnlyFirstGradients(torch.autograd.Function):
         return tuple(tensor.view_as(tensor) for tensor in tensors)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor | None):
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         return LastGradients.apply(*grads) if torch.is_grad_enabled() else grads
 
 
@@ -233,9 +238,9 @@ class LastGradients(torch.autograd.Function):
         return tuple(grad if grad is None else grad.view_as(grad) for grad in grads)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, *_):
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor | None, ...]:
         raise NotImplementedError("backend='masked' has no gradients of gradients, 'tiled' has")

@@ -32,6 +32,12 @@ class Pooling(NamedTuple):
         return self.landmark_height * self.landmark_width
 
 
+def make_pooling(grid: Sequence[int], num_landmarks: Sequence[int], start: int) -> Pooling:
+    """Pooling of a patch grid (h, w) to a landmark grid (mh, mw)."""
+    (height, width), (landmark_height, landmark_width) = grid, num_landmarks
+    return Pooling(height, width, landmark_height, landmark_width, start)
+
+
 class MiTAOptions(NamedTuple):
     """What MiTA attention computes, beside its tensors.
 
@@ -98,7 +104,7 @@ SCHEMA = ', '.join(
 
 def to_scalars(options: MiTAOptions) -> dict[str, Any]:
     """What an operator with the options of `SCHEMA` takes, by name."""
-    scalars = dict(zip(MiTAOptions._fields, options, strict=True))
+    scalars: dict[str, Any] = dict(zip(MiTAOptions._fields, options, strict=True))
     if options.pooling is not None:
         scalars['pooling'] = list(options.pooling)
     return scalars

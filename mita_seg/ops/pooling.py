@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from . import exporting
-from .options import Pooling
+from .options import Pooling, make_pooling
 from .surroundings import in_transform, is_exporting
 from .tracing import traced_pooling
 from .triton.support import unsupported_reason
@@ -40,7 +40,7 @@ def pool_landmarks(
     check_heads(query=query)
     check_pair('num_landmarks', num_landmarks)
     check_grid(grid, start, query.shape[2])
-    return pool(query, Pooling(*grid, *num_landmarks, start))
+    return pool(query, make_pooling(grid, num_landmarks, start))
 
 
 def pool(query: Tensor, pooling: Pooling) -> Tensor:
@@ -64,7 +64,8 @@ def adaptive_windows(size: int, count: int) -> list[tuple[int, int]]:
 def pool_in_torch(query: Tensor, pooling: Pooling) -> Tensor:
     """The same in torch operations."""
     batch, heads, _, dim = query.shape
-    height, width, *num_landmarks, start = pooling
+    height, width, landmark_height, landmark_width, start = pooling
+    num_landmarks = landmark_height, landmark_width
     patches = query[:, :, start : start + height * width]
     patch_map = patches.transpose(2, 3).reshape(batch, heads * dim, height, width)
     if is_exporting():
@@ -72,5 +73,5 @@ def pool_in_torch(query: Tensor, pooling: Pooling) -> Tensor:
     elif torch.jit.is_tracing():  # one node in the graph, which counts no FLOPs
         pooled = traced_pooling(patch_map, *num_landmarks)
     else:
-        pooled = adaptive_avg_pool2d(patch_map, tuple(num_landmarks))
+        pooled = adaptive_avg_pool2d(patch_map, num_landmarks)
     return pooled.reshape(batch, heads, dim, -1).transpose(2, 3)

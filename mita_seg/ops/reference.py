@@ -6,6 +6,7 @@ Source: Wen et al., arXiv 2602.01219, equations 5-12 and Algorithm 1.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -94,7 +95,7 @@ def attend(parts: Sequence[Part]) -> Tensor:
         else (each.unsqueeze(-2) @ part.values).squeeze(-2)
         for each, part in zip(weights, parts, strict=True)
     ]
-    return torch.stack(outputs).sum(0)
+    return reduce(torch.add, outputs)
 
 
 def attend_to_chosen(
@@ -102,8 +103,8 @@ def attend_to_chosen(
     key: Tensor,
     value: Tensor,
     landmarks: Tensor,
-    experts: Tensor | None,
-    routes: Tensor | None,
+    experts: Tensor,
+    routes: Tensor,
     options: MiTAOptions,
 ) -> Tensor:
     """MiTA attention with experts [B, H, m, k] and routes [B, H, N, s] that are chosen already.

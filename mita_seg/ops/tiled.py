@@ -8,8 +8,9 @@ The shared expert and each routed expert yield a partial softmax. Partial softma
 their maxima and sums, which equals one softmax over all their logits.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,10 +43,9 @@ def merge(partials: list[Partial]) -> Tensor:
         return partials[0].output / partials[0].row_sum
     row_max = torch.stack([part.row_max for part in partials]).amax(0)
     factors = [(part.row_max - row_max).exp_() for part in partials]
-    row_sum = sum(part.row_sum * factor for part, factor in zip(partials, factors, strict=True))
-    return sum(
-        part.output * (factor / row_sum) for part, factor in zip(partials, factors, strict=True)
-    )
+    weighted = list(zip(partials, factors, strict=True))
+    row_sum = reduce(torch.add, (part.row_sum * factor for part, factor in weighted))
+    return reduce(torch.add, (part.output * (factor / row_sum) for part, factor in weighted))
 
 
 class Tiling(NamedTuple):
@@ -122,13 +122,14 @@ class CompiledMove(torch.autograd.Function):
         return gather_rows(rows, slot_of_route, route_of_slot, pack)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         _, *indices, ctx.pack = inputs
         ctx.save_for_backward(*indices)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        return gather_rows(grad, *ctx.saved_tensors, not ctx.pack), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        slot_of_route, route_of_slot = ctx.saved_tensors
+        return gather_rows(grad, slot_of_route, route_of_slot, not ctx.pack), None, None, None
 
 
 class Move(CompiledMove):
@@ -137,16 +138,16 @@ class Move(CompiledMove):
     generate_vmap_rule = True
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         CompiledMove.setup_context(ctx, inputs, output)
         ctx.save_for_forward(*inputs[1:3])
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return Move.apply(grad, *ctx.saved_tensors, not ctx.pack), None, None, None
 
     @staticmethod
-    def jvp(ctx, tangent: Tensor, *_):
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
         return Move.apply(tangent, *ctx.saved_tensors, ctx.pack)
 
 

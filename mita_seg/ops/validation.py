@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def _is_int(value) -> bool:
+def _is_int(value: object) -> bool:
     if torch.jit.is_tracing() and isinstance(value, Tensor):  # what sizes are while tracing
         return True
     # Dynamo of torch 2.7 follows neither `int | torch.SymInt` nor, below, all() of a generator.

@@ -6,6 +6,8 @@ thread and after other calls of the model. Only the graph ties that second run t
 
 import sys
 from collections.abc import Hashable, Iterator
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ def mark(tensor: Tensor, key: Hashable, value: Hashable) -> bool:
     Returns:
         Whether there was anything to mark.
     """
+    nodes: list[Any]
     if tensor.grad_fn is not None:
         nodes = [tensor.grad_fn]
     elif torch.is_grad_enabled() or torch.is_inference_mode_enabled():
@@ -29,7 +32,7 @@ def mark(tensor: Tensor, key: Hashable, value: Hashable) -> bool:
     else:
         nodes = list(_running_forward_passes())
     for node in nodes:
-        node.metadata.setdefault(key, set()).add(value)
+        metadata_of(node).setdefault(key, set()).add(value)
     return bool(nodes)
 
 
@@ -37,12 +40,13 @@ def marks_behind(node: Node | None, key: Hashable) -> set:
     """The marks nearest to a node, itself included, on all ways back to the inputs."""
     if node is None:
         return set()
-    found, marked = set(), []
-    consumers = {node: []}
+    found: set = set()
+    marked: list[Node] = []
+    consumers: dict[Node, list[Node]] = {node: []}
     pending = [node]
     while pending:
         node = pending.pop()
-        if marks := node.metadata.get(key):
+        if marks := metadata_of(node).get(key):
             found |= marks
             marked.append(node)
             continue
@@ -55,9 +59,14 @@ def marks_behind(node: Node | None, key: Hashable) -> set:
     if len(found) == 1:  # what leads there gets the mark too, so that the next search is short
         while marked:
             for node in consumers.pop(marked.pop(), ()):
-                node.metadata[key] = set(found)
+                metadata_of(node)[key] = set(found)
                 marked.append(node)
     return found
+
+
+def metadata_of(node: Any) -> dict:
+    """What a node keeps for others; its type is declared as a method."""
+    return node.metadata
 
 
 def running_node() -> Node | None:
@@ -67,7 +76,7 @@ def running_node() -> Node | None:
 
 def _running_forward_passes() -> Iterator[FunctionCtx]:
     """Contexts of the autograd functions whose forward() is on the stack; they are their nodes."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         code = frame.f_code
         # Reading the variables of every frame would take long.

@@ -42,7 +42,7 @@ class GivenGrid:
         if not isinstance(grid, Sequence) or len(grid) not in (2, 3):
             raise TypeError(f'grid must be (h, w) or (h, w, special tokens), got {grid!r}')
         check_pair('grid', grid[:2])
-        self.grid = tuple(grid[:2])
+        self.grid = grid[0], grid[1]
         self.start = grid[2] if len(grid) == 3 else 0
         if not isinstance(self.start, int) or self.start < 0:
             raise ValueError(f'grid must end in a number of special tokens, got {grid!r}')

@@ -1,8 +1,11 @@
 """Forward hooks that restoring a model finds and removes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 from torch import nn
+
+H = TypeVar('H', bound='Hook')
 
 
 class Hook:
@@ -12,13 +15,13 @@ class Hook:
     subclass may be an attribute of the module instead, and its own handle.
     """
 
-    handle = None
+    handle: Any = None
 
-    def attach(self, module: nn.Module) -> 'Hook':
+    def attach(self: H, module: nn.Module) -> H:
         """Register with a module; returns the hook like this one that it has already, if any."""
         existing = next((hook for hook in hooks_of(module) if self.is_like(hook)), None)
         if existing is not None:
-            return existing
+            return cast(H, existing)
         self.handle = self._register(module)
         return self
 
@@ -26,8 +29,8 @@ class Hook:
         """Whether one of the two is enough for a module."""
         return type(other) is type(self)
 
-    def _register(self, module: nn.Module):
-        return module.register_forward_hook(self)
+    def _register(self, module: nn.Module) -> Any:
+        return module.register_forward_hook(cast(Callable, self))
 
 
 def hooks_of(module: nn.Module) -> Iterator[Hook]:

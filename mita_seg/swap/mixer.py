@@ -1,5 +1,7 @@
 """What a swapped module calls in place of its softmax attention."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ class Mixer(nn.Module):
         undo: What the module's family needs to undo the swap.
     """
 
-    def __init__(self, attention: Attention, grid, undo) -> None:
+    def __init__(self, attention: Attention, grid: Any, undo: Any) -> None:
         super().__init__()
         self.attention = attention
         self.grid = grid

@@ -47,10 +47,12 @@ class PatchGrid:
         """As :meth:`locate`, from what is safe to build into a graph; None if there is nothing."""
         passage = self.patch_map.passage
         if passage.trace == trace_number():
-            before = self._count_before(num_tokens, passage.grid)
-            height, width = passage.grid
-            fits = before + height * width + self.after == num_tokens
-            return (passage.grid, before) if fits else None
+            grid = passage.grid
+            if grid is None:
+                return None
+            before = self._count_before(num_tokens, grid)
+            fits = before + grid[0] * grid[1] + self.after == num_tokens
+            return (grid, before) if fits else None
         # Images passed outside of the trace, and others may have when its graph runs.
         if passage.trace is not None or (self.before is None and passage.grid is None):
             return None
@@ -85,7 +87,10 @@ class PatchGrid:
 
     def _count_before(self, num_tokens: int, grid: Grid | None) -> int:
         """Special tokens before the patches, which are those of a grid if there was no call yet."""
-        return num_tokens - self.after - grid[0] * grid[1] if self.before is None else self.before
+        if self.before is not None:
+            return self.before
+        assert grid is not None
+        return num_tokens - self.after - grid[0] * grid[1]
 
     def _find(
         self, patches: int, last: Grid | None, tokens: Tensor | None, node: Node | None

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from torch._guards import CompileContext
 from torch.autograd.graph import Node
 
-from .graph_marks import mark, running_node
+from .graph_marks import mark, metadata_of, running_node
 from .hooks import Hook
+
+M = TypeVar('M', bound='PatchMap')
 
 Grid = tuple[int, int]
 
@@ -67,7 +70,7 @@ class PatchMap(Hook):
         """What this thread knows."""
         return self._thread.passage
 
-    def attach(self, module: nn.Module, host: nn.Module | None = None) -> 'PatchMap':
+    def attach(self: M, module: nn.Module, host: nn.Module | None = None) -> M:
         """Register with a module.
 
         Args:
@@ -82,7 +85,7 @@ class PatchMap(Hook):
             CallStart(patch_map).attach(host)
         return patch_map
 
-    def __call__(self, module: nn.Module, args: tuple, output) -> None:
+    def __call__(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Record the size of the output.
 
         Raises:
@@ -103,7 +106,7 @@ class PatchMap(Hook):
         self.learn(grid)
         in_graph = mark(patch_map, self, grid)
         if node := running_node():  # this is a second run, for the backward pass of the node
-            node.metadata[self, 'again'] = grid
+            metadata_of(node)[self, 'again'] = grid
             return
         passage.grid, passage.trace, passage.in_graph = grid, None, in_graph
         passage.count += 1
@@ -121,7 +124,7 @@ class PatchMap(Hook):
             node: For a second run, the node whose backward pass wants it: maps of that run alone.
         """
         if node is not None:
-            return node.metadata.get((self, 'again'))
+            return metadata_of(node).get((self, 'again'))
         grid = self.passage.grid
         return grid if grid is not None and type(grid[0]) is int else None
 
@@ -151,9 +154,9 @@ class CallStart(Hook):
 
     def is_like(self, other: Hook) -> bool:
         """Whether one of the two is enough for a module."""
-        return super().is_like(other) and other.patch_map is self.patch_map
+        return isinstance(other, CallStart) and other.patch_map is self.patch_map
 
-    def _register(self, module: nn.Module):
+    def _register(self, module: nn.Module) -> Any:
         return module.register_forward_pre_hook(self)
 
     def __call__(self, module: nn.Module, args: tuple) -> None:
@@ -161,7 +164,7 @@ class CallStart(Hook):
         self.patch_map.start_call()
 
 
-def is_traced(size) -> bool:
+def is_traced(size: object) -> bool:
     """Whether a size of a tensor is, or may be, no number but a symbol for any."""
     return torch.compiler.is_compiling() or type(size) is not int
 

@@ -97,11 +97,9 @@ def _check_that_all_may_go(model: nn.Module, found: list[Found]) -> None:
     unknown = find_unknown(model, (one.module for one in found))
     if not any(one.refusal() is None for one in found):
         reasons = [f'not known here: {_named(unknown)}'] if unknown else []
-        reasons += [_first_refusal(found)] if found else []
-        reasons = f' ({"; ".join(reasons)})' if reasons else ''
-        raise ValueError(
-            f'{type(model).__name__} has no self-attention that can be swapped{reasons}'
-        )
+        reasons += [str(_first_refusal(found))] if found else []
+        why = f' ({"; ".join(reasons)})' if reasons else ''
+        raise ValueError(f'{type(model).__name__} has no self-attention that can be swapped{why}')
     place = {module: index for index, module in enumerate(model.modules())}
     last = place[found[-1].module]
     if passed_over := {name: one for name, one in unknown.items() if place[one] < last}:

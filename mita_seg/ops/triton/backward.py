@@ -29,27 +29,28 @@ def mita_backward(
 
     Landmarks that were given and are used for routing alone get none.
     """
-    pooled, shared = landmarks is None, options.shared
-    state = view_state(state, lay_out(query, landmarks, options))
-    landmarks = state.landmarks if pooled else landmarks
+    views = view_state(state, lay_out(query, landmarks, options))
+    given = views.landmarks if landmarks is None else landmarks
     grads = [plan.result(empty_like_query(tensor)) for tensor in (query, key, value)]
-    wide = any(is_wide(tensor) for tensor in (grad, query, key, value, landmarks, out, *grads))
-    grad_landmarks = None
-    if shared and pooled:  # averages over the landmarks' windows
-        grad_landmarks = plan.scratch(*landmarks.shape, dtype=torch.float32)
-    elif shared:
-        grad_landmarks = plan.result(landmarks.new_empty(landmarks.shape))
+    grad_query, grad_key, grad_value = grads
+    wide = any(is_wide(tensor) for tensor in (grad, query, key, value, given, out, *grads))
+    grad_landmarks = query  # any tensor if nothing is shared
+    if options.shared and landmarks is None:  # averages over the landmarks' windows
+        grad_landmarks = plan.scratch(*given.shape, dtype=torch.float32)
+    elif options.shared:
+        grad_landmarks = plan.result(given.new_empty(given.shape))
     _backward(
-        plan, grad, query, key, value, landmarks, out, state, *grads, grad_landmarks, options, wide
-    )
-    if pooled and shared:
-        pool_backward(plan, grad_landmarks, grads[0], options.pooling, averaged=True)
+        plan, grad, query, key, value, given, out, views, grad_query, grad_key, grad_value,
+        grad_landmarks, options, wide,
+    )  # fmt: skip
+    if options.pooling is not None and options.shared:
+        pool_backward(plan, grad_landmarks, grad_query, options.pooling, averaged=True)
 
 
 def _backward(
     plan: Plan, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor,
     out: Tensor, state: State, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor,
-    grad_landmarks: Tensor | None, options: MiTAOptions, wide: bool,
+    grad_landmarks: Tensor, options: MiTAOptions, wide: bool,
 ) -> None:  # fmt: skip
     """All but what the pooling adds to the gradient of the queries."""
     batch, heads, tokens, dim = query.shape

@@ -168,6 +168,7 @@ _BLACKWELL_CONSUMER = replace(
 
 def choose_table(gpu: Gpu) -> Table:
     """The table of a GPU's class; for an unknown GPU the largest that its memory has room for."""
+    tables: tuple[Table, ...]
     if gpu.capability >= 100:
         tables = _BLACKWELL, _BLACKWELL_CONSUMER
     else:

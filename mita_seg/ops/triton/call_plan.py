@@ -7,7 +7,7 @@ repeat its launches with the addresses of their own tensors, in one piece of scr
 """
 
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -27,7 +27,7 @@ _MOST_RECORDINGS = 1024  # images may have ever new sizes
 
 class _Launch(NamedTuple):
     run: Callable
-    grid: tuple[int, int, int]
+    grid: tuple[int, ...]  # three numbers
     kernel: tuple  # function and metadata
     places: list[tuple[int, int]]  # of the tensors: their allocation, and the byte in it
     rest: tuple  # numbers and constants
@@ -40,10 +40,11 @@ class Plan:
         tensors: The arguments, None for one that is left out.
     """
 
-    def __init__(self, tensors: tuple[Tensor | None, ...]):
+    def __init__(self, tensors: tuple[Tensor | None, ...]) -> None:
         # New objects: one tensor given twice is two arguments, which may differ next time.
         self.tensors = [tensor if tensor is None else tensor.detach() for tensor in tensors]
-        self.gpu = gpu_of(tensors[0].device)
+        self._device = _first(tensors).device
+        self.gpu = gpu_of(self._device)
         self.results: list[Tensor] = []
         self._scratch: list[tuple[Tensor, int]] = []
         self._scratch_bytes = 0
@@ -57,12 +58,12 @@ class Plan:
 
     def scratch(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Memory for the launches of this call alone."""
-        tensor = torch.empty(shape, dtype=dtype, device=self.tensors[0].device)
+        tensor = torch.empty(shape, dtype=dtype, device=self._device)
         self._scratch.append((tensor, self._scratch_bytes))
         self._scratch_bytes += aligned(tensor.nbytes)
         return tensor
 
-    def launch(self, kernel, grid: tuple[int, ...], *args, **options) -> None:
+    def launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
         """kernel[grid](*args, **options): tensors, then numbers; `options` are constants."""
         compiled = kernel[grid](*args, **options)
         if compiled is None:  # the interpreter compiles nothing
@@ -74,7 +75,7 @@ class Plan:
         self._launches.append(
             _Launch(
                 compiled.run,
-                (*grid, 1, 1)[:3],
+                (grid + (1, 1))[:3],
                 (compiled.function, compiled.packed_metadata, None, None, None),
                 places,
                 (*args[len(places) :], *constants),
@@ -116,7 +117,7 @@ class _Recording(NamedTuple):
 
     def repeat(self, tensors: tuple[Tensor | None, ...]) -> list[Tensor]:
         """Results of the call with other tensors of the same signature."""
-        device = tensors[0].device
+        device = _first(tensors).device
         results = [
             torch.empty_strided(shape, stride, dtype=dtype, device=device)
             for shape, stride, dtype in self.results
@@ -141,7 +142,7 @@ def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) 
     The launches of `body` must depend only on shapes, strides, dtypes, device and alignment of the
     tensors and on the options. It must do nothing else to device memory.
     """
-    first = tensors[0]
+    first = _first(tensors)
     device = first.get_device()
     if first.is_cuda and device != torch.cuda.current_device():  # where Triton launches
         with torch.cuda.device(device):
@@ -168,6 +169,12 @@ def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) 
             del _recordings[next(iter(_recordings))]  # the oldest
         _recordings[signature] = recording
     return plan.results
+
+
+def _first(tensors: tuple[Tensor | None, ...]) -> Tensor:
+    """The first argument, which is never left out."""
+    assert tensors[0] is not None
+    return tensors[0]
 
 
 def knows_launcher() -> bool:

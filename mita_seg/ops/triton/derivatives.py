@@ -32,12 +32,15 @@ def differentiate_gradients(
         Gradients of `grad` and of the four inputs; None of landmarks that are pooled.
     """
 
-    def attend(query, key, value, landmarks=None):
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor | None = None
+    ) -> Tensor:
         if landmarks is None:
+            assert options.pooling is not None
             landmarks = pool_in_torch(query, options.pooling)
         return tiled_attention(query, key, value, landmarks, options)
 
-    def differentiate(grad, *given):
+    def differentiate(grad: Tensor, *given: Tensor) -> Sequence[Tensor]:
         return vjp(attend, *given)[1](grad)
 
     given = [each for each in inputs if each is not None]

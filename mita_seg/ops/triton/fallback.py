@@ -6,6 +6,7 @@ needs.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,8 +14,10 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 from .support import warn_once
 
+T = TypeVar('T')
 
-def or_else(run: Callable, instead: Callable | None):
+
+def or_else(run: Callable[[], T], instead: Callable[[], T] | None) -> T:
     """Result of `run`; if the machine lacks what it needs, of `instead`, with a warning."""
     try:
         return run()
@@ -43,8 +46,8 @@ def differentiate_in_torch(
         output = attend(*leaves)
     given = [leaf for leaf in leaves if leaf is not None]
     gradients = torch.autograd.grad(output, given, grad, allow_unused=True, create_graph=twice)
-    gradients = iter(gradients)
-    return [None if leaf is None else next(gradients) for leaf in leaves]
+    remaining = iter(gradients)
+    return [None if leaf is None else next(remaining) for leaf in leaves]
 
 
 def _lacks_resources(error: Exception) -> bool:

@@ -27,6 +27,7 @@ def mita_forward(
     layout = lay_out(query, landmarks, options)
     state = view_state(plan.result(empty_state(query, layout)), layout)
     if landmarks is None:
+        assert options.pooling is not None
         landmarks = state.landmarks
         pool(plan, query, landmarks, options.pooling)
     tensors = query, key, value, landmarks

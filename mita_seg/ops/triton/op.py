@@ -1,6 +1,7 @@
 """The kernels as operators with gradients, for eager mode, torch.compile and autograd alike."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, library
@@ -9,7 +10,7 @@ from torch.nn import Parameter
 from ..options import SCHEMA, MiTAOptions, Pooling, from_scalars, to_scalars
 from ..surroundings import fold, in_transform, unfold
 from .backward import mita_backward
-from .call_plan import call
+from .call_plan import Plan, call
 from .derivatives import differentiate_gradients
 from .fallback import differentiate_in_torch, or_else
 from .forward import mita_forward
@@ -42,7 +43,7 @@ def _backward(
     return gradients
 
 
-def _save(ctx, tensors, options: MiTAOptions, output) -> None:
+def _save(ctx: Any, tensors: Sequence[Tensor | None], options: MiTAOptions, output: Any) -> None:
     out, state = output
     ctx.options = options
     ctx.save_for_backward(*tensors, out, state)
@@ -56,13 +57,13 @@ def _differentiate(gradients: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     return grad_query, grad_key, grad_value, grad_landmarks[0] if grad_landmarks else None
 
 
-def _save_for_gradients(ctx, tensors, options: MiTAOptions) -> None:
+def _save_for_gradients(ctx: Any, tensors: Sequence[Tensor | None], options: MiTAOptions) -> None:
     grad, query, key, value, landmarks, *_ = tensors
     ctx.options = options
     ctx.save_for_backward(grad, query, key, value, landmarks)
 
 
-def _differentiate_gradients(ctx, grads) -> tuple[Tensor | None, ...]:
+def _differentiate_gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """Gradients of the tensors that `_backward` takes; out and state are no inputs of their own."""
     grad, *inputs = ctx.saved_tensors
     return *differentiate_gradients(grads, grad, inputs, ctx.options), None, None
@@ -76,7 +77,9 @@ def _differentiate_gradients(ctx, grads) -> tuple[Tensor | None, ...]:
     mutates_args=(),
     schema=f'(Tensor query, Tensor key, Tensor value, Tensor? landmarks, *, {SCHEMA}) -> Tensor[]',
 )
-def triton_attention(query, key, value, landmarks, **scalars):
+def triton_attention(
+    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor | None, **scalars: Any
+) -> list[Tensor]:
     """MiTA attention with landmarks [B, H, m, d], or with ones pooled from the queries.
 
     Returns the output and, as bytes, what else the backward pass needs.
@@ -90,30 +93,52 @@ def triton_attention(query, key, value, landmarks, **scalars):
     schema='(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor? landmarks, Tensor out, '
     f'Tensor state, *, {SCHEMA}) -> Tensor[]',
 )
-def triton_attention_backward(grad, query, key, value, landmarks, out, state, **scalars):
+def triton_attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor | None,
+    out: Tensor,
+    state: Tensor,
+    **scalars: Any,
+) -> list[Tensor]:
     """Gradients of query, key, value and, where they were given, landmarks."""
     return _backward(grad, query, key, value, landmarks, out, state, from_scalars(**scalars))
 
 
 @triton_attention.register_fake
-def _(query, key, value, landmarks, **scalars):
+def _(query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor | None, **scalars: Any) -> Any:
     layout = lay_out(query, landmarks, from_scalars(**scalars))
     return [empty_like_query(query), empty_state(query, layout)]
 
 
 @triton_attention_backward.register_fake
-def _(grad, query, key, value, landmarks, out, state, **scalars):
+def _(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor | None,
+    out: Tensor,
+    state: Tensor,
+    **scalars: Any,
+) -> Any:
     gradients = [empty_like_query(tensor) for tensor in (query, key, value)]
     if landmarks is not None:
         gradients.append(landmarks.new_empty(landmarks.shape))
     return gradients
 
 
-def _setup(ctx, inputs, keyword_only_inputs, output):
+def _setup(
+    ctx: Any, inputs: Sequence[Any], keyword_only_inputs: dict[str, Any], output: Any
+) -> None:
     _save(ctx, inputs, from_scalars(**keyword_only_inputs), output)
 
 
-def _setup_gradients(ctx, inputs, keyword_only_inputs, output):
+def _setup_gradients(
+    ctx: Any, inputs: Sequence[Any], keyword_only_inputs: dict[str, Any], output: Any
+) -> None:
     _save_for_gradients(ctx, inputs, from_scalars(**keyword_only_inputs))
 
 
@@ -132,14 +157,22 @@ class _Attention(torch.autograd.Function):
     """The operator without the dispatcher, which takes longer than the kernels on small maps."""
 
     @staticmethod
-    def forward(ctx, instead, query, key, value, landmarks, options):
+    def forward(
+        ctx: Any,
+        instead: Callable | None,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        landmarks: Tensor | None,
+        options: MiTAOptions,
+    ) -> tuple[Tensor, ...]:
         output = _forward(query, key, value, landmarks, options)
         _save(ctx, (query, key, value, landmarks), options, output)
         ctx.instead = instead
         return tuple(output)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch._C._functorch.is_legacy_batchedtensor(grads[0]):
             raise NotImplementedError(
                 "backend='triton' has no batched gradients (is_grads_batched=True, jacobian with "
@@ -147,11 +180,12 @@ class _Attention(torch.autograd.Function):
             )
         watched = torch.is_grad_enabled() or in_transform()
 
-        def differentiate():
+        def differentiate() -> tuple[Tensor | None, ...]:
             backward = _Gradients.apply if watched else _backward
-            return _differentiate(backward(grads[0], *ctx.saved_tensors, ctx.options))
+            arguments = grads[0], *ctx.saved_tensors, ctx.options
+            return _differentiate(backward(*arguments))
 
-        def differentiate_instead():
+        def differentiate_instead() -> list[Tensor | None]:
             return differentiate_in_torch(ctx.instead, ctx.saved_tensors[:4], grads[0])
 
         return None, *or_else(differentiate, ctx.instead and differentiate_instead), None
@@ -161,21 +195,31 @@ class _Transformed(torch.autograd.Function):
     """The operator under torch.func."""
 
     @staticmethod
-    def forward(query, key, value, landmarks, options):
+    def forward(
+        query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor | None, options: MiTAOptions
+    ) -> tuple[Tensor, ...]:
         return tuple(_forward(query, key, value, landmarks, options))
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         *tensors, options = inputs
         _save(ctx, tensors, options, output)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradients = _Gradients.apply(grads[0], *ctx.saved_tensors, ctx.options)
         return *_differentiate(gradients), None
 
     @staticmethod
-    def vmap(info, in_dims, query, key, value, landmarks, options):
+    def vmap(
+        info: Any,
+        in_dims: Sequence[int | None],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        landmarks: Tensor | None,
+        options: MiTAOptions,
+    ) -> tuple:
         tensors = fold(info.batch_size, in_dims[:4], (query, key, value, landmarks))
         out, state = _Transformed.apply(*tensors, options)
         # The state is that of the whole batch, and goes to the backward pass as it is.
@@ -186,26 +230,45 @@ class _Gradients(torch.autograd.Function):
     """The backward pass under torch.func, and where its gradients may get gradients."""
 
     @staticmethod
-    def forward(grad, query, key, value, landmarks, out, state, options):
+    def forward(
+        grad: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        landmarks: Tensor | None,
+        out: Tensor,
+        state: Tensor,
+        options: MiTAOptions,
+    ) -> tuple[Tensor, ...]:
         return tuple(_backward(grad, query, key, value, landmarks, out, state, options))
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         *tensors, options = inputs
         _save_for_gradients(ctx, tensors, options)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return *_differentiate_gradients(ctx, grads), None
 
     @staticmethod
-    def vmap(info, in_dims, grad, query, key, value, landmarks, out, state, options):
+    def vmap(
+        info: Any,
+        in_dims: Sequence[int | None],
+        grad: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        landmarks: Tensor | None,
+        out: Tensor,
+        state: Tensor,
+        options: MiTAOptions,
+    ) -> tuple:
         size, inputs = info.batch_size, (query, key, value, landmarks, out)
         grad_dim, out_dim = in_dims[0], in_dims[5]
         if out_dim is None:  # one forward pass, many gradients of its output
-            results = [
-                _Gradients.apply(each, *inputs, state, options) for each in grad.unbind(grad_dim)
-            ]
+            each_grad = [grad] * size if grad_dim is None else grad.unbind(grad_dim)
+            results = [_Gradients.apply(each, *inputs, state, options) for each in each_grad]
             gradients = [torch.stack(each) for each in zip(*results, strict=True)]
             return tuple(gradients), (0,) * len(gradients)
         tensors = fold(size, in_dims[:6], (grad, *inputs))
@@ -234,7 +297,7 @@ def attention(
     if type(query) not in (Tensor, Parameter) or torch.compiler.is_compiling():
         return triton_attention(*tensors, **to_scalars(options))[0]
 
-    def attend():
+    def attend() -> Tensor:
         if in_transform():
             return _Transformed.apply(*tensors, options)[0]
         if torch.is_grad_enabled():
@@ -253,14 +316,14 @@ def triton_pool(query: Tensor, pooling: Sequence[int]) -> Tensor:
     return call(_pool, (query,), Pooling(*pooling))[0]
 
 
-def _pool(plan, query, pooling: Pooling):
+def _pool(plan: Plan, query: Tensor, pooling: Pooling) -> None:
     batch, heads, _, dim = query.shape
     landmarks = plan.result(query.new_empty(batch, heads, pooling.num_landmarks, dim))
     pool(plan, query, landmarks, pooling)
 
 
 @triton_pool.register_fake
-def _(query, pooling):
+def _(query: Tensor, pooling: Sequence[int]) -> Any:
     return query.new_empty(*query.shape[:2], Pooling(*pooling).num_landmarks, query.shape[3])
 
 
@@ -272,32 +335,33 @@ def triton_pool_backward(grad: Tensor, tokens: int, pooling: Sequence[int]) -> T
     return grad_query
 
 
-def _pool_backward(plan, grad, grad_query, pooling: Pooling):
+def _pool_backward(plan: Plan, grad: Tensor, grad_query: Tensor, pooling: Pooling) -> None:
     pool_backward(plan, grad, grad_query, pooling, averaged=False)
 
 
 @triton_pool_backward.register_fake
-def _(grad, tokens, pooling):
+def _(grad: Tensor, tokens: int, pooling: Sequence[int]) -> Any:
     return grad.new_empty(*grad.shape[:2], tokens, grad.shape[3])
 
 
-def _save_pooling(ctx, inputs, output):
+def _save_pooling(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
     query, ctx.pooling = inputs
     ctx.tokens = query.shape[2]
 
 
-def _differentiate_pool(ctx, grad):
+def _differentiate_pool(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return triton_pool_backward(grad, ctx.tokens, ctx.pooling), None
 
 
 triton_pool.register_autograd(_differentiate_pool, setup_context=_save_pooling)
 
 
-def _keep_pooling(ctx, inputs, output):
+def _keep_pooling(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
     _, _, ctx.pooling = inputs
 
 
-def _differentiate_pool_backward(ctx, grad):  # one is the transpose of the other
+def _differentiate_pool_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    """The pooling and its gradient are transposes of each other."""
     return triton_pool(grad, ctx.pooling), None, None
 
 

@@ -31,7 +31,10 @@ class State(NamedTuple):
 
 def count_landmarks(landmarks: Tensor | None, options: MiTAOptions) -> int:
     """m, of landmarks that are given or that are pooled."""
-    return options.pooling.num_landmarks if landmarks is None else landmarks.shape[2]
+    if landmarks is not None:
+        return landmarks.shape[2]
+    assert options.pooling is not None
+    return options.pooling.num_landmarks
 
 
 def lay_out(

@@ -109,4 +109,4 @@ def _warn(message: str) -> None:
 
 # What torch.compiler.assume_constant_result says to torch.compile, without importing half of it.
 for _function in (_what_gpu_lacks, warn_once):
-    _function._dynamo_marked_constant = True
+    vars(_function)['_dynamo_marked_constant'] = True

@@ -32,7 +32,7 @@ class Adapter:
         """
         return None
 
-    def heads(self, module: nn.Module) -> tuple[int, int]:
+    def heads(self, module: Any) -> tuple[int, int]:
         """Number of heads and channels of a head."""
         return module.num_heads, module.head_dim
 
@@ -47,15 +47,16 @@ class Adapter:
     def guard(self, ancestors: Sequence[nn.Module]) -> None:
         """Hook the modules around a swapped one, to refuse what it alone would not see."""
 
-    def swap(self, module: nn.Module, attention: Attention, grid) -> None:
+    def swap(self, module: nn.Module, attention: Attention, grid: Any) -> None:
         """Let a module mix by `attention`; it may be swapped already."""
         self.restore(module)
         module.mita = Mixer(attention, grid, undo=self.divert(module))
 
     def restore(self, module: nn.Module) -> None:
         """Undo :meth:`swap`; nothing happens to a module that is not swapped."""
-        if isinstance(getattr(module, 'mita', None), Mixer):
-            self.undivert(module, module.mita.undo)
+        mixer = getattr(module, 'mita', None)
+        if isinstance(mixer, Mixer):
+            self.undivert(module, mixer.undo)
             del module.mita
 
 

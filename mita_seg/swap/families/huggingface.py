@@ -7,6 +7,7 @@ name; a swapped module gets a config of its own that asks for it.
 import copy
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -24,13 +25,13 @@ _SPECIAL_TOKENS = ('cls_token', 'distillation_token', 'register_tokens')
 
 
 def mix(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """An attention function of Hugging Face's kind: [B, H, N, d] to [B, N, H, d], no weights.
 
@@ -53,10 +54,10 @@ ALL_ATTENTION_FUNCTIONS.register(_NAME, mix)
 class AttentionOutputGuard(Hook):
     """Refuses a call of a model for attention weights, which would come back empty."""
 
-    def _register(self, module: nn.Module):
+    def _register(self, module: nn.Module) -> Any:
         return module.register_forward_pre_hook(self, with_kwargs=True)
 
-    def __call__(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+    def __call__(self, model: Any, args: tuple, kwargs: dict) -> None:
         """As a forward pre-hook with keyword arguments."""
         asked = kwargs.get('output_attentions')
         if model.config.output_attentions if asked is None else asked:
@@ -72,17 +73,17 @@ class _HuggingFaceAdapter(Adapter):
             and hasattr(module, 'scaling')
         )
 
-    def heads(self, module: nn.Module) -> tuple[int, int]:
+    def heads(self, module: Any) -> tuple[int, int]:
         num_heads = module.config.num_attention_heads
         return num_heads, round(module.scaling**-2)
 
-    def divert(self, module: nn.Module) -> PretrainedConfig:
+    def divert(self, module: Any) -> PretrainedConfig:
         original = module.config
         module.config = copy.copy(original)
         module.config._attn_implementation = _NAME
         return original
 
-    def undivert(self, module: nn.Module, undo: PretrainedConfig) -> None:
+    def undivert(self, module: Any, undo: PretrainedConfig) -> None:
         module.config = undo
 
     def guard(self, ancestors: Sequence[nn.Module]) -> None:

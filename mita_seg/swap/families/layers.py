@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mita_seg.layers import Attention
+from mita_seg.swap.mixer import Mixer
 
 from .adapter import ClassAdapter
 
 
 class SwappedAttention(Attention):
     """A layer of ours, mixing by another of our attentions; its caller tells it the grid."""
+
+    mita: Mixer
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Sequence[int], start: int) -> Tensor:
         """Everything is [B, H, N, d]."""

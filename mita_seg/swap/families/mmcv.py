@@ -1,6 +1,7 @@
 """MMCV's MultiheadAttention, which wraps nn.MultiheadAttention and adds the identity."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmcv.cnn.bricks.transformer import BaseTransformerLayer, MultiheadAttention
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class SwappedMultiheadAttention(MultiheadAttention):
         key_pos: Tensor | None = None,
         attn_mask: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> Tensor:
         """As MMCV's, for self-attention without masks or position encodings of its own.
 
@@ -45,7 +46,7 @@ class _MMCVAdapter(ClassAdapter):
         # Subclasses too, to be refused: the nn.MultiheadAttention in them is theirs to call.
         return isinstance(module, MultiheadAttention)
 
-    def refusal(self, module: nn.Module, name: str, ancestors: Sequence[nn.Module]) -> str | None:
+    def refusal(self, module: Any, name: str, ancestors: Sequence[nn.Module]) -> str | None:
         kind = type(module)
         if getattr(module, 'sr_ratio', 1) > 1:
             return (
@@ -59,7 +60,7 @@ class _MMCVAdapter(ClassAdapter):
         parent = ancestors[-1] if ancestors else None
         return why_other_queries(name, parent) or why_not_self_attention(module.attn)
 
-    def heads(self, module: nn.Module) -> tuple[int, int]:
+    def heads(self, module: Any) -> tuple[int, int]:
         return module.num_heads, module.embed_dims // module.num_heads
 
 

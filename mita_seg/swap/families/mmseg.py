@@ -1,5 +1,7 @@
 """MMSegmentation's VisionTransformer (also under SETR heads) and Segmenter head: their grids."""
 
+from typing import Any
+
 from mmseg.models.backbones import VisionTransformer
 from mmseg.models.decode_heads import SegmenterMaskTransformerHead
 from torch import Tensor, nn
@@ -14,12 +16,12 @@ class HeadInputMap(PatchMap):
     Segmentors run a head by its method forward(), which takes no notice of hooks.
     """
 
-    def _register(self, head: nn.Module) -> 'HeadInputMap':
+    def _register(self, head: Any) -> 'HeadInputMap':
         self.head = head
         head._transform_inputs = self
         return self  # its own handle
 
-    def __call__(self, inputs) -> Tensor:
+    def __call__(self, inputs: Any) -> Tensor:  # type: ignore[override]
         """The map [B, C, h, w] that the head chooses from its inputs."""
         chosen = type(self.head)._transform_inputs(self.head, inputs)
         self.start_call()

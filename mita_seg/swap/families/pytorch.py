@@ -1,6 +1,7 @@
 """torch.nn.MultiheadAttention used as self-attention, also in nn.TransformerEncoderLayer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from .adapter import ClassAdapter, refuse
 
 class SwappedMultiheadAttention(nn.MultiheadAttention):
     """nn.MultiheadAttention mixing by our attention. Called alike; it returns no weights."""
+
+    mita: Mixer
 
     # In eval mode without gradients nn.TransformerEncoderLayer computes attention itself instead of
     # calling this module, unless the projections to query, key and value have different widths. A
@@ -83,7 +86,11 @@ def attend(attention: nn.MultiheadAttention, mixer: Mixer, x: Tensor, value: Ten
     return attention.out_proj(mixer(q, k, v).transpose(1, 2).flatten(2))
 
 
-def refuse_masks(attn_mask, key_padding_mask=None, is_causal: bool | None = False) -> None:
+def refuse_masks(
+    attn_mask: Tensor | None,
+    key_padding_mask: Tensor | None = None,
+    is_causal: bool | None = False,
+) -> None:
     """Refuse masks of any kind.
 
     Raises:
@@ -127,7 +134,7 @@ def why_not_self_attention(attention: nn.MultiheadAttention) -> str | None:
 
 
 class _MultiheadAdapter(ClassAdapter):
-    def refusal(self, module: nn.Module, name: str, ancestors: Sequence[nn.Module]) -> str | None:
+    def refusal(self, module: Any, name: str, ancestors: Sequence[nn.Module]) -> str | None:
         parent = ancestors[-1] if ancestors else None
         if isinstance(parent, nn.TransformerDecoderLayer) and name == 'multihead_attn':
             return 'is the cross-attention of a TransformerDecoderLayer'
