@@ -1,9 +1,9 @@
 """Weights of other implementations, converted to ours and back, with an account of every name.
 
 :func:`convert` runs the steps: ``sources`` finds the weights in a checkpoint and tells its layout;
-``augreg``, ``mita_deit``, ``special_tokens``, ``layer_scale`` and ``input_channels`` each turn one
-peculiarity of a source into what our models have; ``key_map`` renames; ``position_embedding``
-resizes; ``target`` turns the result into the layout wanted; ``report`` tells it. Needs PyTorch, and
+``augreg``, ``mita_deit``, ``special_tokens``, ``layer_scale`` and ``input_channels`` each convert
+one peculiarity of a source to the form of our models; ``key_map`` renames; ``position_embedding``
+resizes; ``target`` makes the wanted layout; ``report`` describes the result. Needs PyTorch, and
 safetensors for files of that kind.
 """
 

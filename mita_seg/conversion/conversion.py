@@ -14,9 +14,9 @@ class Conversion:
         source: Layout of the file, one of ``SOURCES``.
         weights: Weights by their present names.
         origins: Present name -> the names in the file that it was made of.
-        left_aside: What the file holds beside the weights, by name.
+        left_aside: Names of other entries of the file, which are not converted.
         unused: Name in the file -> why it is left out.
-        foreign: Present names that MiTAVisionTransformer with our attentions has not.
+        foreign: Present names that MiTAVisionTransformer with our attentions does not have.
         missing: Our name -> what its absence means, for those that a model usually has.
         settings: Arguments of MiTAVisionTransformer that the weights call for.
         notes: What else the user should know, one sentence each.

@@ -70,7 +70,7 @@ def convert(
 
     Raises:
         ValueError: The layout is not known or not the one named, the weights contradict themselves,
-            or the target cannot hold them.
+            or the target has no place for them.
     """
     if target not in TARGETS:
         raise ValueError(f'target must be {" or ".join(TARGETS)}, got {target!r}')
@@ -80,7 +80,7 @@ def convert(
     conversion.left_aside = find_other_entries(checkpoint)
     try:
         _convert(conversion, target, img_size, pretrained_size)
-    # Torch's, of shapes that do not go together.
+    # Raised by torch for shapes that do not fit each other.
     except (RuntimeError, IndexError, ZeroDivisionError) as error:
         raise ValueError(f'the weights contradict each other: {error}') from error
     return conversion

@@ -1,8 +1,8 @@
 """A learned position embedding: which patch grid it is for, and resizing it to another.
 
-Its shape tells how many patches there are, not how many rows. State dicts of our backbone say it in
-their metadata, as ``_metadata[prefix]['pos_embed_grid'] = (h, w)``, which is no weight: strict
-loaders of any implementation pass over it. Files of safetensors say it in theirs, which holds text.
+Its shape tells the number of patches, but not the grid. State dicts of our backbone have the grid
+in their metadata, as ``_metadata[prefix]['pos_embed_grid'] = (h, w)``. That is no weight: strict
+loaders of any implementation ignore it. Files of safetensors have it in their metadata as text.
 """
 
 import json
@@ -45,22 +45,22 @@ def find_grid(
 ) -> tuple[tuple[int, int], bool]:
     """Settle the patch grid of a checkpoint's position embedding.
 
-    It is, in this order: what the checkpoint says, what the user says, the model's own if it has as
-    many patches, a square.
+    It is the first of these that is known: the grid of the checkpoint, the user's, the model's own
+    if it has the same number of patches, a square.
 
     Args:
         embedding: The checkpoint's, [1, 1 + patches, C].
         new_grid: The model's patch grid (h, w).
-        said: The grid that the checkpoint says; none of another number of patches counts.
-        pretrained: The grid that the user says.
+        said: The grid in the checkpoint; ignored if its number of patches differs.
+        pretrained: The grid that the user gives.
 
     Returns:
-        The grid (h, w), and whether it is a guess that may well be wrong: the model's own is, if it
-        is no square.
+        The grid (h, w), and whether it is a guess that may be wrong: the model's own, if it is not
+        a square.
 
     Raises:
-        ValueError: There are as many patches neither in `pretrained` nor in the model, or nothing
-            was said and they make no square.
+        ValueError: The number of patches differs from that of `pretrained`; or no grid is known and
+            the number is not a square.
     """
     count = embedding.shape[1] - 1
     for grid in (said, pretrained):
@@ -136,7 +136,7 @@ def say_grid(
 
 
 def grids_to_text(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """What weights say of their patch grids, for the metadata of a file that holds text alone.
+    """The patch grids that weights name, for metadata of a file that can have text only.
 
     Args:
         weights: A state dict.

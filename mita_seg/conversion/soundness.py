@@ -1,4 +1,4 @@
-"""Whether the weights of a file can be converted at all: what a damaged file may hold."""
+"""Whether the weights of a file can be converted at all: a damaged file may have anything."""
 
 import re
 from collections.abc import Mapping

@@ -45,7 +45,7 @@ def find_weights(checkpoint: Mapping) -> dict[str, Tensor]:
 
 
 def find_other_entries(checkpoint: Mapping) -> list[str]:
-    """Names of what a checkpoint holds beside the weights and MMEngine's ``meta``."""
+    """Names of the entries of a checkpoint other than the weights and MMEngine's ``meta``."""
     others = []
     for key in _CONTAINERS:
         if isinstance(checkpoint.get(key), dict):

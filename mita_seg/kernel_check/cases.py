@@ -45,7 +45,7 @@ class Case:
 
     @property
     def must_not_spill(self) -> bool:
-        """Whether registers must hold everything: half precision, and d of up to 64."""
+        """Whether registers must suffice: in half precision with d up to 64."""
         return self.dtype.itemsize == 2 and self.dim <= 64
 
 

@@ -19,8 +19,8 @@ from .launches import Launch, list_launches
 class Finding:
     """What one kernel takes on one architecture, the most of its cases."""
 
-    shared: int = 0  # bytes of shared memory a program
-    registers: int = 0  # a thread
+    shared: int = 0  # bytes of shared memory per program
+    registers: int = 0  # per thread
     spills: int = 0  # registers per thread that are kept in memory
     cases: int = 0
 

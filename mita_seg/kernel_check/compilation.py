@@ -20,7 +20,7 @@ class Resources(NamedTuple):
     """What one program of a compiled kernel takes."""
 
     shared: int  # bytes of shared memory
-    registers: int  # a thread
+    registers: int  # per thread
     spills: int  # registers per thread that are kept in memory, of 4 bytes
 
 
@@ -56,7 +56,7 @@ def compile_launch(launch: Launch, architecture: int) -> Resources:
 
 
 def _read_usage(cubin: bytes) -> tuple[int, int]:
-    """Registers of a thread, and bytes of its stack, which holds what was spilled."""
+    """Registers of a thread, and bytes of its stack, to which registers are spilled."""
     tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(cubin)

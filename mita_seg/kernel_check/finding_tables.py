@@ -33,5 +33,5 @@ def _format_architecture(architecture, kernels) -> str:
         )
         for name, finding in sorted(kernels.items())
     ]
-    title = f'sm_{architecture}: {limit // 1024} KiB of shared memory a program'
+    title = f'sm_{architecture}: {limit // 1024} KiB of shared memory per program'
     return f'{title}\n\n{format_table([_HEAD, *rows])}'

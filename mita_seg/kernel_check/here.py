@@ -37,7 +37,7 @@ def _describe_gpu(device):
     gpu = gpu_of(device)
     yield (
         f'GPU {device.index}: {torch.cuda.get_device_name(device)}, compute capability '
-        f'{gpu.capability / 10}, {gpu.shared_memory // 1024} KiB of shared memory a program, '
+        f'{gpu.capability / 10}, {gpu.shared_memory // 1024} KiB of shared memory per program, '
         f'{gpu.multiprocessors} multiprocessors'
     )
     yield _describe_backend(device)

@@ -14,7 +14,7 @@ from .cases import Case
 
 
 class Launch(NamedTuple):
-    """A kernel with its arguments, whose tensors hold nothing, and constants."""
+    """A kernel with its arguments and constants. The tensors are on the device ``meta``."""
 
     kernel: Any
     args: tuple
@@ -39,7 +39,7 @@ class Launch(NamedTuple):
 
 
 class DryPlan:
-    """Takes the place of a :class:`mita_seg.ops.triton.call_plan.Plan`, and launches nothing.
+    """Replaces a :class:`mita_seg.ops.triton.call_plan.Plan`, and only notes the launches.
 
     Args:
         gpu: The GPU that block sizes are chosen for.

@@ -57,7 +57,7 @@ def mita_attention(
         landmarks: Landmark queries [B, H, m, d], see :func:`pool_landmarks`.
         topk: Keys per expert, k, clamped to N. 0: no routed experts (compress-only, which is Agent
             attention).
-        num_routed: Experts per query, s, from 1 to m. A key held by two of them counts twice.
+        num_routed: Experts per query, s, from 1 to m. A key in two of them counts twice.
         scale: c, factor of the logits with keys; d^-1/2 when None.
         landmark_scale: c_L, factor of the logits with landmarks; `scale` when None (the paper). The
             authors' published code amounts to 1/d.

@@ -3,10 +3,9 @@
 MMEngine counts FLOPs by the names of the nodes in such a trace. As one node, an operator has the
 same count whatever backend runs it.
 
-What ``torch.jit.save`` writes of such a trace holds these nodes: it needs ``import mita_seg.ops``
-before it is loaded, and serves the one image size that it was traced with. Files that run
-without this package are those of torch.export and torch.onnx.export, see
-:mod:`mita_seg.ops.exporting`.
+A file that ``torch.jit.save`` writes has these nodes. Before it is loaded, ``import mita_seg.ops``
+is needed, and it works for the image size of the trace alone. Files of torch.export and
+torch.onnx.export do not need this package, see :mod:`mita_seg.ops.exporting`.
 """
 
 from typing import Any

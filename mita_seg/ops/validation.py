@@ -54,7 +54,7 @@ def check_heads(**tensors: Tensor) -> None:
 
 
 def check_same_tokens(**tensors: Tensor) -> None:
-    """All tensors [B, H, N, d] hold the same number of tokens N, else ValueError."""
+    """All tensors [B, H, N, d] have the same number of tokens N, else ValueError."""
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if tensor.shape[2] != first.shape[2]:
@@ -84,7 +84,7 @@ def check_num_routed(num_routed: int, num_landmarks: int) -> None:
 
 
 def check_experts(topk: int, num_routed: int, num_landmarks: int, shared: bool) -> None:
-    """topk and num_routed are in range and leave an expert, else TypeError or ValueError."""
+    """topk and num_routed are in range and there is an expert, else TypeError or ValueError."""
     check_int('topk', topk, 0)
     check_num_routed(num_routed, num_landmarks)
     if topk == 0 and not shared:

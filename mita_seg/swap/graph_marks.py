@@ -1,4 +1,4 @@
-"""Marks that a call leaves in its autograd graph, for whoever computes a part of it again.
+"""Marks in the autograd graph of a call, for a part of the call that is computed again.
 
 Gradient checkpointing runs a part of a model once more in the backward pass, maybe in another
 thread and after other calls of the model. Only the graph ties that second run to its own call.
@@ -18,8 +18,9 @@ from torch.autograd.graph import Node
 def mark(tensor: Tensor, key: Hashable, value: Hashable) -> bool:
     """Mark the call that made a tensor.
 
-    The mark is put on the tensor's node of the graph. Where gradients are off there is none; then
-    it is put on the autograd functions whose forward pass this is, as reentrant checkpointing is.
+    The mark is put on the tensor's node of the graph. If gradients are off, there is no node. Then
+    the mark is put on the autograd functions whose forward pass is running, such as reentrant
+    checkpointing.
 
     Returns:
         Whether there was anything to mark.
@@ -56,7 +57,7 @@ def marks_behind(node: Node | None, key: Hashable) -> set:
             elif parent is not None:
                 consumers[parent] = [node]
                 pending.append(parent)
-    if len(found) == 1:  # what leads there gets the mark too, so that the next search is short
+    if len(found) == 1:  # mark the nodes on the way, too, so that the next search is short
         while marked:
             for node in consumers.pop(marked.pop(), ()):
                 metadata_of(node)[key] = set(found)

@@ -1,4 +1,4 @@
-"""Patch grids that no part of the model tells."""
+"""Patch grids for models without a known patch embedding."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a swapped module calls in place of its softmax attention."""
+"""What a swapped module calls instead of its softmax attention."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _OWN_OPTIONS = {'embed_dims', 'num_heads', 'qkv_bias', 'proj_drop', 'attn_drop'}
 
 
 class Mixer(nn.Module):
-    """Mix the values of a swapped module; holds no parameters, so state dicts keep their keys.
+    """Mixes the values of a swapped module; has no parameters, so state dicts keep their keys.
 
     Args:
         attention: Attention without projections, see :func:`build_bare_attention`.

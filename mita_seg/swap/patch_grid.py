@@ -1,8 +1,9 @@
 """The patch grid of the tokens that an attention gets.
 
-Tokens do not tell it: images of other shapes have as many. Nor was it always the last to be seen,
-for a model is called in several threads, and parts of a call run again in the backward pass. So it
-is looked up by what belongs to the call: its trace, its thread and its autograd graph.
+The number of tokens does not tell it: images of different shapes may have the same number. The last
+grid that was seen may be wrong, too: a model may be called in several threads, and parts of a call
+may run again in the backward pass. So the grid is looked up by the trace, the thread and the
+autograd graph of the call.
 """
 
 import torch
@@ -44,7 +45,7 @@ class PatchGrid:
         return self._locate_now(int(num_tokens), tokens)
 
     def _locate_traced(self, num_tokens: int) -> tuple[Grid, int] | None:
-        """As :meth:`locate`, from what is safe to build into a graph; None if there is nothing."""
+        """As :meth:`locate`, from sizes that may be built into a graph; None if there are none."""
         passage = self.patch_map.passage
         if passage.trace == trace_number():
             grid = passage.grid

@@ -137,7 +137,7 @@ class PatchMap(Hook):
             self.known[patches] = (*self.known.get(patches, ()), grid)
 
     def __getstate__(self) -> dict:
-        # A copy may be of one block alone, whose sizes nothing would update.
+        # A copy may be one of a single block, where no patch embedding updates the sizes.
         left_out = ('_thread', 'known')
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
@@ -147,7 +147,7 @@ class PatchMap(Hook):
 
 
 class CallStart(Hook):
-    """Notes that a model is called, as its forward pre-hook: what passed before is over."""
+    """Notes, as a forward pre-hook, that a call of a model begins: earlier maps no longer count."""
 
     def __init__(self, patch_map: PatchMap) -> None:
         self.patch_map = patch_map
@@ -165,15 +165,15 @@ class CallStart(Hook):
 
 
 def is_traced(size: object) -> bool:
-    """Whether a size of a tensor is, or may be, no number but a symbol for any."""
+    """Whether a size of a tensor is, or may be, a symbol instead of a number."""
     return torch.compiler.is_compiling() or type(size) is not int
 
 
 @torch.compiler.assume_constant_result
 def trace_number() -> int:
-    """A number of the trace that torch.compile is making, 0 in any other.
+    """A number of the trace that torch.compile is making, 0 outside of its traces.
 
-    It tells what was noted in the graph that is being traced from what was noted before it.
+    It distinguishes sizes that were noted in this trace from those that were noted before.
     """
     context = CompileContext.try_get()
     return 0 if context is None else vars(context).setdefault('mita_seg_trace', next(_NUMBERS))

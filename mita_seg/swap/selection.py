@@ -65,7 +65,7 @@ def select_attention(
     """The attention modules that `layers` of :func:`mita_seg.swap_attention` means.
 
     Raises:
-        TypeError: `layers` holds something other than ints and strings.
+        TypeError: `layers` has something other than ints and strings.
         ValueError: It means none or one that can't be swapped; the message says why.
     """
     found = find_attention(model)

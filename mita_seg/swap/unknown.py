@@ -14,8 +14,8 @@ def find_unknown(model: nn.Module, known: Iterable[nn.Module]) -> dict[str, nn.M
 
     Args:
         model: The model.
-        known: Its attention modules that some family knows; what they hold, and what holds one of
-            them, is not looked at.
+        known: Its attention modules that some family knows. Modules inside them, and modules
+            around them, are left out.
     """
     known = list(known)
     inside = {part for one in known for part in one.modules()}

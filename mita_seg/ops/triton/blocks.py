@@ -249,7 +249,7 @@ def choose_blocks(
 
     all_programs = table.programs * gpu.multiprocessors
     backward_programs = table.backward_programs * gpu.multiprocessors
-    programs = heads * cdiv(landmarks, block_landmarks)  # a split
+    programs = heads * cdiv(landmarks, block_landmarks)  # per split
     # Every program of the sort reads the counts of all chunks of its head: at most 64.
     chunk = max(256, next_power_of_2(cdiv(tokens, 64)))
     if heads * tokens >= chunk * all_programs:  # enough of them: longer ones

@@ -1,4 +1,4 @@
-"""What the forward pass leaves for the backward pass beside the output, in one tensor of bytes."""
+"""What the forward pass keeps for the backward pass, beside the output, in one tensor of bytes."""
 
 from math import prod
 from typing import NamedTuple

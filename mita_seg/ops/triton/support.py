@@ -32,7 +32,7 @@ def _what_gpu_lacks(index: int) -> str | None:
         return None
     return (
         f'it needs a GPU of compute capability {LEAST_CAPABILITY / 10} or higher with '
-        f'{LEAST_SHARED_MEMORY // 1024} KiB of shared memory a program (Ampere or newer); '
+        f'{LEAST_SHARED_MEMORY // 1024} KiB of shared memory per program (Ampere or newer); '
         f'cuda:{index} has {gpu.capability / 10} and {gpu.shared_memory // 1024} KiB'
     )
 

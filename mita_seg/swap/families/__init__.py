@@ -1,6 +1,6 @@
 """One file per family of models: its attention modules, and where it embeds patches.
 
-A family file may hold
+A family file may have
 
 - ``ADAPTER``, an :class:`~mita_seg.swap.families.adapter.Adapter` for its attention modules;
 - ``find_grid(host)``, which hooks a model of the family where it embeds patches and returns the

@@ -12,11 +12,11 @@ from mita_seg.swap.mixer import Mixer
 class Adapter:
     """Finds, swaps and restores the attention modules of a family.
 
-    A swapped module stays the same object with the same parameters, hooks and place in the model;
-    its projections are its own, and between them it calls ``self.mita``, a :class:`Mixer`.
+    A swapped module stays the same object with the same parameters, hooks and place in the model.
+    It uses its own projections, and between them it calls ``self.mita``, a :class:`Mixer`.
     """
 
-    told_grid = False  # whether the caller passes the grid, so that none need be found
+    told_grid = False  # whether the caller passes the grid, so that it need not be found
 
     def owns(self, module: nn.Module) -> bool:
         """Whether a module, swapped or not, is of this kind."""
@@ -45,7 +45,7 @@ class Adapter:
         raise NotImplementedError(f'{type(self).__name__} must implement undivert()')
 
     def guard(self, ancestors: Sequence[nn.Module]) -> None:
-        """Hook the modules around a swapped one, to refuse what it alone would not see."""
+        """Hook the modules around a swapped one, to refuse arguments that do not reach it."""
 
     def swap(self, module: nn.Module, attention: Attention, grid: Any) -> None:
         """Let a module mix by `attention`; it may be swapped already."""

@@ -52,7 +52,7 @@ ALL_ATTENTION_FUNCTIONS.register(_NAME, mix)
 
 
 class AttentionOutputGuard(Hook):
-    """Refuses a call of a model for attention weights, which would come back empty."""
+    """Refuses to return attention weights, of which there are none."""
 
     def _register(self, module: nn.Module) -> Any:
         return module.register_forward_pre_hook(self, with_kwargs=True)
@@ -66,7 +66,7 @@ class AttentionOutputGuard(Hook):
 
 class _HuggingFaceAdapter(Adapter):
     def owns(self, module: nn.Module) -> bool:
-        # Releases differ in which class computes: it is the one that knows its scaling.
+        # Releases differ in which class computes attention: the one that has a scaling does.
         return bool(
             type(module).__module__.startswith('transformers.models.')
             and _ATTENTION.fullmatch(type(module).__name__)

@@ -7,7 +7,7 @@ from mmcv.cnn.bricks.transformer import BaseTransformerLayer, MultiheadAttention
 from torch import Tensor, nn
 
 from .adapter import ClassAdapter, refuse
-from .pytorch import attend, refuse_masks, why_not_self_attention, why_other_queries
+from .pytorch import attend, reason_against_self_attention, reason_of_other_queries, refuse_masks
 
 
 class SwappedMultiheadAttention(MultiheadAttention):
@@ -58,7 +58,7 @@ class _MMCVAdapter(ClassAdapter):
         if _is_cross_attention(name, ancestors):
             return f'is the cross-attention of a {type(ancestors[-2]).__name__}'
         parent = ancestors[-1] if ancestors else None
-        return why_other_queries(name, parent) or why_not_self_attention(module.attn)
+        return reason_of_other_queries(name, parent) or reason_against_self_attention(module.attn)
 
     def heads(self, module: Any) -> tuple[int, int]:
         return module.num_heads, module.embed_dims // module.num_heads

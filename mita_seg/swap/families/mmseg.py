@@ -13,7 +13,7 @@ from mita_seg.swap.patch_map import PatchMap
 class HeadInputMap(PatchMap):
     """Stands in for the method by which a decode head chooses its input, whose size it records.
 
-    Segmentors run a head by its method forward(), which takes no notice of hooks.
+    Segmentors call the head's method forward() directly, so that hooks do not run.
     """
 
     def _register(self, head: Any) -> 'HeadInputMap':

@@ -103,7 +103,7 @@ def refuse_masks(
         refuse('is not causal, got is_causal=True', 'pass is_causal=False')
 
 
-def why_other_queries(name: str, parent: nn.Module | None) -> str | None:
+def reason_of_other_queries(name: str, parent: nn.Module | None) -> str | None:
     """Why a module's queries are not the tokens that it attends to, going by names; None if so.
 
     Args:
@@ -121,7 +121,7 @@ def why_other_queries(name: str, parent: nn.Module | None) -> str | None:
     return None
 
 
-def why_not_self_attention(attention: nn.MultiheadAttention) -> str | None:
+def reason_against_self_attention(attention: nn.MultiheadAttention) -> str | None:
     """Why a module can't be self-attention without a bias; None if it can."""
     if attention.in_proj_weight is None:
         return (
@@ -138,7 +138,7 @@ class _MultiheadAdapter(ClassAdapter):
         parent = ancestors[-1] if ancestors else None
         if isinstance(parent, nn.TransformerDecoderLayer) and name == 'multihead_attn':
             return 'is the cross-attention of a TransformerDecoderLayer'
-        return why_other_queries(name, parent) or why_not_self_attention(module)
+        return reason_of_other_queries(name, parent) or reason_against_self_attention(module)
 
 
 ADAPTER = _MultiheadAdapter(nn.MultiheadAttention, SwappedMultiheadAttention)
