@@ -1,12 +1,13 @@
 """Cross entropy at the resolution of the labels, without logits of that resolution."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, library
 
 from .chunked_cross_entropy import chunked_cross_entropy, chunked_cross_entropy_backward
-from .triton.support import warn_once, why_no_cross_entropy
+from .triton.support import unsupported_loss_reason, warn_once
 
 _BACKENDS = ('auto', 'torch', 'triton')
 _REDUCTIONS = ('none', 'sum', 'mean')
@@ -116,10 +117,10 @@ def _check(logits: Tensor, labels: Tensor, weight: Tensor | None) -> None:
             f'weight must be one of each class, shape ({logits.shape[1]},), got '
             f'{tuple(weight.shape)}'
         )
-    for name, tensor in (('labels', labels), ('weight', weight)):
-        if tensor is not None and tensor.device != logits.device:
+    for name, other in (('labels', labels), ('weight', weight)):
+        if other is not None and other.device != logits.device:
             raise ValueError(
-                f'{name} must be on the device of logits, {logits.device}, got {tensor.device}'
+                f'{name} must be on the device of logits, {logits.device}, got {other.device}'
             )
 
 
@@ -129,7 +130,7 @@ def _settle_backend(backend: str, logits: Tensor, labels: Tensor) -> str:
         raise ValueError(f'backend must be one of {_BACKENDS}, got {backend!r}')
     if backend == 'torch' or (backend == 'auto' and not logits.is_cuda):
         return 'torch'
-    reason = why_no_cross_entropy(logits, labels.shape[1:])
+    reason = unsupported_loss_reason(logits, labels.shape[1:])
     if not reason:
         return backend if logits.shape[0] else 'torch'
     if backend == 'triton':
@@ -146,7 +147,7 @@ def _cross_entropy(
     if labels.device.type == 'cpu':
         _check_classes(labels, logits.shape[1], ignore_index)
 
-    def in_torch():
+    def in_torch() -> tuple[Tensor, Tensor, Tensor]:
         return chunked_cross_entropy(logits, labels, ignore_index, align_corners)
 
     if backend == 'torch':
@@ -161,7 +162,9 @@ def _cross_entropy(
 
 
 @_cross_entropy.register_fake
-def _(logits, labels, ignore_index, align_corners, backend):
+def _(
+    logits: Tensor, labels: Tensor, ignore_index: int, align_corners: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     losses, lse = (logits.new_empty(labels.shape, dtype=dtype) for _ in range(2))
     return losses, logits.new_empty(labels.shape, dtype=torch.bool), lse
@@ -180,7 +183,7 @@ def _cross_entropy_backward(
     """Gradient of the logits, dense."""
     inputs = grad, logits, labels, lse, ignore_index, align_corners
 
-    def in_torch():
+    def in_torch() -> Tensor:
         return chunked_cross_entropy_backward(*inputs)
 
     if backend == 'torch':
@@ -192,11 +195,19 @@ def _cross_entropy_backward(
 
 
 @_cross_entropy_backward.register_fake
-def _(grad, logits, labels, lse, ignore_index, align_corners, backend):
+def _(
+    grad: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    lse: Tensor,
+    ignore_index: int,
+    align_corners: bool,
+    backend: str,
+) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
     logits, labels, *ctx.options = inputs
     _, right, lse = output
     ctx.save_for_backward(logits, labels, lse)
@@ -204,7 +215,7 @@ def _save(ctx, inputs, output):
     ctx.set_materialize_grads(False)  # no zeros for them
 
 
-def _differentiate(ctx, grad, *_):
+def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None, None
     return _cross_entropy_backward(grad, *ctx.saved_tensors, *ctx.options), None, None, None, None

@@ -37,7 +37,7 @@ def _what_gpu_lacks(index: int) -> str | None:
     )
 
 
-def _why_no_kernels(tensor: Tensor) -> str | None:
+def _unsupported_tensor_reason(tensor: Tensor) -> str | None:
     """The reason why no kernel can run on a tensor, whatever its shape; None if one can."""
     if not _HAS_TRITON:
         return 'Triton is not installed'
@@ -60,7 +60,7 @@ def unsupported_reason(
     """The reason why the kernels can't run on `query` [B, H, N, d]; None if they can."""
     if in_forward_mode() and _HAS_TRITON:
         return "it has no derivatives in forward mode (jvp), backend='tiled' has"
-    reason = _why_no_kernels(query)
+    reason = _unsupported_tensor_reason(query)
     if reason:
         return reason
     dim, tokens = query.shape[3], query.shape[2]
@@ -78,9 +78,9 @@ def unsupported_reason(
     return None
 
 
-def why_no_cross_entropy(logits: Tensor, size: Sequence[int]) -> str | None:
+def unsupported_loss_reason(logits: Tensor, size: Sequence[int]) -> str | None:
     """The same of the loss, on logits [B, C, h, w] and labels of a size (H, W)."""
-    reason = _why_no_kernels(logits)
+    reason = _unsupported_tensor_reason(logits)
     if reason:
         return reason
     _, classes, *old = logits.shape

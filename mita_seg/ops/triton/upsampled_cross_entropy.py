@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .call_plan import Plan, call
 from .launch import LOG2E, cdiv
-from .plan import Plan, call
 
 _LOG2E = tl.constexpr(LOG2E)
 _LN2 = tl.constexpr(1 / LOG2E)
@@ -61,7 +61,7 @@ def _between_rows(p_top, p_bottom, o_left, o_right, b_share):
 
 @triton.jit
 def _prepare_logits_kernel(
-    p_logits, p_out, stride_b, stride_c, stride_y, stride_x, stride_out_c, stride_out_place,
+    p_logits, p_out, s_logits_b, s_logits_c, s_logits_y, s_logits_x, s_out_c, s_out_place,
     places, columns,
     C: tl.constexpr, PADDED_C: tl.constexpr, BLOCK_C: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
@@ -72,18 +72,18 @@ def _prepare_logits_kernel(
     place = tl.program_id(0) * PLACES + tl.arange(0, PLACES)[None, :]
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
     image = tl.program_id(2).to(tl.int64)
-    p_logits += image * stride_b + place // columns * stride_y + place % columns * stride_x
+    p_logits += image * s_logits_b + place // columns * s_logits_y + place % columns * s_logits_x
     present = (place < places) & (o_c < PADDED_C)
-    b_logits = tl.load(p_logits + o_c * stride_c, mask=present & (o_c < C), other=0.0)
+    b_logits = tl.load(p_logits + o_c * s_logits_c, mask=present & (o_c < C), other=0.0)
     b_logits = tl.where(o_c < C, b_logits.to(tl.float32) * _LOG2E, _LEAST)
     p_out += image * places * PADDED_C
-    tl.store(p_out + o_c * stride_out_c + place * stride_out_place, b_logits, mask=present)
+    tl.store(p_out + o_c * s_out_c + place * s_out_place, b_logits, mask=present)
 
 
 @triton.jit
 def _cross_entropy_kernel(
     p_logits, p_labels, p_losses, p_right, p_lse,
-    stride_b, stride_y, stride_x,
+    s_labels_b, s_labels_y, s_labels_x,
     rows, columns, height, width, slope_y, offset_y, unit_y, slope_x, offset_x, unit_x,
     most_y, blocks_x, ignore_index,
     C: tl.constexpr, PADDED_C: tl.constexpr,
@@ -97,7 +97,7 @@ def _cross_entropy_kernel(
     """
     i, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     p_logits += image * rows * columns * PADDED_C
-    p_labels += image * stride_b
+    p_labels += image * s_labels_b
     o_r = tl.program_id(0) // blocks_x * ROWS + tl.arange(0, ROWS)[None, None, :]  # [1, 1, R]
     o_x = tl.program_id(0) % blocks_x * PIXELS + tl.arange(0, PIXELS)[None, :, None]  # [1, X, 1]
     j = o_r // most_y
@@ -107,7 +107,7 @@ def _cross_entropy_kernel(
     inside &= x < _first_pixel(j + 1, slope_x, offset_x, unit_x, width)
     b_share_y = _second_share(y, i, slope_y, offset_y, unit_y, rows)  # [1, 1, R]
     b_share_x = _second_share(x, j, slope_x, offset_x, unit_x, columns)  # [1, X, R]
-    p_label = p_labels + y * stride_y + x * stride_x
+    p_label = p_labels + y * s_labels_y + x * s_labels_x
     label = tl.load(p_label, mask=inside, other=ignore_index).to(tl.int32)  # [1, X, R]
     known = (label >= 0) & (label < C)
     lowest = tl.min(tl.reshape(tl.where(known, label, C), [PIXELS * ROWS]), 0)
@@ -154,7 +154,7 @@ def _cross_entropy_kernel(
 @triton.jit
 def _cell_backward_kernel(
     p_logits, p_labels, p_lse, p_grad, p_cells,
-    stride_b, stride_y, stride_x, stride_grad_b, stride_grad_y, stride_grad_x,
+    s_labels_b, s_labels_y, s_labels_x, s_grad_b, s_grad_y, s_grad_x,
     rows, columns, height, width, slope_y, offset_y, unit_y, slope_x, offset_x, unit_x,
     ignore_index,
     C: tl.constexpr, PADDED_C: tl.constexpr,
@@ -170,8 +170,8 @@ def _cell_backward_kernel(
     start_c = tl.program_id(0) % BLOCKS * BLOCK_C
     o_c = start_c + tl.arange(0, BLOCK_C)  # [C]
     p_logits += image * rows * columns * PADDED_C
-    p_labels += image * stride_b
-    p_grad += image * stride_grad_b
+    p_labels += image * s_labels_b
+    p_grad += image * s_grad_b
     p_lse += image * height * width
     p_top = p_logits + tl.maximum(i - 1, 0) * columns * PADDED_C
     p_bottom = p_logits + tl.minimum(i, rows - 1) * columns * PADDED_C
@@ -194,8 +194,8 @@ def _cell_backward_kernel(
         for start_y in range(first_y, end_y, ROWS):
             y = start_y + tl.arange(0, ROWS)  # [Y]
             inside = (y < end_y)[:, None] & (x < end_x)[None, :]
-            p_label = p_labels + y[:, None] * stride_y + x[None, :] * stride_x
-            p_slope = p_grad + y[:, None] * stride_grad_y + x[None, :] * stride_grad_x
+            p_label = p_labels + y[:, None] * s_labels_y + x[None, :] * s_labels_x
+            p_slope = p_grad + y[:, None] * s_grad_y + x[None, :] * s_grad_x
             label = tl.load(p_label, mask=inside, other=ignore_index).to(tl.int32)  # [Y, X]
             known = (label != ignore_index) & (label >= 0) & (label < C)
             # Of the others nothing is left: exp2(-inf) is 0.
@@ -337,9 +337,10 @@ def _prepare_logits(plan: Plan, logits: Tensor, *, classes_last: bool) -> Tensor
 
 
 def cross_entropy_forward(
-    plan: Plan, logits: Tensor, labels: Tensor, ignore_index: int, align_corners: bool
+    plan: Plan, logits: Tensor, labels: Tensor, options: tuple[int, bool]
 ) -> None:
-    """The launches of :func:`cross_entropy`."""
+    """The launches of :func:`cross_entropy`; options: `ignore_index` and `align_corners`."""
+    ignore_index, align_corners = options
     (batch, classes, rows, columns), size = logits.shape, labels.shape[1:]
     losses, right, lse = (
         plan.result(torch.empty(labels.shape, dtype=dtype, device=labels.device))
@@ -360,10 +361,15 @@ def cross_entropy_forward(
 
 
 def cross_entropy_gradient(
-    plan: Plan, grad: Tensor, logits: Tensor, labels: Tensor, lse: Tensor,
-    ignore_index: int, align_corners: bool,
-) -> None:  # fmt: skip
-    """The launches of :func:`cross_entropy_backward`."""
+    plan: Plan,
+    grad: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    lse: Tensor,
+    options: tuple[int, bool],
+) -> None:
+    """The launches of :func:`cross_entropy_backward`; options as of the forward pass."""
+    ignore_index, align_corners = options
     (batch, classes, rows, columns), size = logits.shape, labels.shape[1:]
     grad_logits = plan.result(logits.new_empty(logits.shape))
     cells = plan.scratch(batch, rows + 1, columns + 1, 4, classes, dtype=torch.float32)
