@@ -79,13 +79,18 @@ def main(argv=None):
             return 0
         check_args(args)
 
-    from mita_seg.kernel_check.cases import CASES, REPRESENTATIVE
+    from mita_seg.kernel_check.cases import (
+        CASES,
+        LOSS_CASES,
+        REPRESENTATIVE,
+        REPRESENTATIVE_LOSS,
+    )
     from mita_seg.kernel_check.check import check_kernels
     from mita_seg.kernel_check.finding_tables import format_check
 
     check = check_kernels(
         args.arch,
-        REPRESENTATIVE if args.quick else CASES,
+        (*REPRESENTATIVE, *REPRESENTATIVE_LOSS) if args.quick else (*CASES, *LOSS_CASES),
         first_of_each=args.quick,
         processes=args.processes,
         progress=show_progress,

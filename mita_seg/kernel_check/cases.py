@@ -49,6 +49,33 @@ class Case:
         return self.dtype.itemsize == 2 and self.dim <= 64
 
 
+@dataclass(frozen=True)
+class LossCase:
+    """A call of the cross entropy of enlarged logits, forward and backward.
+
+    Attributes:
+        dtype: Of the logits.
+        classes: C.
+        size: Of the logits (h, w).
+        factor: By which they are enlarged, of both sides.
+    """
+
+    dtype: torch.dtype = torch.bfloat16
+    classes: int = 150
+    size: tuple[int, int] = (32, 32)
+    factor: int = 16
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix('torch.')
+        height, width = self.size
+        return f'{dtype} loss C={self.classes} {height}x{width} times {self.factor}'
+
+    @property
+    def must_not_spill(self) -> bool:
+        """Whether registers must hold everything."""
+        return True
+
+
 _USUAL = Case()
 _SEVERAL = Case(tokens=16384, landmarks=(16, 16), topk=256, heads=12)  # blocks of both
 _MOST = Case(tokens=4096, landmarks=(32, 32), topk=1024, num_routed=2, heads=12)
@@ -87,3 +114,12 @@ CASES = (
 )
 # Of these the first launch of each kernel.
 REPRESENTATIVE = (_USUAL, _TALL, replace(_SEVERAL, num_routed=2))
+LOSS_CASES = (
+    *(LossCase(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)),
+    LossCase(classes=11, size=(44, 60), factor=8),
+    LossCase(classes=2, size=(31, 45), factor=11),
+    LossCase(classes=19, size=(128, 256), factor=4),
+    LossCase(size=(33, 33), factor=2),
+    LossCase(size=(33, 33), factor=1),
+)
+REPRESENTATIVE_LOSS = LOSS_CASES[:1]

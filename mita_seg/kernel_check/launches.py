@@ -9,8 +9,12 @@ from mita_seg.ops.options import Pooling, make_options
 from mita_seg.ops.triton.backward import mita_backward
 from mita_seg.ops.triton.forward import mita_forward
 from mita_seg.ops.triton.gpu import Gpu
+from mita_seg.ops.triton.upsampled_cross_entropy import (
+    cross_entropy_forward,
+    cross_entropy_gradient,
+)
 
-from .cases import Case
+from .cases import Case, LossCase
 
 
 class Launch(NamedTuple):
@@ -64,8 +68,23 @@ class DryPlan:
         self.launches.append(Launch(kernel, args, options))
 
 
-def list_launches(case: Case, gpu: Gpu) -> list[Launch]:
+def list_launches(case: Case | LossCase, gpu: Gpu) -> list[Launch]:
     """The launches of a case on a GPU, forward and then backward."""
+    return _of_loss(case, gpu) if isinstance(case, LossCase) else _of_attention(case, gpu)
+
+
+def _of_loss(case: LossCase, gpu: Gpu) -> list[Launch]:
+    logits = torch.empty(1, case.classes, *case.size, dtype=case.dtype, device='meta')
+    size = [case.factor * side for side in case.size]
+    labels = torch.empty(1, *size, dtype=torch.int64, device='meta')
+    plan = DryPlan(gpu)
+    cross_entropy_forward(plan, logits, labels, 255, False)
+    losses, _, lse = plan.results
+    cross_entropy_gradient(plan, losses, logits, labels, lse, 255, False)
+    return plan.launches
+
+
+def _of_attention(case: Case, gpu: Gpu) -> list[Launch]:
     shape = 1, case.heads, case.tokens, case.dim
     if case.packed:
         packed = torch.empty(

@@ -6,7 +6,7 @@ import torch
 pytest.importorskip('triton')
 
 from mita_seg.kernel_check import check as checks
-from mita_seg.kernel_check.cases import CASES, REPRESENTATIVE, Case
+from mita_seg.kernel_check.cases import CASES, LOSS_CASES, REPRESENTATIVE, Case
 from mita_seg.kernel_check.compilation import Resources
 from mita_seg.kernel_check.finding_tables import format_check
 from mita_seg.kernel_check.launches import list_launches
@@ -86,6 +86,17 @@ def test_cases_reach_the_limits_of_what_is_supported():
     assert any(case.topk == 1024 and case.landmarks == (32, 32) for case in CASES)
     assert any(case.topk == 0 for case in CASES) and any(not case.shared for case in CASES)
     assert any(case.num_routed > 1 for case in CASES)
+
+
+def test_losses_are_cases_of_their_own(compiler):
+    check = checks.check_kernels([80], LOSS_CASES)
+    assert check.cases == len(LOSS_CASES) and not check.failures
+    assert check.findings[80]['_cross_entropy_kernel'].cases == len(LOSS_CASES)
+    compiler['_cell_backward_kernel'] = Resources(1024, 255, 7)
+    check = checks.check_kernels([80], LOSS_CASES[:1])
+    assert check.spills == [
+        'sm_80 _cell_backward_kernel, bfloat16 loss C=150 32x32 times 16: 7 registers'
+    ]
 
 
 @pytest.mark.parametrize('architecture', ARCHITECTURES)

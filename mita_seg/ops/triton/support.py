@@ -87,7 +87,7 @@ def unsupported_loss_reason(logits: Tensor, size: Sequence[int]) -> str | None:
     if any(small > large for small, large in zip(old, size, strict=True)):
         return f'it takes labels no smaller than the logits; got {tuple(size)} and {tuple(old)}'
     # Positions and offsets within an image are counted in 32 bits.
-    most = max(2 * (small + 1) * large for small, large in zip(old, size, strict=True))
+    most = max(2 * (small + 33) * large for small, large in zip(old, size, strict=True))
     most = max(most, size[0] * size[1], (4 * classes + 64) * (old[0] + 1) * (old[1] + 1))
     if most >= 2**31 or max(logits.shape[0], old[0] + 1) > MAX_IMAGES:
         return (

@@ -134,6 +134,29 @@ def test_torch_compile_makes_one_graph():
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.skipif(DEVICE == 'cpu', reason='CUDA graphs need a GPU')
+def test_a_cuda_graph_repeats_loss_and_gradient():
+    def run():
+        loss, right = upsampled_cross_entropy(logits, labels, backend='triton')
+        return loss, right, torch.autograd.grad(loss, logits)[0]
+
+    logits, labels = draw_case(SIZES['odd factors'], torch.float32, device=DEVICE)
+    others, other_labels = draw_case(SIZES['odd factors'], torch.float32, device=DEVICE)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    logits.data.copy_(others)
+    labels.copy_(other_labels)
+    graph.replay()
+    for got, expected in zip(results, run(), strict=True):
+        assert torch.equal(got, expected)
+
+
 def test_what_the_kernels_cannot_do_is_said():
     logits, labels = draw_case(SHRINKING, torch.float32, device=DEVICE)
     with pytest.raises(NotImplementedError, match=r'no smaller than the logits; got \(4, 7\)'):
