@@ -19,7 +19,7 @@ def describe_kernels(rows, environment):
     """Make the section on the kernels.
 
     Args:
-        rows (Sequence[dict]): From :func:`~mita_seg.benchmark.kernels.benchmark_kernels`.
+        rows (Sequence[dict]): From :func:`~benchmarks.kernels.benchmark_kernels`.
         environment (dict): With ``copy_gb_per_s``.
 
     Returns:

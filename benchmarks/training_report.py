@@ -16,7 +16,7 @@ def describe_training(rows, environment):
     """Make the section on training loops.
 
     Args:
-        rows (Sequence[dict]): From :func:`~mita_seg.benchmark.training.benchmark_training`.
+        rows (Sequence[dict]): From :func:`~benchmarks.training.benchmark_training`.
         environment (dict): Not used; other sections need it.
 
     Returns:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mita_seg.utils.cli import prepare_work_dir, user_errors
 
 PROG = 'benchmark.py'
+ROOT = Path(__file__).resolve().parents[1]
 WHAT = {
     'operator': 'attention alone, full against MiTA',
     'kernels': 'each kernel of MiTA attention against its floor (CUDA)',
@@ -99,10 +100,25 @@ def parse_args(argv=None):
     return args
 
 
+def find_benchmarks():
+    """Make the checkout's package ``benchmarks`` importable, before any other of that name.
+
+    Raises:
+        FileNotFoundError: This file is not in a checkout.
+    """
+    if not (ROOT / 'benchmarks/__init__.py').is_file():
+        raise FileNotFoundError(
+            'needs a checkout of the repository, since the benchmarks are not installed with '
+            f'mita_seg; got {__file__}, outside of one'
+        )
+    if sys.path[0] != str(ROOT):
+        sys.path.insert(0, str(ROOT))
+
+
 def list_steps(plan, rate):
     """What is to be measured: section, title, and a function that returns rows."""
-    from mita_seg.benchmark.kernels import benchmark_kernels
-    from mita_seg.benchmark.operator import benchmark_case
+    from benchmarks.kernels import benchmark_kernels
+    from benchmarks.operator import benchmark_case
 
     where = {'device': plan.device, 'dtype': plan.dtype, 'rounds': plan.rounds}
     for case in plan.cases:
@@ -110,11 +126,11 @@ def list_steps(plan, rate):
     for case in plan.kernel_cases:
         yield 'kernels', case, partial(benchmark_kernels, case, rate=rate, **where)
     for crop in plan.crops:
-        from mita_seg.benchmark.models import benchmark_crop
+        from benchmarks.models import benchmark_crop
 
         yield 'model', crop, partial(benchmark_crop, plan.config, crop, **where)
     for cfg in plan.trainings:
-        from mita_seg.benchmark.training import benchmark_training
+        from benchmarks.training import benchmark_training
 
         yield 'training', cfg.filename, partial(benchmark_training, cfg, plan.device)
 
@@ -132,8 +148,8 @@ def measure(plan, out, command, compiled_as=None):
     """Measure all of a plan, saving what is there after each step; print the report."""
     import torch
 
-    from mita_seg.benchmark.floor import copy_rate
-    from mita_seg.benchmark.report import write_report
+    from benchmarks.floor import copy_rate
+    from benchmarks.report import write_report
     from mita_seg.utils.environment import describe_environment
 
     torch.manual_seed(0)
@@ -162,7 +178,7 @@ def draw(out, results):
     if not any(row['eager_forward_us'] for row in results['operator']):
         return
     try:
-        from mita_seg.benchmark.plot import draw_operator
+        from benchmarks.plot import draw_operator
     except ImportError:
         print(f'{PROG}: no plot: matplotlib is not installed', file=sys.stderr)
         return
@@ -174,10 +190,10 @@ def main(argv=None):
     command = shlex.join([PROG, *(sys.argv[1:] if argv is None else argv)])
     with user_errors(PROG):
         args = parse_args(argv)
-        from mita_seg.benchmark.plan import make_plan
+        find_benchmarks()
+        from benchmarks.plan import make_plan
 
-        # What holds tools/ and configs/, also in a wheel.
-        plan = make_plan(args, Path(__file__).resolve().parents[1])
+        plan = make_plan(args, ROOT)
         prepare_work_dir(args.out)
         if args.compile_as is not None:
             emulate(args.compile_as)

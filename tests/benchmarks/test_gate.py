@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from mita_seg.benchmark.backends import BACKENDS, FULL, MITA
-from mita_seg.benchmark.cases import HEAD_DIM, Case
-from mita_seg.benchmark.gate import TOLERANCES, Gate, require_equal
-from mita_seg.benchmark.outcome import WrongResult
+from benchmarks.backends import BACKENDS, FULL, MITA
+from benchmarks.cases import HEAD_DIM, Case
+from benchmarks.gate import TOLERANCES, Gate, require_equal
+from benchmarks.outcome import WrongResult
 from mita_seg.ops import pooled_mita_attention
 
 CASE = Case(256, 3, 9, 8)

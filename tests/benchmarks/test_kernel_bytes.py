@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mita_seg.benchmark.cases import HEAD_DIM, Case
-from mita_seg.benchmark.kernel_bytes import kernel_bytes
-from mita_seg.benchmark.kernels import count_held_keys, count_segments
+from benchmarks.cases import HEAD_DIM, Case
+from benchmarks.kernel_bytes import kernel_bytes
+from benchmarks.kernels import count_held_keys, count_segments
 from mita_seg.ops import pooled_mita_attention
 from mita_seg.ops.triton.blocks import choose_blocks
 from mita_seg.ops.triton.gpu import ARCHITECTURES

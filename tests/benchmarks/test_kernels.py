@@ -3,14 +3,14 @@ import re
 import pytest
 import torch
 
-from mita_seg.benchmark import kernels
-from mita_seg.benchmark.backends import BACKENDS
-from mita_seg.benchmark.cases import HEAD_DIM, Case
-from mita_seg.benchmark.floor import copy_rate
-from mita_seg.benchmark.kernel_bytes import kernel_bytes
-from mita_seg.benchmark.kernel_times import KernelTime
-from mita_seg.benchmark.kernels import benchmark_kernels, count_held_keys, count_segments
-from mita_seg.benchmark.report import write_report
+from benchmarks import kernels
+from benchmarks.backends import BACKENDS
+from benchmarks.cases import HEAD_DIM, Case
+from benchmarks.floor import copy_rate
+from benchmarks.kernel_bytes import kernel_bytes
+from benchmarks.kernel_times import KernelTime
+from benchmarks.kernels import benchmark_kernels, count_held_keys, count_segments
+from benchmarks.report import write_report
 from mita_seg.ops.triton.gpu import gpu_of
 
 pytest.importorskip('triton')

@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from mita_seg.benchmark.backends import BACKENDS, FULL, MITA, Backend, choose_backends
-from mita_seg.benchmark.cases import HEAD_DIM, Case
-from mita_seg.benchmark.floor import copy_rate, forward_floor
-from mita_seg.benchmark.operator import benchmark_case
-from mita_seg.benchmark.report import write_report
+from benchmarks.backends import BACKENDS, FULL, MITA, Backend, choose_backends
+from benchmarks.cases import HEAD_DIM, Case
+from benchmarks.floor import copy_rate, forward_floor
+from benchmarks.operator import benchmark_case
+from benchmarks.report import write_report
 
 CASE = Case(64, 2, 4, 4)
 CPU = torch.device('cpu')

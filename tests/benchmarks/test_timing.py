@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mita_seg.benchmark import timing
-from mita_seg.benchmark.timing import Timer, medians
+from benchmarks import timing
+from benchmarks.timing import Timer, medians
 
 CPU = torch.device('cpu')
 
