@@ -29,13 +29,13 @@ OPTIONAL = {
 # In benchmarks/, beside the operator: nothing of the package that needs MMSegmentation,
 BENCHMARKS = {
     *('benchmarks', 'mita_seg.ops', 'mita_seg.utils.files', 'mita_seg.utils.tables'),
-    *('mita_seg.utils.attention_colours', 'matplotlib'),
+    *('mita_seg.utils.timing', 'mita_seg.utils.attention_colours', 'matplotlib'),
 }
 # but in the parts that measure models and trainings.
 BENCHMARKS_OF_MODELS = {
     'models.py': {'mmengine', 'mmseg', 'mita_seg'},
     'training.py': {'mmengine', 'mita_seg'},
-    'plan.py': {'mita_seg.utils.cli', 'mita_seg.models', 'mita_seg.utils.quiet'},
+    'request.py': {'mita_seg.utils.cli', 'mita_seg.models', 'mita_seg.utils.quiet'},
 }
 
 

@@ -12,7 +12,7 @@ PROG = 'benchmark.py'
 ROOT = Path(__file__).resolve().parents[1]
 WHAT = {
     'operator': 'attention alone, full against MiTA',
-    'kernels': 'each kernel of MiTA attention against its floor (CUDA)',
+    'kernels': 'each kernel of MiTA attention against its bandwidth bound (CUDA)',
     'model': 'whole segmentors, full against MiTA',
     'training': 'the training loops of CONFIGs, data and logging included',
     'all': 'the first three',
@@ -115,24 +115,24 @@ def find_benchmarks():
         sys.path.insert(0, str(ROOT))
 
 
-def list_steps(plan, rate):
+def list_steps(request, rate):
     """What is to be measured: section, title, and a function that returns rows."""
     from benchmarks.kernels import benchmark_kernels
     from benchmarks.operator import benchmark_case
 
-    where = {'device': plan.device, 'dtype': plan.dtype, 'rounds': plan.rounds}
-    for case in plan.cases:
-        yield 'operator', case, partial(benchmark_case, case, plan.backends, rate=rate, **where)
-    for case in plan.kernel_cases:
+    where = {'device': request.device, 'dtype': request.dtype, 'rounds': request.rounds}
+    for case in request.cases:
+        yield 'operator', case, partial(benchmark_case, case, request.backends, rate=rate, **where)
+    for case in request.kernel_cases:
         yield 'kernels', case, partial(benchmark_kernels, case, rate=rate, **where)
-    for crop in plan.crops:
+    for crop in request.crops:
         from benchmarks.models import benchmark_crop
 
-        yield 'model', crop, partial(benchmark_crop, plan.config, crop, **where)
-    for cfg in plan.trainings:
+        yield 'model', crop, partial(benchmark_crop, request.config, crop, **where)
+    for cfg in request.trainings:
         from benchmarks.training import benchmark_training
 
-        yield 'training', cfg.filename, partial(benchmark_training, cfg, plan.device)
+        yield 'training', cfg.filename, partial(benchmark_training, cfg, request.device)
 
 
 def emulate(architecture):
@@ -144,28 +144,28 @@ def emulate(architecture):
     compile_as(architecture)
 
 
-def measure(plan, out, command, compiled_as=None):
-    """Measure all of a plan, saving what is there after each step; print the report."""
+def measure(request, out, command, compiled_as=None):
+    """Measure all that was asked for, saving what is there after each step; print the report."""
     import torch
 
-    from benchmarks.floor import copy_rate
+    from benchmarks.bandwidth import copy_rate
     from benchmarks.report import write_report
     from mita_seg.utils.environment import describe_environment
 
     torch.manual_seed(0)
     environment = {
-        **describe_environment(plan.device.type),
+        **describe_environment(request.device.type),
         'command': command,
-        'rounds': plan.rounds,
+        'rounds': request.rounds,
     }
     if compiled_as:
         environment['kernels_compiled_as'] = f'sm_{compiled_as} (emulated)'
     rate = None
-    if plan.cases or plan.kernel_cases:
-        rate = copy_rate(plan.device, plan.rounds)
+    if request.cases or request.kernel_cases:
+        rate = copy_rate(request.device, request.rounds)
         environment['copy_gb_per_s'] = rate / 1e9
     results = {'environment': environment, **{section: [] for section in SECTIONS}}
-    for section, title, measure_rows in list_steps(plan, rate):
+    for section, title, measure_rows in list_steps(request, rate):
         print(f'{section}: {title}', flush=True)
         results[section] += measure_rows()
         write_report(out, results)
@@ -191,14 +191,14 @@ def main(argv=None):
     with user_errors(PROG):
         args = parse_args(argv)
         find_benchmarks()
-        from benchmarks.plan import make_plan
+        from benchmarks.request import read_request
 
-        plan = make_plan(args, ROOT)
+        request = read_request(args, ROOT)
         prepare_work_dir(args.out)
         if args.compile_as is not None:
             emulate(args.compile_as)
     out = Path(args.out)
-    results = measure(plan, out, command, args.compile_as)
+    results = measure(request, out, command, args.compile_as)
     draw(out, results)
     print(out / 'results.json')
     rows = [row for section in SECTIONS for row in results[section]]

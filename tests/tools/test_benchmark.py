@@ -136,11 +136,11 @@ def test_kernels_are_refused_without_cuda(tool, tmp_path, capsys):
 
 
 def test_all_on_a_cpu_leaves_the_kernels_out(tool, repository):
-    from benchmarks.plan import make_plan
+    from benchmarks.request import read_request
 
-    plan = make_plan(tool('benchmark').parse_args(['--device', 'cpu']), repository)
-    assert plan.cases and plan.crops
-    assert not plan.kernel_cases and not plan.trainings
+    request = read_request(tool('benchmark').parse_args(['--device', 'cpu']), repository)
+    assert request.cases and request.crops
+    assert not request.kernel_cases and not request.trainings
 
 
 @pytest.mark.parametrize(

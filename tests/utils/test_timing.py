@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from benchmarks import timing
-from benchmarks.timing import Timer, medians
+from mita_seg.utils import timing
+from mita_seg.utils.timing import Timer, medians
 
 CPU = torch.device('cpu')
 
