@@ -1,7 +1,7 @@
-"""The bandwidth bound: the time that moving the bytes takes which a computation has to move.
+"""The bandwidth bound: the least time in which memory moves what a computation reads and writes.
 
-No attention is faster than its inputs are read and its output is written, and no kernel faster
-than its own bytes are moved, at the rate of a large copy.
+For attention these are its inputs and its output, for a kernel the bytes of `kernel_bytes`; the
+rate is that of a large copy.
 """
 
 from typing import NamedTuple
@@ -55,7 +55,7 @@ def kernel_bytes(
 ) -> dict[str, Traffic]:
     """Bytes that the kernels of pooled attention have to read and to write, each byte once.
 
-    Tensors bear the names that they have in `mita_seg.ops.triton`. A kernel that reads what it
+    Tensors have the same names as in `mita_seg.ops.triton`. A kernel that reads what it
     wrote itself does not read it here. Three small numbers are upper bounds that the data may
     undercut: the tiles in use, the indices that a binary search looks at, and the places that
     entries are looked up at.
