@@ -6,6 +6,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
+# What is measured is this checkout, whatever else is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from mita_seg.utils.cli import prepare_work_dir, user_errors
 
 PROG = 'benchmark.py'
@@ -100,19 +103,13 @@ def parse_args(argv=None):
     return args
 
 
-def find_benchmarks():
-    """Make the checkout's package ``benchmarks`` importable, before any other of that name.
-
-    Raises:
-        FileNotFoundError: This file is not in a checkout.
-    """
+def require_checkout():
+    """Raise FileNotFoundError where this file was installed with the package."""
     if not (ROOT / 'benchmarks/__init__.py').is_file():
         raise FileNotFoundError(
             'needs a checkout of the repository, since the benchmarks are not installed with '
             f'mita_seg; got {__file__}, outside of one'
         )
-    if sys.path[0] != str(ROOT):
-        sys.path.insert(0, str(ROOT))
 
 
 def list_steps(request, rate):
@@ -190,7 +187,7 @@ def main(argv=None):
     command = shlex.join([PROG, *(sys.argv[1:] if argv is None else argv)])
     with user_errors(PROG):
         args = parse_args(argv)
-        find_benchmarks()
+        require_checkout()
         from benchmarks.request import read_request
 
         request = read_request(args, ROOT)

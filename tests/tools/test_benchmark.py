@@ -49,11 +49,11 @@ def test_operator_writes_everything_without_any_mm_package(repository, tmp_path)
     assert (tmp_path / 'operator.png').stat().st_size > 10_000
 
 
-def run_where_another_package_is_called_benchmarks(script, arguments, repository, folder):
-    """From `folder`, which is no checkout."""
-    (folder / 'benchmarks').mkdir()
-    (folder / 'benchmarks/__init__.py').write_text('raise SystemExit("the wrong benchmarks")')
-    (folder / 'mita_seg').symlink_to(repository / 'mita_seg')
+def run_outside(script, arguments, folder, *wrong):
+    """Run a script in `folder`, whose packages are found before others; some are wrong."""
+    for package in wrong:
+        (folder / package).mkdir()
+        (folder / package / '__init__.py').write_text(f'raise SystemExit("wrong {package}")')
     return subprocess.run(
         [sys.executable, script, *arguments],
         cwd=folder,
@@ -64,10 +64,10 @@ def run_where_another_package_is_called_benchmarks(script, arguments, repository
     )
 
 
-def test_a_checkouts_benchmarks_run_from_any_folder(repository, tmp_path):
+def test_a_checkout_is_measured_from_any_folder_whatever_is_installed(repository, tmp_path):
     script = repository / 'tools/benchmark.py'
     arguments = ['operator', '--cases', '64:2:4:4', '--device', 'cpu', '--quick', '--out', 'out']
-    done = run_where_another_package_is_called_benchmarks(script, arguments, repository, tmp_path)
+    done = run_outside(script, arguments, tmp_path, 'mita_seg', 'benchmarks')
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'out/results.json').exists()
 
@@ -75,9 +75,8 @@ def test_a_checkouts_benchmarks_run_from_any_folder(repository, tmp_path):
 def test_installed_without_a_checkout_it_says_that_it_needs_one(wheel, repository, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         script = archive.extract('mita_seg/.mim/tools/benchmark.py', tmp_path / 'installed')
-    done = run_where_another_package_is_called_benchmarks(
-        script, ['operator'], repository, tmp_path
-    )
+    (tmp_path / 'mita_seg').symlink_to(repository / 'mita_seg')
+    done = run_outside(script, ['operator'], tmp_path, 'benchmarks')
     assert done.returncode == 2
     assert done.stderr == (
         'benchmark.py: needs a checkout of the repository, since the benchmarks are not installed '
