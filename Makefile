@@ -1,5 +1,6 @@
 # make demo    train a full-attention and a MiTA segmentor side by side on generated images
-# make test    the whole test suite
+# make test    the whole test suite, but for the tests that compare timings
+# make bench-check     the tests that compare timings: is MiTA attention fast on the CPU?
 # make lint    style, format and types
 # make test-families   swapping and conversion with timm, torchvision and transformers, and those of
 #                      MMSegmentation's tools that need more, in an environment inside .venv
@@ -20,7 +21,7 @@ SHAPES := configs/mita_segmenter_shapes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-families test-upstream check-kernels lint docs clean
+.PHONY: demo test bench-check test-families test-upstream check-kernels lint docs clean
 
 demo: $(VENV)/.runtime
 	@echo 'Drawing 860 images:'
@@ -30,12 +31,11 @@ demo: $(VENV)/.runtime
 	    --work-dir work_dirs/demo --jobs 2
 
 test: $(VENV)/.test
-	@failed=; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS) || failed=' tests'; \
-	echo 'timings, with the cores to themselves:'; \
-	$(BIN)/python -m pytest -m speed || failed="$$failed timings"; \
-	echo "make test: failed:$${failed:- nothing}"; \
-	test -z "$$failed"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS)
+
+# In one process, so that no other test runs beside what is timed.
+bench-check: $(VENV)/.test
+	$(BIN)/python -m pytest -m speed $(PYTEST_ARGS)
 
 # What is missing there is looked up in the normal environment. torchvision would pull in another
 # build of torch.
@@ -62,7 +62,7 @@ UPSTREAM := $(VENV)/upstream
 test-upstream: $(UPSTREAM)/.installed
 	OMP_NUM_THREADS=1 $(UPSTREAM)/bin/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS) \
 	    tests/models tests/datasets tests/engine tests/checkpoint tests/conversion tests/tools \
-	    tests/analysis tests/benchmark tests/swap/test_mmseg.py $(wildcard tests/test_*.py)
+	    tests/analysis tests/benchmarks tests/swap/test_mmseg.py $(wildcard tests/test_*.py)
 
 $(UPSTREAM)/.installed: $(VENV)/.test tests/support/upstream_mmcv_ext.py
 	$(PYTHON) -m venv --clear $(UPSTREAM)

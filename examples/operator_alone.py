@@ -4,12 +4,12 @@ python examples/operator_alone.py [--grid 64 64]
 """
 
 import argparse
-import time
 
 import torch
 import torch.nn.functional as F
 
 from mita_seg import pooled_mita_attention
+from mita_seg.utils.timing import Timer
 
 
 def main(argv=None):
@@ -21,38 +21,23 @@ def main(argv=None):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     query, key, value = torch.randn(3, 1, 6, tokens, 64, device=device).unbind()  # [B, H, N, d]
 
+    def full():
+        return F.scaled_dot_product_attention(query, key, value)
+
     # With all keys in every expert and no shared expert, MiTA is full attention.
-    full = F.scaled_dot_product_attention(query, key, value)
     if tokens <= 1024:  # the most keys per expert that the kernels take
         everything = pooled_mita_attention(
             query, key, value, grid, (2, 2), topk=tokens, shared=False
         )
-        print(f'with all keys, largest difference: {(everything - full).abs().max():.1e}')
+        print(f'with all keys, largest difference: {(everything - full()).abs().max():.1e}')
 
     # 7x7 landmarks, pooled from the queries; each is an expert of 49 keys.
     def mita():
         return pooled_mita_attention(query, key, value, grid, (7, 7), topk=49)
 
     print(f'{tokens} tokens on {device}, milliseconds per call:')
-    print(f'  full attention {milliseconds(F.scaled_dot_product_attention, query, key, value):.2f}')
-    print(f'  MiTA           {milliseconds(mita):.2f}')
-
-
-def milliseconds(function, *args, calls=10):
-    """Mean time of a call, after one to warm up."""
-    function(*args)
-    wait()
-    start = time.perf_counter()
-    for _ in range(calls):
-        function(*args)
-    wait()
-    return (time.perf_counter() - start) / calls * 1e3
-
-
-def wait():
-    """Until the GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    print(f'  full attention {1e3 * Timer(full, device).median(10):.2f}')
+    print(f'  MiTA           {1e3 * Timer(mita, device).median(10):.2f}')
 
 
 if __name__ == '__main__':

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / 'mita_seg'
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / 'mita_seg'
 ALLOWED = {
     'ops': {'mita_seg.ops'},
     'layers': {'mita_seg.ops', 'mita_seg.layers'},
@@ -16,31 +17,31 @@ ALLOWED = {
     'swap': {'mita_seg.swap', 'mita_seg.layers', 'mita_seg.ops'},
     'analysis': {'mita_seg.analysis', 'mita_seg.layers', 'mita_seg.ops', 'mita_seg.utils.files'}
     | {'matplotlib'},
-    'benchmark': {
-        'mita_seg.benchmark',
-        'mita_seg.ops',
-        'mita_seg.utils.files',
-        'mita_seg.utils.tables',
-    }
-    | {'mita_seg.utils.attention_colours', 'mita_seg.utils.environment', 'mita_seg.utils.tables'}
-    | {'matplotlib'},
 }
-# What is imported only for a family of models, or for a kind of benchmark.
+# What is imported only for a family of models.
 OPTIONAL = {
     'swap/families/mmcv.py': {'mmcv'},
     'swap/families/mmseg.py': {'mmseg'},
     'swap/families/timm.py': {'timm'},
     'swap/families/torchvision.py': {'torchvision'},
     'swap/families/huggingface.py': {'transformers'},
-    'benchmark/models.py': {'mmengine', 'mmseg', 'mita_seg'},
-    'benchmark/training.py': {'mmengine', 'mita_seg'},
-    'benchmark/plan.py': {'mita_seg.utils.cli', 'mita_seg.models', 'mita_seg.utils.quiet'},
+}
+# In benchmarks/, beside the operator: nothing of the package that needs MMSegmentation,
+BENCHMARKS = {
+    *('benchmarks', 'mita_seg.ops', 'mita_seg.utils.files', 'mita_seg.utils.tables'),
+    *('mita_seg.utils.timing', 'mita_seg.utils.attention_colours', 'matplotlib'),
+}
+# but in the parts that measure models and trainings.
+BENCHMARKS_OF_MODELS = {
+    'models.py': {'mmengine', 'mmseg', 'mita_seg'},
+    'training.py': {'mmengine', 'mita_seg'},
+    'request.py': {'mita_seg.utils.cli', 'mita_seg.models', 'mita_seg.utils.quiet'},
 }
 
 
 def imported_modules(path):
     """Absolute names of the modules that a file imports, relative imports resolved."""
-    package = ('mita_seg', *path.relative_to(PACKAGE).parts[:-1])
+    package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -53,14 +54,31 @@ def imported_modules(path):
 def test_lower_rooms_import_only_torch_and_rooms_below(room):
     for path in (PACKAGE / room).rglob('*.py'):
         names = ALLOWED[room] | OPTIONAL.get(path.relative_to(PACKAGE).as_posix(), set())
+        require_imports_within(names, path)
+
+
+def test_benchmarks_import_only_torch_and_what_needs_torch_alone():
+    for path in (ROOT / 'benchmarks').glob('*.py'):
+        require_imports_within(BENCHMARKS | BENCHMARKS_OF_MODELS.get(path.name, set()), path)
+
+
+def test_the_package_imports_nothing_of_the_repository_around_it():
+    """The folders beside `mita_seg` are not installed with it."""
+    around = {'benchmarks', 'configs', 'docs', 'examples', 'experiments', 'tests', 'tools'}
+    for path in PACKAGE.rglob('*.py'):
         for module in imported_modules(path):
-            top = module.split('.')[0]
-            if top == 'mita_seg':
-                allowed = any(module == name or module.startswith(name + '.') for name in names)
-            else:
-                libraries = {'torch', 'triton', *names}
-                allowed = top in libraries or top in sys.stdlib_module_names
-            assert allowed, f'{path} imports {module}'
+            assert module.split('.')[0] not in around, f'{path} imports {module}'
+
+
+def require_imports_within(names, path):
+    """The modules named, those below them, torch, Triton and the standard library."""
+    for module in imported_modules(path):
+        top = module.split('.')[0]
+        if top == 'mita_seg':
+            allowed = any(module == name or module.startswith(name + '.') for name in names)
+        else:
+            allowed = top in {'torch', 'triton', *names} or top in sys.stdlib_module_names
+        assert allowed, f'{path} imports {module}'
 
 
 def test_package_offers_its_main_names_and_imports_torch_for_none_before_it_is_used():

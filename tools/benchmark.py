@@ -6,12 +6,16 @@ import sys
 from functools import partial
 from pathlib import Path
 
+# What is measured is this checkout, whatever else is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from mita_seg.utils.cli import prepare_work_dir, user_errors
 
 PROG = 'benchmark.py'
+ROOT = Path(__file__).resolve().parents[1]
 WHAT = {
     'operator': 'attention alone, full against MiTA',
-    'kernels': 'each kernel of MiTA attention against its floor (CUDA)',
+    'kernels': 'each kernel of MiTA attention against its bandwidth bound (CUDA)',
     'model': 'whole segmentors, full against MiTA',
     'training': 'the training loops of CONFIGs, data and logging included',
     'all': 'the first three',
@@ -99,24 +103,33 @@ def parse_args(argv=None):
     return args
 
 
-def list_steps(plan, rate):
+def require_checkout():
+    """Raise FileNotFoundError where this file was installed with the package."""
+    if not (ROOT / 'benchmarks/__init__.py').is_file():
+        raise FileNotFoundError(
+            'needs a checkout of the repository, since the benchmarks are not installed with '
+            f'mita_seg; got {__file__}, outside of one'
+        )
+
+
+def list_steps(request, rate):
     """What is to be measured: section, title, and a function that returns rows."""
-    from mita_seg.benchmark.kernels import benchmark_kernels
-    from mita_seg.benchmark.operator import benchmark_case
+    from benchmarks.kernels import benchmark_kernels
+    from benchmarks.operator import benchmark_case
 
-    where = {'device': plan.device, 'dtype': plan.dtype, 'rounds': plan.rounds}
-    for case in plan.cases:
-        yield 'operator', case, partial(benchmark_case, case, plan.backends, rate=rate, **where)
-    for case in plan.kernel_cases:
+    where = {'device': request.device, 'dtype': request.dtype, 'rounds': request.rounds}
+    for case in request.cases:
+        yield 'operator', case, partial(benchmark_case, case, request.backends, rate=rate, **where)
+    for case in request.kernel_cases:
         yield 'kernels', case, partial(benchmark_kernels, case, rate=rate, **where)
-    for crop in plan.crops:
-        from mita_seg.benchmark.models import benchmark_crop
+    for crop in request.crops:
+        from benchmarks.models import benchmark_crop
 
-        yield 'model', crop, partial(benchmark_crop, plan.config, crop, **where)
-    for cfg in plan.trainings:
-        from mita_seg.benchmark.training import benchmark_training
+        yield 'model', crop, partial(benchmark_crop, request.config, crop, **where)
+    for cfg in request.trainings:
+        from benchmarks.training import benchmark_training
 
-        yield 'training', cfg.filename, partial(benchmark_training, cfg, plan.device)
+        yield 'training', cfg.filename, partial(benchmark_training, cfg, request.device)
 
 
 def emulate(architecture):
@@ -128,28 +141,28 @@ def emulate(architecture):
     compile_as(architecture)
 
 
-def measure(plan, out, command, compiled_as=None):
-    """Measure all of a plan, saving what is there after each step; print the report."""
+def measure(request, out, command, compiled_as=None):
+    """Measure all that was asked for, saving what is there after each step; print the report."""
     import torch
 
-    from mita_seg.benchmark.floor import copy_rate
-    from mita_seg.benchmark.report import write_report
+    from benchmarks.bandwidth import copy_rate
+    from benchmarks.report import write_report
     from mita_seg.utils.environment import describe_environment
 
     torch.manual_seed(0)
     environment = {
-        **describe_environment(plan.device.type),
+        **describe_environment(request.device.type),
         'command': command,
-        'rounds': plan.rounds,
+        'rounds': request.rounds,
     }
     if compiled_as:
         environment['kernels_compiled_as'] = f'sm_{compiled_as} (emulated)'
     rate = None
-    if plan.cases or plan.kernel_cases:
-        rate = copy_rate(plan.device, plan.rounds)
+    if request.cases or request.kernel_cases:
+        rate = copy_rate(request.device, request.rounds)
         environment['copy_gb_per_s'] = rate / 1e9
     results = {'environment': environment, **{section: [] for section in SECTIONS}}
-    for section, title, measure_rows in list_steps(plan, rate):
+    for section, title, measure_rows in list_steps(request, rate):
         print(f'{section}: {title}', flush=True)
         results[section] += measure_rows()
         write_report(out, results)
@@ -162,7 +175,7 @@ def draw(out, results):
     if not any(row['eager_forward_us'] for row in results['operator']):
         return
     try:
-        from mita_seg.benchmark.plot import draw_operator
+        from benchmarks.plot import draw_operator
     except ImportError:
         print(f'{PROG}: no plot: matplotlib is not installed', file=sys.stderr)
         return
@@ -174,15 +187,15 @@ def main(argv=None):
     command = shlex.join([PROG, *(sys.argv[1:] if argv is None else argv)])
     with user_errors(PROG):
         args = parse_args(argv)
-        from mita_seg.benchmark.plan import make_plan
+        require_checkout()
+        from benchmarks.request import read_request
 
-        # What holds tools/ and configs/, also in a wheel.
-        plan = make_plan(args, Path(__file__).resolve().parents[1])
+        request = read_request(args, ROOT)
         prepare_work_dir(args.out)
         if args.compile_as is not None:
             emulate(args.compile_as)
     out = Path(args.out)
-    results = measure(plan, out, command, args.compile_as)
+    results = measure(request, out, command, args.compile_as)
     draw(out, results)
     print(out / 'results.json')
     rows = [row for section in SECTIONS for row in results[section]]

@@ -2,9 +2,7 @@
 
 import argparse
 import functools
-import statistics
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -14,10 +12,10 @@ from mita_seg.engine.amp import training_precision
 from mita_seg.utils import environment
 from mita_seg.utils.cli import leave_out_pretrained, register_parts
 from mita_seg.utils.files import read_json, write_json
+from mita_seg.utils.timing import Timer
 
 from .workers import end_with_parent
 
-_WARM_UP = 3
 _REPEATS = 20
 _MIN_REPEATS = 5
 _SECONDS = 6.0
@@ -198,17 +196,9 @@ def make_training_iteration(cfg, model, batch, height, width):
 
 def _median_ms(function):
     """Median duration in milliseconds; fewer repeats when each one takes long."""
-    durations = []
-    for repeat in range(_WARM_UP + _REPEATS):
-        start = time.perf_counter()
-        function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        if repeat >= _WARM_UP:
-            durations.append(1000 * (time.perf_counter() - start))
-        if len(durations) >= _MIN_REPEATS and sum(durations) > 1000 * _SECONDS:
-            break
-    return round(statistics.median(durations), 3)
+    timer = Timer(function, 'cuda' if torch.cuda.is_available() else 'cpu', calls=1)
+    seconds = timer.median(_REPEATS, fewest=_MIN_REPEATS, seconds=_SECONDS)
+    return round(1000 * seconds, 3)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,41 @@ def test_operator_writes_everything_without_any_mm_package(repository, tmp_path)
     assert (tmp_path / 'operator.png').stat().st_size > 10_000
 
 
+def run_outside(script, arguments, folder, *wrong):
+    """Run a script in `folder`, whose packages are found before others; some are wrong."""
+    for package in wrong:
+        (folder / package).mkdir()
+        (folder / package / '__init__.py').write_text(f'raise SystemExit("wrong {package}")')
+    return subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=folder,
+        env={**os.environ, 'PYTHONPATH': str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_checkout_is_measured_from_any_folder_whatever_is_installed(repository, tmp_path):
+    script = repository / 'tools/benchmark.py'
+    arguments = ['operator', '--cases', '64:2:4:4', '--device', 'cpu', '--quick', '--out', 'out']
+    done = run_outside(script, arguments, tmp_path, 'mita_seg', 'benchmarks')
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'out/results.json').exists()
+
+
+def test_installed_without_a_checkout_it_says_that_it_needs_one(wheel, repository, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        script = archive.extract('mita_seg/.mim/tools/benchmark.py', tmp_path / 'installed')
+    (tmp_path / 'mita_seg').symlink_to(repository / 'mita_seg')
+    done = run_outside(script, ['operator'], tmp_path, 'benchmarks')
+    assert done.returncode == 2
+    assert done.stderr == (
+        'benchmark.py: needs a checkout of the repository, since the benchmarks are not installed '
+        f'with mita_seg; got {script}, outside of one\n'
+    )
+
+
 def test_model_without_mm_packages_says_what_to_install(repository, tmp_path):
     done = run_without(MM_PACKAGES, ['all', '--out', tmp_path / 'out'], repository)
     assert done.returncode == 2
@@ -56,7 +93,7 @@ def test_model_without_mm_packages_says_what_to_install(repository, tmp_path):
 
 
 def test_without_matplotlib_there_is_no_plot_but_all_else(tool, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, 'mita_seg.benchmark.plot', None)
+    monkeypatch.setitem(sys.modules, 'benchmarks.plot', None)
     arguments = ['operator', *CASES, '--backends', 'sdpa', '--out', str(tmp_path)]
     assert tool('benchmark').main(arguments) == 0
     assert 'no plot' in capsys.readouterr().err
@@ -98,11 +135,11 @@ def test_kernels_are_refused_without_cuda(tool, tmp_path, capsys):
 
 
 def test_all_on_a_cpu_leaves_the_kernels_out(tool, repository):
-    from mita_seg.benchmark.plan import make_plan
+    from benchmarks.request import read_request
 
-    plan = make_plan(tool('benchmark').parse_args(['--device', 'cpu']), repository)
-    assert plan.cases and plan.crops
-    assert not plan.kernel_cases and not plan.trainings
+    request = read_request(tool('benchmark').parse_args(['--device', 'cpu']), repository)
+    assert request.cases and request.crops
+    assert not request.kernel_cases and not request.trainings
 
 
 @pytest.mark.parametrize(
@@ -154,7 +191,7 @@ def test_missing_config_is_refused(tool, tmp_path, capsys):
 
 
 def test_a_wrong_backend_makes_the_exit_status_1(tool, tmp_path, monkeypatch):
-    from mita_seg.benchmark import backends
+    from benchmarks import backends
 
     wrong = backends.BACKENDS['tiled']._replace(attend=lambda q, k, v, case: v + 0 * (q + k))
     monkeypatch.setitem(backends.BACKENDS, 'tiled', wrong)

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip('mmseg')
 
-from mita_seg.benchmark import plot
+from benchmarks import plot
 from mita_seg.comparison import pictures
 from mita_seg.comparison import results as report
 from mita_seg.comparison.pictures import make_styles

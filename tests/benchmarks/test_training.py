@@ -7,8 +7,8 @@ pytest.importorskip('mmseg')
 
 from mmengine.runner import IterBasedTrainLoop
 
-from mita_seg.benchmark import training
-from mita_seg.benchmark.training import benchmark_training, prepare_training
+from benchmarks import training
+from benchmarks.training import benchmark_training, prepare_training
 from mita_seg.utils.cli import build_runner
 
 CPU = torch.device('cpu')

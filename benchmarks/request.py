@@ -26,7 +26,7 @@ _CONFIG = 'configs/mita_segmenter/mita-segmenter_vit-{}_full_8xb1-160k_ade20k-51
 
 
 @dataclass
-class Plan:
+class Request:
     """What is measured, and how; empty lists are what was not asked for."""
 
     device: torch.device
@@ -40,7 +40,7 @@ class Plan:
     trainings: list[Any] = field(default_factory=list)  # configs
 
 
-def make_plan(args, root):
+def read_request(args, root):
     """Check what was asked for and fill in the defaults.
 
     Args:
@@ -48,7 +48,7 @@ def make_plan(args, root):
         root (Path): The folder that holds ``configs``.
 
     Returns:
-        Plan: What is to be done.
+        Request: What is to be done.
 
     Raises:
         ValueError: It cannot be done.
@@ -59,7 +59,7 @@ def make_plan(args, root):
     if cuda and not torch.cuda.is_available():
         raise ValueError("--device must be 'cpu' where torch finds no CUDA device, got 'cuda'")
     dtype = getattr(torch, args.dtype or ('bfloat16' if cuda else 'float32'))
-    plan = Plan(device, dtype, args.rounds)
+    request = Request(device, dtype, args.rounds)
     asked = (OPERATOR, KERNELS, MODEL) if args.what == ALL else (args.what,)
     sizes = CUDA_CASES if cuda else CPU_CASES
     crops = CUDA_CROPS if cuda else CPU_CROPS
@@ -67,11 +67,11 @@ def make_plan(args, root):
         sizes = [parse_case(text) for text in args.cases]
     if args.crops:
         crops = [parse_crop(text) for text in args.crops]
-    plan.backends = choose_backends(args.backends, device, dtype)
+    request.backends = choose_backends(args.backends, device, dtype)
     if OPERATOR in asked:
-        plan.cases = list(sizes)
+        request.cases = list(sizes)
     if KERNELS in asked and cuda:
-        plan.kernel_cases = list(sizes)
+        request.kernel_cases = list(sizes)
     elif args.what == KERNELS:
         raise ValueError(
             "--device must be 'cuda' for kernels, which only a GPU runs; got "
@@ -80,12 +80,12 @@ def make_plan(args, root):
     if MODEL in asked or TRAINING in asked:
         _require_mmseg()
     if MODEL in asked:
-        plan.crops = list(crops)
-        plan.config = args.config or str(root / _CONFIG.format('s' if cuda else 't'))
-        load_config(plan.config)
+        request.crops = list(crops)
+        request.config = args.config or str(root / _CONFIG.format('s' if cuda else 't'))
+        load_config(request.config)
     if TRAINING in asked:
-        plan.trainings = _plan_trainings(args, device)
-    return plan
+        request.trainings = _read_trainings(args, device)
+    return request
 
 
 def _require_mmseg():
@@ -96,7 +96,7 @@ def _require_mmseg():
         raise ValueError(f'{error}. `benchmark.py operator` needs PyTorch alone') from error
 
 
-def _plan_trainings(args, device):
+def _read_trainings(args, device):
     from .training import prepare_training
 
     if device.type == 'cpu' and torch.cuda.is_available():

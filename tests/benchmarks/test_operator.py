@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from mita_seg.benchmark.backends import BACKENDS, FULL, MITA, Backend, choose_backends
-from mita_seg.benchmark.cases import HEAD_DIM, Case
-from mita_seg.benchmark.floor import copy_rate, forward_floor
-from mita_seg.benchmark.operator import benchmark_case
-from mita_seg.benchmark.report import write_report
+from benchmarks.backends import BACKENDS, FULL, MITA, Backend, choose_backends
+from benchmarks.bandwidth import copy_rate, forward_bound
+from benchmarks.cases import HEAD_DIM, Case
+from benchmarks.operator import benchmark_case
+from benchmarks.report import write_report
 
 CASE = Case(64, 2, 4, 4)
 CPU = torch.device('cpu')
@@ -64,7 +64,7 @@ def raising(error):
         (AssertionError(), 'failed'),
     ],
 )
-def test_a_backend_that_raises_drops_out_alone(error, status):
+def test_a_backend_that_raises_is_left_out_alone(error, status):
     broken, right = run(raising(error), BACKENDS['sdpa'])
     assert broken['status'] == status
     assert str(error) in broken['reason']
@@ -84,12 +84,12 @@ def test_without_full_attention_there_are_times_but_no_ratios():
     assert row['eager_forward_us'] > 0 and row['eager_forward_ratio'] is None
 
 
-def test_floor_is_four_tensors_at_the_rate_of_a_copy():
-    assert forward_floor(Case(1024, 3, 4, 4), torch.bfloat16, 2e9) == 4 * 1024 * 3 * 64 * 2 / 2e9
+def test_bandwidth_bound_is_four_tensors_at_the_rate_of_a_copy():
+    assert forward_bound(Case(1024, 3, 4, 4), torch.bfloat16, 2e9) == 4 * 1024 * 3 * 64 * 2 / 2e9
     assert 1e8 < copy_rate(CPU, 3) < 1e13
 
 
-def test_report_names_who_dropped_out_and_is_valid_json(tmp_path):
+def test_report_names_what_failed_and_is_valid_json(tmp_path):
     rows = [*run(BACKENDS['sdpa'], raising(ValueError('boom'))), *run(BACKENDS['cudnn'])]
     results = {'environment': {'copy_gb_per_s': 1.0}, 'operator': rows, 'model': []}
     text = write_report(tmp_path, results)

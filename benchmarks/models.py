@@ -14,10 +14,18 @@ from mita_seg.engine.amp import enable_amp
 from mita_seg.utils.cli import leave_out_pretrained, load_config
 
 from .cases import CROP_UNIT
-from .gate import require_finite
-from .memory import peak_extra_bytes
-from .outcome import OK, noting_outcome
-from .race import EAGER, GRAPH, Entrant, free_cached_memory, modes_on, race
+from .correctness import require_finite
+from .timing import (
+    EAGER,
+    GRAPH,
+    OK,
+    Candidate,
+    free_cached_memory,
+    modes_on,
+    noting_status,
+    peak_extra_bytes,
+    time_in_turn,
+)
 
 FULL, MITA, STOCK = SIDES = ('full', 'mita', 'stock')
 TRAINING, COMPLETE_STEP, INFERENCE = 'training step', 'complete step', 'inference'
@@ -56,14 +64,14 @@ def benchmark_crop(config, crop, *, device, dtype, rounds):
 
     def measure(name, make_function, modes, scope=nullcontext, repeatable=False):
         rows = {side: _new_row(config, crop, side, name, dtype) for side in SIDES}
-        entrants = []
+        candidates = []
         for side, row in rows.items():
-            with noting_outcome(row):
-                entrant = Entrant(row, make_function(side), scope, repeatable)
-                row['peak_extra_bytes'] = peak_extra_bytes(entrant.function, device, scope)
-                entrants.append(entrant)
+            with noting_status(row):
+                candidate = Candidate(row, make_function(side), scope, repeatable)
+                row['peak_extra_bytes'] = peak_extra_bytes(candidate.function, device, scope)
+                candidates.append(candidate)
             free_cached_memory(device)
-        race(entrants, modes, device, rounds, 'time')
+        time_in_turn(candidates, modes, device, rounds, 'time')
         _add_ratios(rows)
         return list(rows.values())
 

@@ -1,4 +1,4 @@
-"""Whether a function computes what it should, before its time is taken."""
+"""The correctness check: whether a backend computes what it should, before it is timed."""
 
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
@@ -8,7 +8,6 @@ from mita_seg.ops.reference import reference_attention
 
 from .backends import FULL, MITA
 from .cases import HEAD_DIM
-from .outcome import WrongResult
 
 # Relative errors that rounding explains where the same keys and experts are chosen.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -21,7 +20,11 @@ _ROWS = 1024
 _LOGITS = 2**26  # of the sampled queries of a head with all keys, in full attention
 
 
-class Gate:
+class WrongResult(Exception):
+    """A function does not compute what it should."""
+
+
+class CorrectnessCheck:
     """Compares output and gradients of a backend with the definition, computed in float32.
 
     Compared are the first and the last head, and of those up to 1,024 random queries. Only the
@@ -45,8 +48,8 @@ class Gate:
         self._truth = self._compute(torch.float32)
         self._limits = {}
 
-    def measure(self, attend):
-        """Run a backend forward and backward and compare.
+    def compare(self, attend):
+        """Run a backend forward and backward and compare it with the definition.
 
         Args:
             attend (Callable[[], Tensor]): The backend on the inputs.
@@ -67,7 +70,7 @@ class Gate:
         """Compare errors with their limits.
 
         Args:
-            errors (dict[str, float]): From :meth:`measure`.
+            errors (dict[str, float]): From :meth:`compare`.
 
         Raises:
             WrongResult: An error is beyond its limit.
@@ -103,7 +106,7 @@ class Gate:
 
 
 def require_finite(tensors):
-    """Raise WrongResult if a tensor holds an infinity or NaN."""
+    """Raise WrongResult if there is an infinity or NaN in a tensor."""
     if not all(tensor.isfinite().all() for tensor in tensors):
         raise WrongResult('not finite')
 

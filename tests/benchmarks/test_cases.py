@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mita_seg.benchmark.backends import BACKENDS, choose_backends
-from mita_seg.benchmark.cases import (
+from benchmarks.backends import BACKENDS, choose_backends
+from benchmarks.cases import (
     CPU_CASES,
     CPU_CROPS,
     CUDA_CASES,

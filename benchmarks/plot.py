@@ -10,7 +10,7 @@ from mita_seg.utils.attention_colours import FULL_COLOUR, MITA_COLOUR
 from mita_seg.utils.files import save_figure
 
 from .backends import MITA
-from .race import EAGER, GRAPH
+from .timing import EAGER, GRAPH
 
 # Backends of the same attention differ in marker and dashes.
 _STYLES = {
@@ -31,9 +31,9 @@ _FILLS = ('full', 'none', 'left', 'top', 'right', 'bottom')
 def draw_operator(folder, results):
     """Draw times and memory a token and head against N, on logarithmic axes.
 
-    Full attention rises with N there; an attention of linear cost is level, and so is the floor.
-    Cases that differ in m and k are drawn apart; of several with the same N, the one with the most
-    heads is drawn.
+    Full attention rises with N there; an attention of linear cost is level, and so is the bandwidth
+    bound. Cases that differ in m and k are drawn apart; of several with the same N, the one with
+    the most heads is drawn.
 
     Args:
         folder (Path): Where ``operator.png`` is written.
@@ -56,7 +56,7 @@ def draw_operator(folder, results):
     ):
         _draw_lines(axis, rows, field, factor)
         if field.endswith('_forward_us'):
-            _draw_floor(axis, rows, factor)
+            _draw_bound(axis, rows, factor)
         axis.set_title(title, fontsize=11)
         axis.set_ylabel(f'{unit} a token and head')
         _lay_out(axis, sorted({row['tokens'] for row in rows}))
@@ -103,7 +103,7 @@ def _length(group):
     return -group[1]
 
 
-def _draw_floor(axis, rows, factor):
+def _draw_bound(axis, rows, factor):
     levels = {row['tokens']: row['floor_us'] / (row['tokens'] * row['heads']) for row in rows}
     tokens = sorted(levels)
     axis.plot(
@@ -111,7 +111,7 @@ def _draw_floor(axis, rows, factor):
         [factor * levels[count] for count in tokens],
         color='black',
         linestyle=':',
-        label='floor: q, k, v read, o written',
+        label='bandwidth bound: q, k, v read, o written',
     )
 
 

@@ -12,9 +12,10 @@ from mmengine.hooks import Hook
 from mita_seg.datasets import check_data
 from mita_seg.engine.peak_memory import PeakMemoryHook
 from mita_seg.utils.cli import build_runner, leave_out_pretrained, load_config
+from mita_seg.utils.timing import read_clock
 
-from .outcome import OK, WrongResult, noting_outcome
-from .race import free_cached_memory
+from .correctness import WrongResult
+from .timing import OK, free_cached_memory, noting_status
 
 
 def prepare_training(path, options, folder, iters):
@@ -80,7 +81,7 @@ def benchmark_training(cfg, device):
         'peak_bytes': None,
         'last_loss': None,
     }
-    with noting_outcome(row):
+    with noting_status(row):
         row.update(_train(cfg, device))
     gc.collect()  # the runner lies in cycles, and its data workers end with it
     free_cached_memory(device)
@@ -92,18 +93,17 @@ class _Clock(Hook):
 
     Args:
         iterations (Sequence[int]): How many are done then.
-        wait (Callable[[], None]): Waits for the device.
+        device (torch.device): Where they run.
     """
 
     priority = 'LOWEST'  # after the other hooks of an iteration
 
-    def __init__(self, iterations, wait):
-        self.iterations, self.wait, self.marks = iterations, wait, []
+    def __init__(self, iterations, device):
+        self.iterations, self.device, self.marks = iterations, device, []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if batch_idx + 1 in self.iterations:
-            self.wait()
-            self.marks.append(time.perf_counter())
+            self.marks.append(read_clock(self.device))
 
 
 def _train(cfg, device):
@@ -119,7 +119,7 @@ def _train(cfg, device):
     cuda = device.type == 'cuda'
     before = torch.cuda.memory_allocated() if cuda else None
     runner = build_runner(cfg)
-    clock = _Clock((half, iters), torch.cuda.synchronize if cuda else _nothing)
+    clock = _Clock((half, iters), device)
     memory = PeakMemoryHook()
     for hook in (clock, memory):
         runner.register_hook(hook)
@@ -135,7 +135,3 @@ def _train(cfg, device):
         'peak_bytes': memory.peak_bytes - before if cuda else None,
         'last_loss': loss,
     }
-
-
-def _nothing():
-    """The CPU has nothing to be waited for."""

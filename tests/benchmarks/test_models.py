@@ -3,9 +3,9 @@ import torch
 
 pytest.importorskip('mmseg')
 
-from mita_seg.benchmark.cases import Crop
-from mita_seg.benchmark.models import SIDES, benchmark_crop, make_config
-from mita_seg.benchmark.report import write_report
+from benchmarks.cases import Crop
+from benchmarks.models import SIDES, benchmark_crop, make_config
+from benchmarks.report import write_report
 
 MICRO = 'configs/mita_segmenter_shapes/mita-segmenter_vit-micro_full_1xb4-500_shapes-128x128.py'
 VIT_S = 'configs/mita_segmenter/mita-segmenter_vit-s_full_8xb1-160k_ade20k-512x512.py'

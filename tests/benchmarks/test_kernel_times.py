@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from mita_seg.benchmark.kernel_times import KernelTime, subtract, sum_up, time_kernels
+from benchmarks.kernels import KernelTime, subtract, sum_up, time_kernels
 
 
 class FakeEvent:

@@ -1,4 +1,8 @@
-"""Bytes that each Triton kernel has to move: the floor that its time is measured against."""
+"""The bandwidth bound: the least time in which memory moves what a computation reads and writes.
+
+For attention these are its inputs and its output, for a kernel the bytes of `kernel_bytes`; the
+rate is that of a large copy.
+"""
 
 from typing import NamedTuple
 
@@ -7,10 +11,36 @@ import torch
 from mita_seg.ops.triton.blocks import choose_blocks
 from mita_seg.ops.triton.gpu import Gpu
 from mita_seg.ops.triton.launch import cdiv
+from mita_seg.utils.timing import Timer
 
 from .cases import HEAD_DIM, Case
 
+_COPIED_BYTES = {'cuda': 2**30, 'cpu': 2**28}  # far more than the caches have room for
 _NUMBER = 4  # bytes of an index or count (int32), and of a sum (float32)
+
+
+def copy_rate(device, rounds):
+    """Bytes read plus bytes written a second by a large copy within the device.
+
+    Args:
+        device (torch.device): The device.
+        rounds (int): Samples, of which the median counts.
+    """
+    size = _COPIED_BYTES[device.type]
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / Timer(lambda: target.copy_(source), device).median(rounds)
+
+
+def forward_bound(case, dtype, rate):
+    """Seconds to read query, key and value once and to write the output once.
+
+    Args:
+        case (Case): The sizes.
+        dtype (torch.dtype): Of all four.
+        rate (float): Bytes read plus written a second.
+    """
+    return 4 * case.heads * case.tokens * HEAD_DIM * dtype.itemsize / rate
 
 
 class Traffic(NamedTuple):
@@ -21,11 +51,11 @@ class Traffic(NamedTuple):
 
 
 def kernel_bytes(
-    case: Case, dtype: torch.dtype, held: int, segments: int, gpu: Gpu
+    case: Case, dtype: torch.dtype, selected: int, segments: int, gpu: Gpu
 ) -> dict[str, Traffic]:
     """Bytes that the kernels of pooled attention have to read and to write, each byte once.
 
-    Tensors bear the names that they have in `mita_seg.ops.triton`. A kernel that reads what it
+    Tensors have the same names as in `mita_seg.ops.triton`. A kernel that reads what it
     wrote itself does not read it here. Three small numbers are upper bounds that the data may
     undercut: the tiles in use, the indices that a binary search looks at, and the places that
     entries are looked up at.
@@ -33,9 +63,9 @@ def kernel_bytes(
     Args:
         case: The sizes; one routed expert a query and a shared expert, no class token.
         dtype: Of query, key and value.
-        held: Keys that some expert of their head holds, all heads together.
+        selected: Keys that some expert of their head selects, all heads together.
         segments: Parts that the experts of all heads fall into where programs share their tiles in
-            the backward pass. Like `held`, it depends on the data.
+            the backward pass. Like `selected`, it depends on the data.
         gpu: That sizes of blocks are chosen for.
 
     Returns:
@@ -59,11 +89,11 @@ def kernel_bytes(
     grad_landmarks = heads * m * row_of_sums  # float32
     value_delta = first_tile = heads * m * _NUMBER
     landmark_lse = heads * m * 2 * dtype.itemsize
-    # The experts' keys: [B H, m, k], and rows of the keys that they hold, each once.
+    # The experts' keys: [B H, m, k], and rows of the keys that they select, each once.
     indices = heads * m * k * _NUMBER
     entry_key = segments * k * _NUMBER
     entry_grad_key = entry_grad_value = segments * k * row
-    held_key = held_value = held_grad_key = held_grad_value = held * row
+    selected_key = selected_value = selected_grad_key = selected_grad_value = selected * row
     tiles = heads * (tokens // blocks.tile_height + m + 1) * _NUMBER
     counts = heads * cdiv(tokens, blocks.chunk) * m * _NUMBER
     # Scores [B H, m, N]; with maxima, only those of the k best blocks of each row are looked at.
@@ -100,7 +130,8 @@ def kernel_bytes(
             chosen + indices + values + landmark_lse + route_of_slot + tiles + first_tile,
         ),
         '_attend_kernel': (
-            query + held_key + held_value + landmarks + values + indices + route_of_slot + tiles,
+            query + selected_key + selected_value + landmarks + values + indices + route_of_slot
+            + tiles,
             out + lse,
         ),
         '_shared_backward_kernel': (
@@ -112,8 +143,8 @@ def kernel_bytes(
             grad_values + value_delta + shift + entry_start,
         ),
         '_query_backward_kernel': (
-            query + held_key + held_value + landmarks + values + indices + grad + lse + delta
-            + route_of_slot + tiles,
+            query + selected_key + selected_value + landmarks + values + indices + grad + lse
+            + delta + route_of_slot + tiles,
             grad_query,
         ),
         '_key_backward_kernel': (
@@ -125,14 +156,14 @@ def kernel_bytes(
             part_keys,
         ),
         '_expert_backward_kernel': (
-            query + held_key + held_value + indices + grad + lse + delta + route_of_slot + tiles
-            + first_tile + shift_looked_at + (grad_query if one_pass else 0),
+            query + selected_key + selected_value + indices + grad + lse + delta + route_of_slot
+            + tiles + first_tile + shift_looked_at + (grad_query if one_pass else 0),
             entry_key + entry_grad_key + entry_grad_value + (grad_query if one_pass else 0),
         ),
         '_accumulate_dkv_sparse_kernel' if sparse else '_accumulate_dkv_kernel': (
             entry_start_looked_at + entry_key + entry_grad_key + entry_grad_value
-            + held_grad_key + held_grad_value,
-            held_grad_key + held_grad_value,
+            + selected_grad_key + selected_grad_value,
+            selected_grad_key + selected_grad_value,
         ),
         '_reduce_landmarks_kernel': (part_landmarks + part_keys, grad_landmarks),
         '_pool_backward_kernel': (grad_landmarks + grad_query, grad_query),

@@ -3,14 +3,17 @@ import re
 import pytest
 import torch
 
-from mita_seg.benchmark import kernels
-from mita_seg.benchmark.backends import BACKENDS
-from mita_seg.benchmark.cases import HEAD_DIM, Case
-from mita_seg.benchmark.floor import copy_rate
-from mita_seg.benchmark.kernel_bytes import kernel_bytes
-from mita_seg.benchmark.kernel_times import KernelTime
-from mita_seg.benchmark.kernels import benchmark_kernels, count_held_keys, count_segments
-from mita_seg.benchmark.report import write_report
+from benchmarks import kernels
+from benchmarks.backends import BACKENDS
+from benchmarks.bandwidth import copy_rate, kernel_bytes
+from benchmarks.cases import HEAD_DIM, Case
+from benchmarks.kernels import (
+    KernelTime,
+    benchmark_kernels,
+    count_segments,
+    count_selected_keys,
+)
+from benchmarks.report import write_report
 from mita_seg.ops.triton.gpu import gpu_of
 
 pytest.importorskip('triton')
@@ -33,16 +36,16 @@ def run(rate=1e9, case=CASE, device='cpu', dtype=torch.float32):
 def scripted_gpu(monkeypatch):
     """A GPU whose kernels take given times."""
 
-    def race(entrants, modes, device, rounds, field):
-        entrants[0].row[f'graph_{field}_us'] = {'forward': 5.5, 'forward_backward': 15.0}[field]
+    def time_in_turn(candidates, modes, device, rounds, field):
+        candidates[0].row[f'graph_{field}_us'] = {'forward': 5.5, 'forward_backward': 15.0}[field]
 
     times = iter(TIMES)
     monkeypatch.setattr(kernels, 'time_kernels', lambda function: next(times))
-    monkeypatch.setattr(kernels, 'race', race)
+    monkeypatch.setattr(kernels, 'time_in_turn', time_in_turn)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='kernels are not interpreted')
-def test_each_kernel_has_its_pass_floor_and_place_in_the_sums(scripted_gpu, tmp_path):
+def test_each_kernel_has_its_pass_bound_and_place_in_the_sums(scripted_gpu, tmp_path):
     rows = run()
     assert [(row['pass'], row['kernel']) for row in rows] == [
         ('forward', '_pool_kernel'),
@@ -73,7 +76,7 @@ def test_each_kernel_has_its_pass_floor_and_place_in_the_sums(scripted_gpu, tmp_
 def test_wrong_results_are_not_timed(monkeypatch, tmp_path):
     wrong = BACKENDS['triton']._replace(attend=lambda q, k, v, case: v + 0 * (q + k))
     monkeypatch.setitem(BACKENDS, 'triton', wrong)
-    monkeypatch.setattr(kernels, 'race', lambda *_: None)
+    monkeypatch.setattr(kernels, 'time_in_turn', lambda *_: None)
     monkeypatch.setattr(kernels, 'time_kernels', lambda _: pytest.fail('was timed'))
     (row,) = run()
     assert row['status'] == 'wrong' and row['time_us'] is None
@@ -82,10 +85,10 @@ def test_wrong_results_are_not_timed(monkeypatch, tmp_path):
     assert '(N=64 B*H=1 m=4 k=4)' in text
 
 
-def test_keys_that_several_experts_hold_count_once():
-    """All keys alike: every expert holds the first ones."""
+def test_keys_that_several_experts_select_count_once():
+    """All keys alike: every expert selects the first ones."""
     query, key = torch.randn(1, 2, 64, HEAD_DIM), torch.ones(1, 2, 64, HEAD_DIM)
-    assert count_held_keys(query, key, Case(64, 2, 4, 5)) == 2 * 5
+    assert count_selected_keys(query, key, Case(64, 2, 4, 5)) == 2 * 5
 
 
 def test_expert_whose_tiles_go_to_three_programs_has_three_segments():

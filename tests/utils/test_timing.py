@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mita_seg.benchmark import timing
-from mita_seg.benchmark.timing import Timer, medians
+from mita_seg.utils import timing
+from mita_seg.utils.timing import Timer, medians
 
 CPU = torch.device('cpu')
 
@@ -25,10 +25,11 @@ def test_timers_take_turns_and_one_slow_sample_does_not_count():
     assert log == ['a', 'b'] * 3
 
 
-def test_slow_timers_give_fewer_samples_but_at_least_three():
-    log = []
-    medians({'a': Scripted('a', [1] * 50, log)}, rounds=50, seconds=0)
-    assert len(log) == 3
+def test_slow_timers_give_fewer_samples_but_not_too_few():
+    for limits, count in ({}, 3), ({'fewest': 5}, 5):
+        log = []
+        medians({'a': Scripted('a', [1] * 50, log)}, rounds=50, seconds=0, **limits)
+        assert len(log) == count
 
 
 def test_seconds_are_those_of_one_call(monkeypatch):
@@ -42,6 +43,21 @@ def test_seconds_are_those_of_one_call(monkeypatch):
     calls = now[0] / 0.5e-3
     assert timer.sample() == pytest.approx(0.5e-3)
     assert now[0] / 0.5e-3 - calls == pytest.approx(10)  # in a row
+
+
+def test_calls_of_a_sample_and_before_the_first_can_be_chosen():
+    calls = []
+    timer = Timer(lambda: calls.append(1), 'cpu', calls=1, warm_up=2)
+    assert len(calls) == 2
+    assert timer.median(rounds=7) > 0
+    assert len(calls) == 2 + 7
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_on_cuda_the_work_counts_and_not_the_launch():
+    tensor = torch.zeros(2**26, device='cuda')
+    seconds = Timer(lambda: tensor.add_(1), 'cuda').median(rounds=5)
+    assert 2**29 / 8e12 < seconds < 2**29 / 1e11  # 512 MiB, at the rate of any GPU
 
 
 def test_function_is_called_within_its_scope():

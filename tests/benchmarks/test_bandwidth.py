@@ -1,4 +1,4 @@
-"""The table of bytes against the addresses that the interpreted kernels touch."""
+"""The table of bytes to move against the addresses that the interpreted kernels touch."""
 
 from collections import defaultdict
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mita_seg.benchmark.cases import HEAD_DIM, Case
-from mita_seg.benchmark.kernel_bytes import kernel_bytes
-from mita_seg.benchmark.kernels import count_held_keys, count_segments
+from benchmarks.bandwidth import kernel_bytes
+from benchmarks.cases import HEAD_DIM, Case
+from benchmarks.kernels import count_segments, count_selected_keys
 from mita_seg.ops import pooled_mita_attention
 from mita_seg.ops.triton.blocks import choose_blocks
 from mita_seg.ops.triton.gpu import ARCHITECTURES
@@ -67,15 +67,15 @@ def touched(monkeypatch):
 @pytest.mark.parametrize(
     ('case', 'dtype'),
     [
-        (Case(576, 1, 4, 5), torch.float16),  # block maxima, keys that no expert holds
+        (Case(576, 1, 4, 5), torch.float16),  # block maxima, keys that no expert selects
         (Case(64, 2, 36, 33), torch.float32),  # several blocks of both, half the heads at once
     ],
     ids=str,
 )
-def test_table_holds_the_bytes_that_the_kernels_touch(case, dtype, touched):
+def test_table_has_the_bytes_that_the_kernels_touch(case, dtype, touched):
     shape = (1, case.heads, case.tokens, HEAD_DIM)
     inputs = [torch.randn(shape).to(dtype).requires_grad_() for _ in range(3)]
-    counts = count_held_keys(*inputs[:2], case), count_segments(inputs[0], case)
+    counts = count_selected_keys(*inputs[:2], case), count_segments(inputs[0], case)
     output = pooled_mita_attention(
         *inputs, case.grid, case.landmark_grid, topk=case.topk, backend='triton'
     )

@@ -1,4 +1,4 @@
-"""How long a function takes: as a CUDA graph, called eagerly, and on the host alone."""
+"""How long a function takes on the CPU or on a CUDA device: the timer of all that is timed."""
 
 import statistics
 import time
@@ -10,65 +10,53 @@ _WARM_UP = 3
 # Of one sample: long against a clock's resolution and the launch of the first call.
 _SAMPLE_SECONDS = 5e-3
 _MOST_CALLS = 200
-_FEWEST_ROUNDS = 3
 _HOST_CALLS = 50
 
 
-def capture(function):
-    """Capture a function as a CUDA graph; call it within the scope that it needs.
-
-    Args:
-        function (Callable[[], Any]): Works on the same tensors at every call, without
-            synchronisation.
-
-    Returns:
-        tuple[Callable[[], None], Any]: What replays it, and the captured call's result, which every
-        replay overwrites.
-    """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UP):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = function()
-    return graph.replay, result
-
-
 class Timer:
-    """Times a function on a device.
+    """Times a function on a device, after a few calls to warm up.
+
+    Every sample ends when the device has done the work. On CUDA it is taken by events, and nothing
+    waits between the calls of a sample.
 
     Args:
         function (Callable[[], Any]): What is timed.
-        device (torch.device): Where it works.
+        device (torch.device | str): Where it works.
         scope (Callable[[], ContextManager]): Makes the context in which it is called; entering it
             is not timed.
+        calls (int, optional): Of a sample, in a row; by default as many as take a few milliseconds.
+        warm_up (int): Calls before the first sample, at least one.
     """
 
-    def __init__(self, function, device, scope=nullcontext):
+    def __init__(self, function, device, scope=nullcontext, calls=None, warm_up=_WARM_UP):
         self._function = function
-        self._seconds = _cuda_seconds if device.type == 'cuda' else _cpu_seconds
+        self._seconds = _cuda_seconds if torch.device(device).type == 'cuda' else _cpu_seconds
         self._scope = scope
         self._calls = 1
-        for _ in range(_WARM_UP):
+        for _ in range(warm_up):
             once = self.sample()
-        self._calls = max(1, min(_MOST_CALLS, round(_SAMPLE_SECONDS / once)))
+        self._calls = calls or max(1, min(_MOST_CALLS, round(_SAMPLE_SECONDS / once)))
 
     def sample(self):
-        """Seconds a call, averaged over a few milliseconds of calls in a row."""
+        """Seconds a call, averaged over the calls of one sample."""
         with self._scope():
             return self._seconds(self._function, self._calls)
 
+    def median(self, rounds, **limits):
+        """Median seconds a call; arguments as of :func:`medians`."""
+        return medians({'': self}, rounds, **limits)['']
 
-def medians(timers, rounds, seconds=10.0):
+
+def medians(timers, rounds, fewest=3, seconds=10.0):
     """Median seconds a call of several timers that take turns.
+
+    So they meet the same clock rates of the device and the same other work on the machine.
 
     Args:
         timers (dict[str, Timer]): The timers.
-        rounds (int): Samples of each; fewer, but at least three, where they take long.
-        seconds (float): What is long.
+        rounds (int): Samples of each.
+        fewest (int): Samples of each where they take longer than `seconds`.
+        seconds (float): For all rounds together.
 
     Returns:
         dict[str, float]: By the names of the timers.
@@ -76,7 +64,7 @@ def medians(timers, rounds, seconds=10.0):
     samples = {name: [] for name in timers}
     end = time.perf_counter() + seconds
     for done in range(rounds):
-        if done >= _FEWEST_ROUNDS and time.perf_counter() > end:
+        if done >= fewest and time.perf_counter() > end:
             break
         for name, timer in timers.items():
             samples[name].append(timer.sample())
@@ -88,12 +76,18 @@ def host_seconds(function, scope=nullcontext):
     durations = []
     with scope():
         for _ in range(_WARM_UP + _HOST_CALLS):
-            torch.cuda.synchronize()  # an empty queue, so that no launch waits for room
-            start = time.perf_counter()
+            start = read_clock('cuda')  # an empty queue, so that no launch waits for room
             function()
             durations.append(time.perf_counter() - start)
     torch.cuda.synchronize()
     return statistics.median(durations[_WARM_UP:])
+
+
+def read_clock(device):
+    """Seconds on a clock, once the device (torch.device | str) has done all its work."""
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _cuda_seconds(function, calls):

@@ -5,14 +5,23 @@ from functools import partial
 
 import torch
 
+from mita_seg.utils.timing import host_seconds
+
 from .backends import FULL
+from .bandwidth import forward_bound
 from .cases import HEAD_DIM
-from .floor import forward_floor
-from .gate import Gate
-from .memory import peak_extra_bytes
-from .outcome import OK, noting_outcome
-from .race import EAGER, GRAPH, Entrant, free_cached_memory, modes_on, race
-from .timing import host_seconds
+from .correctness import CorrectnessCheck
+from .timing import (
+    EAGER,
+    GRAPH,
+    OK,
+    Candidate,
+    free_cached_memory,
+    modes_on,
+    noting_status,
+    peak_extra_bytes,
+    time_in_turn,
+)
 
 FORWARD, BOTH = 'forward', 'forward_backward'
 
@@ -25,30 +34,30 @@ def benchmark_case(case, backends, *, device, dtype, rate, rounds):
         backends (Sequence[Backend]): What is compared.
         device (torch.device): Where.
         dtype (torch.dtype): Of the inputs.
-        rate (float): Bytes that a copy reads plus writes a second, for the floor.
+        rate (float): Bytes that a copy reads plus writes a second, for the bandwidth bound.
         rounds (int): Samples of each time.
 
     Returns:
         list[dict]: A row a backend: the case; ``status`` and ``reason``; relative errors; median
         microseconds ``{graph,eager}_{forward,forward_backward}_us`` and ``host_forward_us``;
         ``peak_extra_bytes`` of forward and backward; ratios to the best full attention of this case
-        (of times: above 1 is faster; ``memory_ratio``: below 1 is less) and to the floor
-        (``forward_over_floor``). What was not measured is None.
+        (of times: above 1 is faster; ``memory_ratio``: below 1 is less); the bandwidth bound
+        ``floor_us`` and ``forward_over_floor``. What was not measured is None.
     """
-    inputs, upstream = draw_tensors(case, device, dtype)
-    floor_us = 1e6 * forward_floor(case, dtype, rate)
-    rows = [new_row(case, backend, dtype, floor_us) for backend in backends]
+    inputs, grad_output = draw_tensors(case, device, dtype)
+    bound_us = 1e6 * forward_bound(case, dtype, rate)
+    rows = [new_row(case, backend, dtype, bound_us) for backend in backends]
 
     check_all(case, backends, inputs, rows)
     free_cached_memory(device)
     for field in (FORWARD, BOTH):
-        entrants = [
-            make_entrant(field, case, backend, inputs, upstream, row)
+        candidates = [
+            make_candidate(field, case, backend, inputs, grad_output, row)
             for backend, row in zip(backends, rows, strict=True)
         ]
-        for entrant in entrants:
-            _measure_alone(field, entrant, device)
-        race(entrants, modes_on(device), device, rounds, field)
+        for candidate in candidates:
+            _measure_alone(field, candidate, device)
+        time_in_turn(candidates, modes_on(device), device, rounds, field)
     _add_ratios(rows)
     return rows
 
@@ -60,7 +69,7 @@ def draw_tensors(case, device, dtype):
     return inputs, torch.randn(shape, device=device).to(dtype)
 
 
-def new_row(case, backend, dtype, floor_us):
+def new_row(case, backend, dtype, bound_us):
     """A row of :func:`benchmark_case` with nothing measured yet."""
     figures = [f'{mode}_{field}' for mode in (GRAPH, EAGER) for field in (FORWARD, BOTH)]
     return {
@@ -73,7 +82,7 @@ def new_row(case, backend, dtype, floor_us):
         'reason': '',
         'output_error': None,
         'gradient_error': None,
-        'floor_us': floor_us,
+        'floor_us': bound_us,
         **{f'{figure}_us': None for figure in figures},
         'host_forward_us': None,
         'peak_extra_bytes': None,
@@ -84,18 +93,19 @@ def new_row(case, backend, dtype, floor_us):
 
 
 def check_all(case, backends, inputs, rows):
-    """Compare backends with the definition; rows get the errors, or why a backend drops out."""
-    gates = {}
+    """Compare backends with the definition; rows get the errors, and why one is not measured."""
+    checks = {}
     for backend, row in zip(backends, rows, strict=True):
-        with noting_outcome(row), backend.scope():
-            if backend.attention not in gates:
-                gates[backend.attention] = Gate(backend.attention, case, inputs)
-            errors = gates[backend.attention].measure(partial(backend.attend, *inputs, case))
+        with noting_status(row), backend.scope():
+            if backend.attention not in checks:
+                checks[backend.attention] = CorrectnessCheck(backend.attention, case, inputs)
+            check = checks[backend.attention]
+            errors = check.compare(partial(backend.attend, *inputs, case))
             row.update(output_error=errors['output'], gradient_error=errors['gradients'])
-            gates[backend.attention].require(errors)
+            check.require(errors)
 
 
-def make_entrant(field, case, backend, inputs, upstream, row):
+def make_candidate(field, case, backend, inputs, grad_output, row):
     """A backend's forward without gradients, or its forward and backward, as `field` says."""
 
     @contextmanager
@@ -105,17 +115,17 @@ def make_entrant(field, case, backend, inputs, upstream, row):
 
     def run():
         output = backend.attend(*inputs, case)
-        return torch.autograd.grad(output, inputs, upstream) if field == BOTH else output
+        return torch.autograd.grad(output, inputs, grad_output) if field == BOTH else output
 
-    return Entrant(row, run, scope)
+    return Candidate(row, run, scope)
 
 
-def _measure_alone(field, entrant, device):
+def _measure_alone(field, candidate, device):
     """Memory of forward and backward, and the host's time of a forward."""
-    row, function, scope = entrant.row, entrant.function, entrant.scope
+    row, function, scope = candidate.row, candidate.function, candidate.scope
     if row['status'] != OK or device.type != 'cuda':
         return
-    with noting_outcome(row):
+    with noting_status(row):
         if field == BOTH:
             row['peak_extra_bytes'] = peak_extra_bytes(function, device, scope)
         else:

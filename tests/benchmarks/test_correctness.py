@@ -2,24 +2,23 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from mita_seg.benchmark.backends import BACKENDS, FULL, MITA
-from mita_seg.benchmark.cases import HEAD_DIM, Case
-from mita_seg.benchmark.gate import TOLERANCES, Gate, require_equal
-from mita_seg.benchmark.outcome import WrongResult
+from benchmarks.backends import BACKENDS, FULL, MITA
+from benchmarks.cases import HEAD_DIM, Case
+from benchmarks.correctness import TOLERANCES, CorrectnessCheck, WrongResult, require_equal
 from mita_seg.ops import pooled_mita_attention
 
 CASE = Case(256, 3, 9, 8)
 
 
-def make_gate(attention, dtype=torch.float32, case=CASE):
+def make_check(attention, dtype=torch.float32, case=CASE):
     shape = (1, case.heads, case.tokens, HEAD_DIM)
     inputs = [torch.randn(shape).to(dtype).requires_grad_() for _ in range(3)]
-    return Gate(attention, case, inputs), inputs
+    return CorrectnessCheck(attention, case, inputs), inputs
 
 
-def judge(gate, attend):
-    errors = gate.measure(attend)
-    gate.require(errors)
+def require_right(check, attend):
+    errors = check.compare(attend)
+    check.require(errors)
     return errors
 
 
@@ -27,8 +26,8 @@ def judge(gate, attend):
 @pytest.mark.parametrize('name', ['sdpa', 'math', 'tiled', 'reference'])
 def test_right_backends_pass(name, dtype):
     backend = BACKENDS[name]
-    gate, inputs = make_gate(backend.attention, dtype)
-    errors = judge(gate, lambda: backend.attend(*inputs, CASE))
+    check, inputs = make_check(backend.attention, dtype)
+    errors = require_right(check, lambda: backend.attend(*inputs, CASE))
     assert set(errors) == {'output', 'gradients'}
     if dtype == torch.float32:
         assert max(errors.values()) < 1e-5
@@ -37,8 +36,8 @@ def test_right_backends_pass(name, dtype):
 def test_a_sample_of_the_queries_is_enough_to_pass():
     """Of 4,096 queries 1,024 are compared, and the gradients are those of their loss."""
     case = Case(4096, 1, 9, 8)
-    gate, inputs = make_gate(MITA, case=case)
-    errors = judge(gate, lambda: BACKENDS['tiled'].attend(*inputs, case))
+    check, inputs = make_check(MITA, case=case)
+    errors = require_right(check, lambda: BACKENDS['tiled'].attend(*inputs, case))
     assert max(errors.values()) < 1e-5
 
 
@@ -66,9 +65,9 @@ def no_gradient_to_keys(query, key, value):
 )
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_wrong_full_attention_is_caught(attend, what, dtype):
-    gate, inputs = make_gate(FULL, dtype)
+    check, inputs = make_check(FULL, dtype)
     with pytest.raises(WrongResult, match=f'error of {what}'):
-        judge(gate, lambda: attend(*inputs))
+        require_right(check, lambda: attend(*inputs))
 
 
 @pytest.mark.parametrize(
@@ -78,15 +77,17 @@ def test_wrong_full_attention_is_caught(attend, what, dtype):
 )
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_wrong_mita_attention_is_caught(wrong, dtype):
-    gate, inputs = make_gate(MITA, dtype)
+    check, inputs = make_check(MITA, dtype)
     options = {'num_landmarks': CASE.landmark_grid, 'topk': CASE.topk, **wrong}
     with pytest.raises(WrongResult, match='relative error'):
-        judge(gate, lambda: pooled_mita_attention(*inputs, CASE.grid, **options, backend='tiled'))
+        require_right(
+            check, lambda: pooled_mita_attention(*inputs, CASE.grid, **options, backend='tiled')
+        )
 
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
 def test_one_number_that_is_not_finite_is_caught_wherever_it_is(bad):
-    gate, inputs = make_gate(FULL)
+    check, inputs = make_check(FULL)
 
     def attend():
         output = scaled_dot_product_attention(*inputs)
@@ -95,7 +96,7 @@ def test_one_number_that_is_not_finite_is_caught_wherever_it_is(bad):
         return output + spoilt
 
     with pytest.raises(WrongResult, match='not finite'):
-        gate.measure(attend)
+        check.compare(attend)
 
 
 def test_replays_are_compared_up_to_rounding():
