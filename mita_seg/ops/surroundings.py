@@ -19,7 +19,8 @@ def in_forward_mode() -> bool:
 
 def is_exporting() -> bool:
     """Whether torch.export or torch.onnx.export, by either of its exporters, is at work."""
-    if torch.compiler.is_exporting():
+    # The flag itself: before torch 2.13 the function is True in all that torch.compile traces.
+    if torch.compiler._is_exporting_flag:
         return True
     return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
 

@@ -146,7 +146,8 @@ def test_what_triton_cannot_launch_is_left_to_torch_with_one_warning(kernel, poo
         for _ in range(2):
             output = attention.BACKENDS['auto'].run(*tensors, *[None] * pooled, options)
             grads = torch.autograd.grad(output.square().sum(), tensors)
-    assert len(warnings) == 1
+    # Torch may have remarks of its own, such as on operations that are not deterministic.
+    assert sum('out of resource' in str(warning.message) for warning in warnings) == 1
     torch.testing.assert_close(output, expected)
     for grad, wanted in zip(
         grads, torch.autograd.grad(expected.square().sum(), tensors), strict=True
