@@ -78,9 +78,9 @@ def _of_loss(case: LossCase, gpu: Gpu) -> list[Launch]:
     size = [case.factor * side for side in case.size]
     labels = torch.empty(1, *size, dtype=torch.int64, device='meta')
     plan = DryPlan(gpu)
-    cross_entropy_forward(plan, logits, labels, 255, False)
+    cross_entropy_forward(plan, logits, labels, (255, False))
     losses, _, lse = plan.results
-    cross_entropy_gradient(plan, losses, logits, labels, lse, 255, False)
+    cross_entropy_gradient(plan, losses, logits, labels, lse, (255, False))
     return plan.launches
 
 

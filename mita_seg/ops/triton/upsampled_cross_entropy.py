@@ -4,10 +4,10 @@ The pixels between four neighbouring logits are a cell. Two rows of logits and t
 borders make up h + 1 rows of cells: those of the first one lie above the first logits, and both its
 rows of logits are the first. So with the columns.
 
-Forward, a thread has pixels of its own and goes through the classes. Backward, it has classes of
-its own and goes through the pixels of one cell. So the sums that are wanted, over classes there and
-over pixels here, never leave a thread. Either way it has pixels of one row beside each other, and
-interpolates between rows once for all of them. Every logit's gradient is the sum of what four cells
+Forward, a thread has pixels of its own and goes through the classes; its pixels lie below each
+other, and it interpolates between columns once for all of them. Backward, it has classes of its own
+and goes through the pixels of one cell, row by row. So the sums that are wanted, over classes there
+and over pixels here, never leave a thread. Every logit's gradient is the sum of what four cells
 give, which a small kernel adds.
 
 Positions are exact, as they are quotients of integers: pixel y lies (y slope + offset) / unit rows
@@ -48,15 +48,13 @@ def _second_share(pixel, cell, slope, offset, unit, count):
 
 
 @triton.jit
-def _between_rows(p_top, p_bottom, o_left, o_right, b_share):
-    """Logits of a pixel row at the left column, and what the right one has more.
+def _between(p_row, o_left, o_right, b_share):
+    """Logits of a row, between its columns.
 
     The roundings are the same for all classes, so that equal logits stay equal.
     """
-    b_left, b_right = tl.load(p_top + o_left), tl.load(p_top + o_right)
-    b_left = tl.fma(tl.load(p_bottom + o_left) - b_left, b_share, b_left)
-    b_right = tl.fma(tl.load(p_bottom + o_right) - b_right, b_share, b_right)
-    return b_left, b_right - b_left
+    b_left = tl.load(p_row + o_left)
+    return tl.fma(tl.load(p_row + o_right) - b_left, b_share, b_left)
 
 
 @triton.jit
@@ -85,70 +83,75 @@ def _cross_entropy_kernel(
     p_logits, p_labels, p_losses, p_right, p_lse,
     s_labels_b, s_labels_y, s_labels_x,
     rows, columns, height, width, slope_y, offset_y, unit_y, slope_x, offset_x, unit_x,
-    most_y, blocks_x, ignore_index,
+    most_x, blocks_y, ignore_index,
     C: tl.constexpr, PADDED_C: tl.constexpr,
     ROWS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Loss, whether it is right, and log-sum-exp of each pixel. Grid (.., rows + 1, B).
 
-    Reads the logits from cache, and the labels once. The pixel rows of a row of cells are
-    numbered cell by cell, as if each cell had `most_y` of them. A program has ROWS of them, and of
-    each the PIXELS of one of `blocks_x` blocks.
+    Reads the logits from cache, and the labels once. The pixel columns of a row of cells are
+    numbered cell by cell, as if each cell had `most_x` of them. A program has PIXELS of them, and
+    of each the ROWS of one of `blocks_y` blocks. Classes are a tuple of tiles, not a dimension of
+    one tile, so that no version of the compiler divides them among threads.
     """
     i, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     p_logits += image * rows * columns * PADDED_C
     p_labels += image * s_labels_b
-    o_r = tl.program_id(0) // blocks_x * ROWS + tl.arange(0, ROWS)[None, None, :]  # [1, 1, R]
-    o_x = tl.program_id(0) % blocks_x * PIXELS + tl.arange(0, PIXELS)[None, :, None]  # [1, X, 1]
-    j = o_r // most_y
-    y = _first_pixel(i, slope_y, offset_y, unit_y, height) + o_r % most_y  # [1, 1, R]
-    x = _first_pixel(j, slope_x, offset_x, unit_x, width) + o_x  # [1, X, R]
-    inside = y < _first_pixel(i + 1, slope_y, offset_y, unit_y, height)
-    inside &= x < _first_pixel(j + 1, slope_x, offset_x, unit_x, width)
-    b_share_y = _second_share(y, i, slope_y, offset_y, unit_y, rows)  # [1, 1, R]
-    b_share_x = _second_share(x, j, slope_x, offset_x, unit_x, columns)  # [1, X, R]
-    p_label = p_labels + y * s_labels_y + x * s_labels_x
-    label = tl.load(p_label, mask=inside, other=ignore_index).to(tl.int32)  # [1, X, R]
+    o_x = tl.program_id(0) // blocks_y * PIXELS + tl.arange(0, PIXELS)  # [X]
+    o_y = tl.program_id(0) % blocks_y * ROWS + tl.arange(0, ROWS)  # [Y]
+    j = o_x // most_x
+    y = _first_pixel(i, slope_y, offset_y, unit_y, height) + o_y  # [Y]
+    x = _first_pixel(j, slope_x, offset_x, unit_x, width) + o_x % most_x  # [X]
+    inside_y = y < _first_pixel(i + 1, slope_y, offset_y, unit_y, height)
+    inside = inside_y[:, None] & (x < _first_pixel(j + 1, slope_x, offset_x, unit_x, width))[None]
+    b_share_y = _second_share(y, i, slope_y, offset_y, unit_y, rows)[:, None]  # [Y, 1]
+    b_share_x = _second_share(x, j, slope_x, offset_x, unit_x, columns)  # [X]
+    p_label = p_labels + y[:, None] * s_labels_y + x[None, :] * s_labels_x
+    label = tl.load(p_label, mask=inside, other=ignore_index).to(tl.int32)  # [Y, X]
     known = (label >= 0) & (label < C)
-    lowest = tl.min(tl.reshape(tl.where(known, label, C), [PIXELS * ROWS]), 0)
-    highest = tl.max(tl.reshape(tl.where(known, label, -1), [PIXELS * ROWS]), 0)
+    lowest = tl.min(tl.min(tl.where(known, label, C), 1), 0)
+    highest = tl.max(tl.max(tl.where(known, label, -1), 1), 0)
 
     p_top = p_logits + tl.maximum(i - 1, 0) * columns
     p_bottom = p_logits + tl.minimum(i, rows - 1) * columns
-    left = tl.minimum(tl.maximum(j - 1, 0), columns - 1)  # [1, 1, R]
+    left = tl.minimum(tl.maximum(j - 1, 0), columns - 1)  # [X]
     right = tl.minimum(j, columns - 1)
-    b_peak = tl.full([1, PIXELS, ROWS], float('-inf'), dtype=tl.float32)
-    b_total = tl.zeros([1, PIXELS, ROWS], dtype=tl.float32)
-    b_own = tl.zeros([1, PIXELS, ROWS], dtype=tl.float32)  # logit of the label
-    b_rival = tl.full([1, PIXELS, ROWS], float('-inf'), dtype=tl.float32)  # largest one before
+    b_max = tl.full([ROWS, PIXELS], float('-inf'), dtype=tl.float32)
+    b_sum = tl.zeros([ROWS, PIXELS], dtype=tl.float32)
+    b_own = tl.zeros([ROWS, PIXELS], dtype=tl.float32)  # logit of the label
+    b_rival = tl.full([ROWS, PIXELS], float('-inf'), dtype=tl.float32)  # largest one before
     for start in range(0, C, BLOCK_C):
-        o_c = start + tl.arange(0, BLOCK_C)[:, None, None]
-        o_plane = o_c * (rows * columns)
-        b_left, b_more = _between_rows(
-            p_top, p_bottom, left + o_plane, right + o_plane, b_share_y
-        )  # [C, 1, R]
-        b_logits = tl.fma(b_share_x, b_more, b_left)  # [C, X, R]
-        b_new = tl.maximum(b_peak, tl.max(b_logits, 0, keep_dims=True))
-        b_terms = tl.exp2(b_logits - b_new)
-        b_total = b_total * tl.exp2(b_peak - b_new) + tl.sum(b_terms, 0, keep_dims=True)
+        b_logits = ()
+        b_new = b_max
+        for k in tl.static_range(BLOCK_C):
+            o_plane = (start + k) * (rows * columns)
+            b_top = _between(p_top + o_plane, left, right, b_share_x)  # [X]
+            b_more = _between(p_bottom + o_plane, left, right, b_share_x) - b_top
+            b_class = tl.fma(b_share_y, b_more[None, :], b_top[None, :])  # [Y, X]
+            b_logits = b_logits + (b_class,)
+            b_new = tl.maximum(b_new, b_class)
+        b_sum *= tl.exp2(b_max - b_new)
+        for k in tl.static_range(BLOCK_C):
+            b_sum += tl.exp2(b_logits[k] - b_new)
         if (start <= highest) & (start + BLOCK_C > lowest):  # few blocks: cells have few labels
-            here = (label >= start) & (label < start + BLOCK_C)
-            b_own += tl.sum(tl.where(o_c == label, b_logits, 0.0), 0, keep_dims=True)
-            b_before = tl.where(o_c < label, b_logits, float('-inf'))
-            b_before = tl.maximum(b_peak, tl.max(b_before, 0, keep_dims=True))
-            b_rival = tl.where(here, b_before, b_rival)
-        b_peak = b_new
+            b_before = b_max
+            for k in tl.static_range(BLOCK_C):
+                is_own = label == start + k
+                b_own = tl.where(is_own, b_logits[k], b_own)
+                b_rival = tl.where(is_own, b_before, b_rival)
+                b_before = tl.maximum(b_before, b_logits[k])
+        b_max = b_new
 
-    b_log = tl.log2(b_total)
+    b_log = tl.log2(b_sum)
     counts = label != ignore_index
-    b_loss = (b_log - (b_own - b_peak)) * _LN2
+    b_loss = (b_log - (b_own - b_max)) * _LN2
     b_loss = tl.where(counts, tl.where(known, b_loss, float('nan')), 0.0)
     # The first of the largest logits, as argmax takes it.
-    is_right = counts & known & (b_own > b_rival) & (b_own >= b_peak)
-    o_pixel = image * height * width + y * width + x
+    is_right = counts & known & (b_own > b_rival) & (b_own >= b_max)
+    o_pixel = image * height * width + y[:, None] * width + x[None, :]
     tl.store(p_losses + o_pixel, b_loss, mask=inside)
     tl.store(p_right + o_pixel, is_right, mask=inside)
-    tl.store(p_lse + o_pixel, (b_peak + b_log) * _LN2, mask=inside)
+    tl.store(p_lse + o_pixel, (b_max + b_log) * _LN2, mask=inside)
 
 
 @triton.jit
@@ -176,8 +179,9 @@ def _cell_backward_kernel(
     p_top = p_logits + tl.maximum(i - 1, 0) * columns * PADDED_C
     p_bottom = p_logits + tl.minimum(i, rows - 1) * columns * PADDED_C
     left, right = tl.maximum(j - 1, 0) * PADDED_C, tl.minimum(j, columns - 1) * PADDED_C
-    b_left, b_more = _between_rows(p_top, p_top, left + o_c, right + o_c, 0.0)
-    b_left_below, b_more_below = _between_rows(p_bottom, p_bottom, left + o_c, right + o_c, 0.0)
+    b_left, b_left_below = tl.load(p_top + left + o_c), tl.load(p_bottom + left + o_c)
+    b_more = tl.load(p_top + right + o_c) - b_left
+    b_more_below = tl.load(p_bottom + right + o_c) - b_left_below
     b_left, b_more = b_left[None, :], b_more[None, :]  # [1, C]
     b_left_below, b_more_below = b_left_below[None, :] - b_left, b_more_below[None, :] - b_more
     # Sums over the pixels, plain and by their shares of the right column, the lower row, and both.
@@ -276,8 +280,8 @@ def _axis(old: int, new: int, align_corners: bool) -> _Axis:
 class CrossEntropyBlocks(NamedTuple):
     """Pixels and classes of a program forward, of a step of it backward, and warps."""
 
-    forward_rows: int = 32  # one of each lane
-    forward_pixels: int = 8
+    forward_pixels: int = 32  # of a row, one of each lane
+    forward_rows: int = 8
     forward_classes: int = 8
     forward_warps: int = 1
     backward_rows: int = 4
@@ -290,9 +294,9 @@ BLOCKS = CrossEntropyBlocks()
 
 
 def _choose_pixels(most: int, limit: int) -> int:
-    """Pixels of a row to take at a time, few of them idle: a cell has up to `most` in a row."""
+    """Pixels of a row or column to take at a time, few of them idle: a cell has up to `most`."""
     sizes = [size for size in (16, 8, 4, 2, 1) if size <= limit]
-    # What is computed for a row costs as much as two pixels.
+    # What is computed once for all of them costs as much as two pixels.
     return min(sizes, key=lambda size: cdiv(most, size) * (size + 2))
 
 
@@ -347,16 +351,17 @@ def cross_entropy_forward(
         for dtype in (torch.float32, torch.bool, torch.float32)
     )
     y, x = (_axis(*each, align_corners) for each in zip((rows, columns), size, strict=True))
-    pixels = _choose_pixels(x.most, BLOCKS.forward_pixels)
-    blocks = cdiv(x.most, pixels)
+    step = _choose_pixels(y.most, BLOCKS.forward_rows)
+    blocks = cdiv(y.most, step)
     prepared = _prepare_logits(plan, logits, classes_last=False)
     plan.launch(
         _cross_entropy_kernel,
-        (cdiv((columns + 1) * y.most, BLOCKS.forward_rows) * blocks, rows + 1, batch),
+        (cdiv((columns + 1) * x.most, BLOCKS.forward_pixels) * blocks, rows + 1, batch),
         prepared, labels, losses, right, lse, *labels.stride(),
-        rows, columns, *size, *y, *x, y.most, blocks, ignore_index,
-        C=classes, PADDED_C=prepared.shape[1] // (rows * columns), ROWS=BLOCKS.forward_rows,
-        PIXELS=pixels, BLOCK_C=BLOCKS.forward_classes, num_warps=BLOCKS.forward_warps,
+        rows, columns, *size, *y, *x, x.most, blocks, ignore_index,
+        C=classes, PADDED_C=prepared.shape[1] // (rows * columns), ROWS=step,
+        PIXELS=BLOCKS.forward_pixels, BLOCK_C=BLOCKS.forward_classes,
+        num_warps=BLOCKS.forward_warps,
     )  # fmt: skip
 
 
