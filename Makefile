@@ -2,6 +2,8 @@
 # make test    the whole test suite, but for the tests that compare timings
 # make bench-check     the tests that compare timings: is MiTA attention fast on the CPU?
 # make lint    style, format and types
+# make test-properties   1,000 drawn calls of the operator and the layers, against a definition in
+#                      loops; make test draws 150
 # make test-families   swapping and conversion with timm, torchvision and transformers, and those of
 #                      MMSegmentation's tools that need more, in an environment inside .venv
 # make test-upstream   what concerns MMSegmentation, with the upstream packages in place of the
@@ -21,7 +23,8 @@ SHAPES := configs/mita_segmenter_shapes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench-check test-families test-upstream check-kernels lint docs clean
+.PHONY: demo test bench-check test-properties test-families test-upstream check-kernels lint docs
+.PHONY: clean
 
 demo: $(VENV)/.runtime
 	@echo 'Drawing 860 images:'
@@ -36,6 +39,10 @@ test: $(VENV)/.test
 # In one process, so that no other test runs beside what is timed.
 bench-check: $(VENV)/.test
 	$(BIN)/python -m pytest -m speed $(PYTEST_ARGS)
+
+test-properties: $(VENV)/.test
+	MITA_SEG_PROPERTY_CASES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS) \
+	    tests/properties
 
 # What is missing there is looked up in the normal environment. torchvision would pull in another
 # build of torch.
