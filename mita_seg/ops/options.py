@@ -82,7 +82,8 @@ def make_options(
     """
     num_tokens, dim = shape
     check_experts(topk, num_routed, num_landmarks, shared)
-    scale = dim**-0.5 if scale is None else check_scale('scale', scale)
+    # A size is a tensor in a trace, whose powers are of float32.
+    scale = float(dim) ** -0.5 if scale is None else check_scale('scale', scale)
     if landmark_scale is None:
         landmark_scale = scale
     else:

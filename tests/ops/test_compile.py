@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mita_seg.ops import mita_attention, pool_landmarks
+from mita_seg.ops.surroundings import is_exporting
 from support.operator_cases import DEVICE, gradients
 
 
@@ -31,3 +32,9 @@ def test_inductor_gives_the_eager_result():
     torch.testing.assert_close(*results)
     for expected, grad in zip(*(gradients(r, tensors) for r in results), strict=True):
         torch.testing.assert_close(grad, expected)
+
+
+def test_a_compiled_call_is_not_taken_for_an_export(monkeypatch):
+    # What torch.compile of releases before 2.13 reads wherever it traces.
+    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+    assert not is_exporting()

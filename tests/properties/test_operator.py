@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mita_seg.ops import mita_attention
-from support.operator_cases import DEVICE
 from support.property_cases import (
     PLAIN,
     POSITIVE_SCALE,
@@ -45,18 +44,6 @@ def test_kernels_compute_the_definition(case):
     assert_equals_oracle(case, ['triton'])
 
 
-@pytest.mark.xfail(
-    reason='the kernels read the scale as 0, and multiply it by the infinity of masked logits',
-    strict=True,
-)
-@pytest.mark.skipif(DEVICE == 'cuda', reason='not tried there')
-def test_kernels_take_a_scale_below_the_smallest_float32():
-    pytest.importorskip('triton')
-    tensors = [torch.randn(1, 1, rows, 16, dtype=torch.float16) for rows in (1, 1, 1, 1)]
-    output = mita_attention(*tensors, topk=1, scale=1e-46, shared=False, backend='triton')
-    assert torch.equal(output, tensors[2])
-
-
 @share(60)
 @given(cases(dims=st.sampled_from([16, 12, 8, 136])))
 def test_kernels_say_what_they_do_not_take(case):
@@ -80,9 +67,6 @@ def test_traces_compute_the_definition(case):
     assert_output_is_the_oracles(case, tensors, trace(*tensors), least)
 
 
-@pytest.mark.xfail(
-    reason='sizes are tensors in a trace, and d ** -0.5 of one is rounded to float32', strict=True
-)
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 def test_the_default_scale_of_a_trace_is_exact():
     tensors = tuple(torch.randn(1, 1, rows, 2, dtype=torch.float64) for rows in (2, 2, 2, 1))

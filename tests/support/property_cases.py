@@ -153,6 +153,8 @@ class Case:
             return f'it takes head dimensions .*got {self.sizes[3]}'
         if any(each <= 0 for each in scales):
             return 'it takes positive scales'
+        if any(each < 2**-126 for each in scales):
+            return 'it takes scales that float32 holds'
         return None
 
 

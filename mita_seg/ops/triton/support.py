@@ -14,6 +14,7 @@ from .gpu import LEAST_CAPABILITY, LEAST_SHARED_MEMORY, gpu_of
 
 MAX_TOKENS = 2**20
 MAX_ROWS = 1024  # landmarks, and keys per expert
+LEAST_SCALE = 2.0**-126  # of float32's numbers that no GPU reads as 0
 MAX_IMAGES = 2**16 - 1  # of a batch: one dimension of a launch
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -70,6 +71,11 @@ def unsupported_reason(
         return f'it takes at most {MAX_TOKENS} tokens; got {tokens}'
     if any(scale <= 0 for scale in scales):
         return f'it takes positive scales; got {" and ".join(map(str, scales))}'
+    if any(scale < LEAST_SCALE for scale in scales):
+        return (
+            f'it takes scales that float32 holds, from {LEAST_SCALE:.3g} on; got '
+            f'{" and ".join(map(str, scales))}'
+        )
     if max(num_landmarks, topk) > MAX_ROWS:
         return (
             f'it takes at most {MAX_ROWS} landmarks and keys per expert; got {num_landmarks} and '

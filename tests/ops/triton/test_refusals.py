@@ -76,6 +76,7 @@ def draw_rows(rows, dim=16, dtype=torch.float32):
         (draw_rows(1100), 1025, {}, 'at most 1024 landmarks and keys .*got 1025 and 3'),
         (draw_rows(20), 4, {'scale': 0.0}, 'positive scales; got 0.0 and 0.0'),
         (draw_rows(20), 4, {'scale': -0.5}, 'positive scales; got -0.5 and -0.5'),
+        (draw_rows(20), 4, {'scale': 1e-46}, 'that float32 holds, from 1.18e-38 on; got 1e-46'),
         (draw_rows(20), 4, {'landmark_scale': -1}, 'positive scales; got 0.25 and -1.0'),
     ],
 )
