@@ -92,7 +92,7 @@ def main(argv=None):
         mita = args.landmarks and {'landmarks': tuple(args.landmarks), 'topk': args.topk}
         models = build_sides(cfg, mita)
 
-    from mita_seg.complexity.report import draw_complexity, make_table
+    from mita_seg.complexity.cost_report import draw_complexity, make_table
     from mita_seg.utils.environment import describe_environment
     from mita_seg.utils.files import replacing, write_json
 
