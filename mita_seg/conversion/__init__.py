@@ -3,8 +3,8 @@
 :func:`convert` runs the steps: ``sources`` finds the weights in a checkpoint and tells its layout;
 ``augreg``, ``mita_deit``, ``special_tokens``, ``layer_scale`` and ``input_channels`` each convert
 one peculiarity of a source to the form of our models; ``key_map`` renames; ``position_embedding``
-resizes; ``target`` makes the wanted layout; ``conversion_report`` describes the result. Needs PyTorch, and
-safetensors for files of that kind.
+resizes; ``target`` makes the wanted layout; ``conversion_report`` describes the result. Needs
+PyTorch, and safetensors for files of that kind.
 """
 
 from .conversion import Conversion
