@@ -105,7 +105,8 @@ def parse_runner_args(parser, argv=None):
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    slurm = os.environ.get('SLURM_LOCALID') if args.launcher == 'slurm' else None
+    os.environ.setdefault('LOCAL_RANK', slurm or str(args.local_rank))
     return args
 
 
@@ -250,6 +251,8 @@ def register_parts():
 def build_runner(cfg):
     """Build the runner of a config, which loads checkpoints without executing them.
 
+    The processes of a launcher are joined first where there is no GPU.
+
     Args:
         cfg (Config): The config; a `runner_type` other than MMEngine's ``Runner`` is used as it is.
 
@@ -263,8 +266,10 @@ def build_runner(cfg):
 
     from mita_seg.checkpoint import guard_mmengine_loading
     from mita_seg.engine import ResumableRunner
+    from mita_seg.engine.without_gpu import join_processes_without_gpu
 
     guard_mmengine_loading()
+    join_processes_without_gpu(cfg)
 
     kind = RUNNERS.get(cfg.get('runner_type', 'Runner'))
     return ResumableRunner.from_cfg(cfg) if kind is Runner else RUNNERS.build(cfg)
