@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mita_seg.checkpoint import load_checkpoint_safely
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = next((ROOT / 'configs').glob('mita_segmenter_shapes/*_mita-encdec_*.py'))
 MODELS = {
@@ -94,6 +96,15 @@ def test_with_our_tools_and_a_config_by_name(way, request, shapes_root, tmp_path
     for data, name in MODELS.items():
         listed = environment.run(MIM, 'search', 'mita_seg', '--dataset', data, cwd=tmp_path)
         assert name in listed and 'none published' in listed
+
+
+def test_two_processes_without_a_gpu(editable, shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
+    processes = ['--launcher', 'pytorch', '--gpus', '2']
+    options = [*tiny(shapes_root), 'find_unused_parameters=True']
+    editable.run(MIM, 'train', 'mita_seg', CONFIG.name, *processes, *options, cwd=tmp_path)
+    checkpoint = load_checkpoint_safely(tmp_path / 'run/iter_1.pth')
+    assert len(checkpoint['random_state']['processes']) == 2
 
 
 def test_download_gives_the_config_where_there_are_no_weights(editable, tmp_path):
