@@ -6,7 +6,6 @@ used, srun and scontrol, are imitated.
 
 import argparse
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from mita_seg.checkpoint import load_checkpoint_safely
+from support.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = next((ROOT / 'configs').glob('mita_segmenter_shapes/*_mita-encdec_*.py'))
@@ -52,12 +52,6 @@ def echo(folder):
     program.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     program.chmod(0o755)
     return program
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
 
 
 def one_step(shapes_root, *more):

@@ -1,16 +1,17 @@
 """Small trainings that one process or several do with the same global batches.
 
-    python -m support.process_runs RANK PROCESSES FOLDER [DATA]
+    python -m support.process_runs RANK PROCESSES FOLDER [--data DATA] [--gpus]
 
-trains every setting as one of several processes, joined by gloo through a file in FOLDER. Process
-R writes its losses and weights to FOLDER/R.pth. All is in float64, so that no rounding changes
-which keys an expert takes. With DATA, a folder of shapes, tools/train.py then trains with
-MMEngine's FSDPStrategy into FOLDER/fsdp.
+trains as one of several processes, which meet through a file in FOLDER, and writes losses and
+weights to FOLDER/RANK.pth. On the CPU all is in float64, so that no rounding changes which keys an
+expert takes; with --gpus each process has a GPU. With --data, a folder of shapes, tools/train.py
+then trains with MMEngine's FSDPStrategy into FOLDER/fsdp.
 """
 
+import argparse
 import os
 import runpy
-import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,76 +19,92 @@ from torch import distributed
 
 from support.small_segmentor import CONFIG
 
-STEPS = 3
 BATCH = 4  # images of a step, over all processes
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Setting:
+    """A model and how it is trained."""
+
+    attn_cfg: dict
+    backbone: dict = field(default_factory=dict)
+    head: dict = field(default_factory=dict)
+    segmentor: dict = field(default_factory=dict)
+    wrapper: dict = field(default_factory=dict)
+    sharded: bool = False  # the weights, over the processes
+    bucket_cap_mb: float | None = None  # how many gradients are summed at once
+    equally_labelled: bool = False
+
+
 _FULL = {'type': 'FullAttention'}
 _MITA = {'type': 'MiTAAttention', 'landmarks': (2, 2), 'topk': 3}
-
-
-def _settings(attn_cfg, backbone=None, head=None, wrapper=None, **others):
-    return {
-        'equally_labelled': False,
-        'sharded': False,
-        **others,
-        'backbone': {'attn_cfg': attn_cfg, 'drop_path_rate': 0.0, **(backbone or {})},
-        'head': {'attn_cfg': attn_cfg, 'drop_path_rate': 0.0, **(head or {})},
-        'wrapper': wrapper or {},
-    }
-
-
+_ALL = {**_MITA, 'dwc': True, 'gate': True}
+_COMPILED = {'type': 'CompiledEncoderDecoder'}
 # Each process divides by the pixels that it has labels of. The default is all of its pixels.
 _COUNT_LABELS = {'type': 'CrossEntropyLoss', 'avg_non_ignore': True}
 SETTINGS = {
-    'full': _settings(_FULL),
-    'mita': _settings(_MITA),
-    'compress-only': _settings({**_MITA, 'topk': 0}),
-    'route-only': _settings({**_MITA, 'shared': False}),
-    'two experts a query': _settings({**_MITA, 'num_routed': 2}),
-    'dwc': _settings({**_MITA, 'dwc': True}),
-    'gate': _settings({**_MITA, 'gate': True}),
-    'frozen backbone': _settings(_MITA, {'frozen_exclude': ['nothing']}),
-    'registers': _settings(_MITA, {'num_registers': 2}),
-    'checkpointing': _settings(
-        {**_MITA, 'dwc': True, 'gate': True}, {'with_cp': True}, {'with_cp': True}
-    ),
-    'loss over labelled pixels': _settings(
+    'full': Setting(_FULL),
+    'mita': Setting(_MITA),
+    'compress-only': Setting({**_MITA, 'topk': 0}),
+    'route-only': Setting({**_MITA, 'shared': False}),
+    'two experts a query': Setting({**_MITA, 'num_routed': 2}),
+    'dwc': Setting({**_MITA, 'dwc': True}),
+    'gate': Setting({**_MITA, 'gate': True}),
+    'frozen backbone': Setting(_MITA, backbone={'frozen_exclude': ['nothing']}),
+    'registers': Setting(_MITA, backbone={'num_registers': 2}),
+    'checkpointing': Setting(_ALL, backbone={'with_cp': True}, head={'with_cp': True}),
+    'loss over labelled pixels': Setting(
         _MITA, head={'loss_decode': _COUNT_LABELS}, equally_labelled=True
     ),
-    'loss from enlarged logits': _settings(_MITA, head={'fused_loss': False}),
-    'accumulated gradients': _settings(_MITA, wrapper={'accumulative_counts': 2}),
-    'clipped gradients': _settings(_MITA, wrapper={'clip_grad': {'max_norm': 0.1}}),
-    'sharded weights': _settings({**_MITA, 'dwc': True, 'gate': True}, sharded=True),
+    'loss from enlarged logits': Setting(_MITA, head={'fused_loss': False}),
+    'accumulated gradients': Setting(_MITA, wrapper={'accumulative_counts': 2}),
+    'clipped gradients': Setting(_MITA, wrapper={'clip_grad': {'max_norm': 0.1}}),
+    'sharded weights': Setting(_ALL, sharded=True),
+    # Gradients are summed in several parts, at whose borders the compiled graph is divided.
+    'compiled': Setting(
+        _ALL, segmentor={**_COMPILED, 'compile_cfg': {'backend': 'eager'}}, bucket_cap_mb=0.01
+    ),
+}
+GPU_SETTINGS = {
+    'full': Setting(_FULL, segmentor=_COMPILED),
+    'mita': Setting(_ALL, segmentor=_COMPILED),
+    'mita in parts': Setting(_ALL, segmentor=_COMPILED, bucket_cap_mb=0.01),
 }
 
 
-def train(name, rank=0, processes=1):
-    """Train a setting with this process' part of the batches.
+def train(setting, rank=0, processes=1, device='cpu'):
+    """Train with this process' part of the batches.
 
     Returns:
-        tuple[list[Tensor], dict[str, Tensor]]: The loss of every step, and the weights at the end.
+        tuple[Tensor, dict[str, Tensor]]: The loss of every step, and the weights at the end, in
+        the memory of the CPU.
     """
     from mmengine.model import MMDistributedDataParallel, MMFullyShardedDataParallel
     from mmengine.optim import OptimWrapper
 
-    setting = SETTINGS[name]
-    model = _build(setting)
-    if processes > 1 and setting['sharded']:
-        model = MMFullyShardedDataParallel(model, device_id=torch.device('cpu'))
+    # A CUDA graph is recorded in the second step and repeated from the third on.
+    dtype, steps = (torch.float64, 3) if device == 'cpu' else (torch.float32, 8)
+    model = _build(setting).to(device, dtype).train()
+    if processes > 1 and setting.sharded:
+        model = MMFullyShardedDataParallel(model, device_id=torch.device(device))
     elif processes > 1:
-        model = MMDistributedDataParallel(model, broadcast_buffers=False)
+        model = MMDistributedDataParallel(
+            model, broadcast_buffers=False, bucket_cap_mb=setting.bucket_cap_mb
+        )
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
-    wrapper = OptimWrapper(optimizer, **setting['wrapper'])
-    wrapper.initialize_count_status(model, 0, STEPS)
-    losses = [
-        model.train_step(_batch(step, rank, processes, setting['equally_labelled']), wrapper)[
-            'loss'
-        ]
-        for step in range(STEPS)
-    ]
-    if not setting['sharded']:
+    wrapper = OptimWrapper(optimizer, **setting.wrapper)
+    wrapper.initialize_count_status(model, 0, steps)
+    losses = []
+    for step in range(steps):
+        batch = _batch(step, rank, processes, setting.equally_labelled, dtype)
+        losses.append(model.train_step(batch, wrapper)['loss'].detach().cpu())
+    if not setting.sharded:
         model = getattr(model, 'module', model)
-    return losses, model.state_dict()  # of sharded weights: all of them, in every process
+    # Of sharded weights these are all, in every process.
+    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+    return torch.stack(losses), weights
 
 
 def _build(setting):
@@ -96,24 +113,25 @@ def _build(setting):
     import mita_seg.models  # noqa: F401
 
     torch.manual_seed(0)
+    common = {'attn_cfg': setting.attn_cfg, 'drop_path_rate': 0.0}
     parts = {
-        'backbone': {**CONFIG['backbone'], **setting['backbone']},
-        'decode_head': {**CONFIG['decode_head'], **setting['head']},
+        'backbone': {**CONFIG['backbone'], **common, **setting.backbone},
+        'decode_head': {**CONFIG['decode_head'], **common, **setting.head},
     }
-    model = MODELS.build({'type': 'EncoderDecoder', **CONFIG, **parts}).double().train()
+    model = MODELS.build({'type': 'EncoderDecoder', **CONFIG, **parts, **setting.segmentor})
     with torch.no_grad():
         for parameter in model.parameters():  # none at its neutral initial value
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return model
 
 
-def _batch(step, rank, processes, equally_labelled):
+def _batch(step, rank, processes, equally_labelled, dtype):
     """Of the images of a step those of a process: R, R + processes, R + 2 processes and so on."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     generator = torch.Generator().manual_seed(step)
-    images = torch.randn(BATCH, 3, 32, 32, generator=generator, dtype=torch.float64)
+    images = torch.randn(BATCH, 3, 32, 32, generator=generator).to(dtype)
     labels = torch.randint(0, 3, (BATCH, 1, 32, 32), generator=generator)
     for number, label in enumerate(labels):
         label[0, : 8 if equally_labelled else 5 * number] = 255
@@ -144,26 +162,47 @@ strategy = dict(
 
 
 def _train_with_fsdp(rank, folder, data):
-    root = Path(__file__).resolve().parents[2]
-    (base,) = (root / 'configs/mita_segmenter_shapes').glob('*_mita-encdec_*.py')
+    (base,) = (ROOT / 'configs/mita_segmenter_shapes').glob('*_mita-encdec_*.py')
     config = folder / f'fsdp_{rank}.py'
     config.write_text(_FSDP.format(base=str(base)))
     os.environ['LOCAL_RANK'] = str(rank)
-    tool = runpy.run_path(root / 'tools/train.py')
+    tool = runpy.run_path(ROOT / 'tools/train.py')
     options = ['--work-dir', str(folder / 'fsdp'), '--data-root', data, '--launcher', 'pytorch']
     tool['main']([str(config), *options])
 
 
-def main(rank, processes, folder, data=None):
-    """Train all settings as one of the processes."""
-    store = f'file://{folder / "store"}'
-    distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=processes)
-    torch.save({name: train(name, rank, processes) for name in SETTINGS}, folder / f'{rank}.pth')
-    if data:
-        _train_with_fsdp(rank, folder, data)
+def main():
+    """Train as one of the processes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('rank', type=int)
+    parser.add_argument('processes', type=int)
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('--data')
+    parser.add_argument('--gpus', action='store_true')
+    args = parser.parse_args()
+    device, settings, backend = 'cpu', SETTINGS, 'gloo'
+    if args.gpus:
+        device, settings, backend = f'cuda:{args.rank}', GPU_SETTINGS, 'nccl'
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False
+    torch.set_num_threads(1)
+
+    distributed._DEFAULT_FIRST_BUCKET_BYTES = 10_000  # no more than bucket_cap_mb
+    distributed.init_process_group(
+        backend,
+        init_method=f'file://{args.folder / "store"}',
+        rank=args.rank,
+        world_size=args.processes,
+    )
+    trained = {
+        name: train(setting, args.rank, args.processes, device)
+        for name, setting in settings.items()
+    }
+    torch.save(trained, args.folder / f'{args.rank}.pth')
+    if args.data:
+        _train_with_fsdp(args.rank, args.folder, args.data)
     distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
-    torch.set_num_threads(1)
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
+    main()
