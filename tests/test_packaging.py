@@ -16,7 +16,8 @@ from packaging.requirements import Requirement
 from mita_seg import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ('tools/dist_train.sh', 'tools/dist_test.sh', '.ci/run')
+TASKS = ('train', 'test')
+SCRIPTS = (*(f'tools/{way}_{task}.sh' for way in ('dist', 'slurm') for task in TASKS), '.ci/run')
 
 
 @pytest.fixture
@@ -107,11 +108,12 @@ def test_scripts_are_executable_and_parse(script):
     subprocess.run(['bash', '-n', ROOT / script], check=True)
 
 
-@pytest.mark.parametrize('script', [s for s in SCRIPTS if 'dist' in s])
-def test_dist_scripts_say_how_to_call_them(script):
+@pytest.mark.parametrize('script', [s for s in SCRIPTS if s.startswith('tools/')])
+def test_scripts_of_several_processes_say_how_to_call_them(script):
     result = subprocess.run([ROOT / script], capture_output=True, text=True)
     assert result.returncode == 2
-    assert re.match(r'usage: \S+ CONFIG .*GPUS', result.stderr)
+    arguments = 'PARTITION JOB_NAME CONFIG' if 'slurm' in script else 'CONFIG .*GPUS'
+    assert re.match(rf'usage: \S+ {arguments}', result.stderr)
 
 
 def test_missing_libraries_are_named_in_one_sentence(monkeypatch):

@@ -62,9 +62,12 @@ def main(argv=None):
         cfg = prepare_config(args)
 
     from mita_seg.checkpoint.matching import require_matching_checkpoint
+    from mita_seg.engine.resuming import require_one_start
     from mita_seg.utils.cli import build_runner
 
     runner = build_runner(cfg)
+    with user_errors(PROG):
+        require_one_start(cfg)
     require_matching_checkpoint(runner, PROG, backbone_only=not cfg.resume)
     runner.train()
 

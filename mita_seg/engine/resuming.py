@@ -2,6 +2,8 @@
 
 import os
 
+from mmengine.dist import all_gather_object
+
 from mita_seg.checkpoint import find_newest, load_checkpoint_safely
 
 
@@ -47,6 +49,28 @@ def settle_start(cfg, resume, named=None, say=print):
     say(f'resuming from {source}')
     cfg.resume, cfg.load_from = True, source
     _repeat_seed(cfg, checkpoint)
+
+
+def require_one_start(cfg):
+    """Make sure that all processes of a training go on from the same checkpoint, or none does.
+
+    A machine without the others' work directory finds nothing to go on from there, and would train
+    with weights of its own.
+
+    Args:
+        cfg (Config): After :func:`settle_start`, in a process that has joined the others.
+
+    Raises:
+        ValueError: They start from different checkpoints.
+    """
+    starts = all_gather_object(os.path.basename(cfg.load_from) if cfg.resume else None)
+    for rank, start in enumerate(starts):
+        if start != starts[0]:
+            raise ValueError(
+                f'process 0 goes on from {starts[0] or "the beginning"}, process {rank} from '
+                f'{start or "the beginning"}: work_dir {cfg.work_dir!r} must be a folder that all '
+                'machines share'
+            )
 
 
 def _load(source):

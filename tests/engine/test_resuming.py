@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 
 from mita_seg.checkpoint import find_resumable
-from mita_seg.engine.resuming import settle_start
+from mita_seg.engine.resuming import require_one_start, settle_start
 
 STATE = {'meta': {'iter': 4, 'epoch': 0, 'seed': 7}, 'message_hub': {}, 'state_dict': {}}
 
@@ -156,3 +156,23 @@ def test_weights_of_the_config_are_where_a_new_run_begins(tmp_path):
     assert said == [
         f'no checkpoint to resume in {str(tmp_path / "run")!r}, starting from {weights!r}'
     ]
+
+
+@pytest.mark.parametrize(
+    'resume, other, said',
+    [
+        (True, 'iter_4.pth', None),
+        (True, None, 'process 0 goes on from iter_4.pth, process 1 from the beginning'),
+        (True, 'iter_2.pth', 'process 0 goes on from iter_4.pth, process 1 from iter_2.pth'),
+        (False, None, None),
+        (False, 'iter_4.pth', 'process 0 goes on from the beginning, process 1 from iter_4.pth'),
+    ],
+)
+def test_all_processes_go_on_from_the_same_checkpoint(resume, other, said, monkeypatch):
+    monkeypatch.setattr('mita_seg.engine.resuming.all_gather_object', lambda own: [own, other])
+    cfg = Config({'work_dir': 'run', 'resume': resume, 'load_from': 'mounted/run/iter_4.pth'})
+    if said is None:
+        require_one_start(cfg)
+        return
+    with pytest.raises(ValueError, match=f"{said}: work_dir 'run' must be a folder that all"):
+        require_one_start(cfg)

@@ -381,3 +381,16 @@ def test_help_loads_no_family_of_packages(repository, name):
     assert 'argparse' in loaded and not loaded & slow
     # MIM passes this option on to a tool whose help mentions it.
     assert '--gpus' not in run.stdout
+
+
+def test_a_machine_without_the_others_checkpoints_is_refused(
+    tool, tiny, shapes_configs, tmp_path, capsys, monkeypatch
+):
+    others = 'mita_seg.engine.resuming.all_gather_object'
+    monkeypatch.setattr(others, lambda own: ['iter_2.pth', own])
+    with pytest.raises(SystemExit) as end:
+        arguments = [shapes_configs[0], '--work-dir', str(tmp_path / 'run'), '--resume']
+        tool('train').main([*arguments, *options(tiny)])
+    assert end.value.code == 2
+    said = 'train.py: process 0 goes on from iter_2.pth, process 1 from the beginning'
+    assert said in capsys.readouterr().err
