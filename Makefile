@@ -69,7 +69,8 @@ UPSTREAM := $(VENV)/upstream
 test-upstream: $(UPSTREAM)/.installed
 	OMP_NUM_THREADS=1 $(UPSTREAM)/bin/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS) \
 	    tests/models tests/datasets tests/engine tests/checkpoint tests/conversion tests/tools \
-	    tests/analysis tests/benchmarks tests/swap/test_mmseg.py $(wildcard tests/test_*.py)
+	    tests/analysis tests/benchmarks tests/distributed tests/swap/test_mmseg.py \
+	    $(wildcard tests/test_*.py)
 
 $(UPSTREAM)/.installed: $(VENV)/.test tests/support/upstream_mmcv_ext.py
 	$(PYTHON) -m venv --clear $(UPSTREAM)
