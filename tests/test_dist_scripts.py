@@ -63,6 +63,10 @@ def one_step(shapes_root, *more):
     return [*options, 'train_dataloader.batch_size=1']
 
 
+def without_validation():
+    return [f'{part}=None' for part in ('val_cfg', 'val_dataloader', 'val_evaluator')]
+
+
 def trained_processes(folder):
     """The number of processes of a training, each of which keeps its random state."""
     checkpoint = load_checkpoint_safely(folder / 'run/iter_1.pth')
@@ -147,7 +151,9 @@ def slurm(tmp_path):
 def test_slurm_trains_without_a_gpu(slurm, shapes_root, tmp_path):
     pytest.importorskip('mmseg')
     # What a config says of the wrapper is kept, without a GPU.
-    options = one_step(shapes_root, 'model_wrapper_cfg.find_unused_parameters=True')
+    options = one_step(
+        shapes_root, *without_validation(), 'model_wrapper_cfg.find_unused_parameters=True'
+    )
     variables = dict(GPUS='2', GPUS_PER_NODE='1', PORT=free_port(), PATH=slurm, **NO_GPU)
     run(tmp_path, 'slurm_train.sh', 'a_partition', 'a_job', SHAPES, *options, **variables)
     assert trained_processes(tmp_path) == 2

@@ -101,7 +101,8 @@ def test_with_our_tools_and_a_config_by_name(way, request, shapes_root, tmp_path
 def test_two_processes_without_a_gpu(editable, shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
     processes = ['--launcher', 'pytorch', '--gpus', '2']
-    options = [*tiny(shapes_root), 'find_unused_parameters=True']
+    options = [*tiny(shapes_root), 'model.backbone.num_layers=1', 'find_unused_parameters=True']
+    options += [f'{part}=None' for part in ('val_cfg', 'val_dataloader', 'val_evaluator')]
     editable.run(MIM, 'train', 'mita_seg', CONFIG.name, *processes, *options, cwd=tmp_path)
     checkpoint = load_checkpoint_safely(tmp_path / 'run/iter_1.pth')
     assert len(checkpoint['random_state']['processes']) == 2
