@@ -84,7 +84,7 @@ def train(setting, rank=0, processes=1, device='cpu'):
     from mmengine.optim import OptimWrapper
 
     # A CUDA graph is recorded in the second step and repeated from the third on.
-    dtype, steps = (torch.float64, 3) if device == 'cpu' else (torch.float32, 8)
+    dtype, steps = (torch.float64, 2) if device == 'cpu' else (torch.float32, 8)
     model = _build(setting).to(device, dtype).train()
     if processes > 1 and setting.sharded:
         model = MMFullyShardedDataParallel(model, device_id=torch.device(device))
