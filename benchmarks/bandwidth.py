@@ -81,10 +81,10 @@ def kernel_bytes(
     # A row a token: [B H, N, d].
     query = key = value = out = heads * tokens * row
     grad = grad_query = grad_key = grad_value = query
-    # A number a token: [B H, N].
+    # A number per token: [B H, N].
     delta = route_expert = route_rank = route_of_slot = heads * tokens * _NUMBER
     lse = heads * tokens * 2 * dtype.itemsize  # float32, or float64 beside float32
-    # A row or a number a landmark: [B H, m, d] or [B H, m].
+    # A row or a number per landmark: [B H, m, d] or [B H, m].
     landmarks = values = grad_values = heads * m * row
     grad_landmarks = heads * m * row_of_sums  # float32
     value_delta = first_tile = heads * m * _NUMBER

@@ -50,7 +50,7 @@ def time_in_turn(candidates, modes, device, rounds, field):
 
     Args:
         candidates (Sequence[Candidate]): Their rows get ``{mode}_{field}_us``, the median
-            microseconds a call; one that fails is left out from then on.
+            microseconds per call; one that fails is left out from then on.
         modes (Sequence[str]): ``GRAPH``, ``EAGER`` or both.
         device (torch.device): Where they work.
         rounds (int): Samples of each.

@@ -39,7 +39,7 @@ def parse_args(argv=None):
         metavar=('MH', 'MW'),
         help="landmark grid of MiTA in every layer; with --topk, in place of the config's",
     )
-    parser.add_argument('--topk', type=int, metavar='K', help='keys an expert; with --landmarks')
+    parser.add_argument('--topk', type=int, metavar='K', help='keys per expert; with --landmarks')
     parser.add_argument('--out', default='work_dirs/complexity', help='folder of table and plot')
     parser.add_argument(
         '--device',

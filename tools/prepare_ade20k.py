@@ -20,7 +20,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
     parser.add_argument('root', nargs='?', default=LINK, help=f'the folder (default: {LINK})')
     parser.add_argument('--quick', action='store_true', help='compare file names, decode nothing')
-    parser.add_argument('--workers', type=int, help='processes (default: one a core)')
+    parser.add_argument('--workers', type=int, help='processes (default: one per core)')
     parser.add_argument('--show', type=int, default=10, help='files listed for each problem')
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""Predictions as pictures, one an image."""
+"""Predictions as pictures, one per image."""
 
 from pathlib import Path
 

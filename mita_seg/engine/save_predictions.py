@@ -1,4 +1,4 @@
-"""Predictions as files, one an image."""
+"""Predictions as files, one per image."""
 
 from inspect import signature
 from pathlib import Path

@@ -48,7 +48,7 @@ SETTINGS = {
     'mita': Setting(_MITA),
     'compress-only': Setting({**_MITA, 'topk': 0}),
     'route-only': Setting({**_MITA, 'shared': False}),
-    'two experts a query': Setting({**_MITA, 'num_routed': 2}),
+    'two experts per query': Setting({**_MITA, 'num_routed': 2}),
     'dwc': Setting({**_MITA, 'dwc': True}),
     'gate': Setting({**_MITA, 'gate': True}),
     'frozen backbone': Setting(_MITA, backbone={'frozen_exclude': ['nothing']}),

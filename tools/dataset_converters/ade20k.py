@@ -22,7 +22,7 @@ def check_ade20k(root, quick=False, workers=None, progress=lambda pairs, total: 
     Args:
         root (str | os.PathLike): The folder with ``images`` and ``annotations`` in it.
         quick (bool): Compare the file names only, decode nothing.
-        workers (int, optional): Number of processes; defaults to one a core.
+        workers (int, optional): Number of processes; defaults to one per core.
         progress (Callable): Wraps the iterator over the pairs, given their number.
 
     Returns:

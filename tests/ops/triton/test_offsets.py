@@ -65,7 +65,7 @@ def test_kernels_agree_with_64_bit_offsets(monkeypatch):
 
 @pytest.mark.skipif(DEVICE == 'cpu', reason='needs a GPU')
 def test_rows_of_many_experts_a_query_pass_2_to_the_31():
-    """N s d = 2^31: the parts of the output, one an expert, need 64 bits though no input does."""
+    """N s d = 2^31: the parts of the output, one per expert, need 64 bits though no input does."""
     tokens, experts, dim = 2**20, 16, 128
     query, key, value, landmarks = (
         torch.randn(1, 1, rows, dim, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
