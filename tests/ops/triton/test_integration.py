@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from support.operator_cases import DEVICE, draw_inputs, gradients, on_device, re
 
 pytest.importorskip('triton')
 
+TESTS = Path(__file__).resolve().parents[2]
 NEEDS_GPU = pytest.mark.skipif(DEVICE == 'cpu', reason='needs a GPU')
 
 
@@ -197,8 +199,11 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from mita_seg.layers import MiTAAttention
+from support.quick_interpreter import quicken
 
 rank, store, device = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+if device == 'cpu':
+    quicken()
 torch.manual_seed(0)
 layer = MiTAAttention(32, 2, landmarks=(2, 2), topk=5, backend='triton').to(device)
 tokens = torch.randn(2, 21, 32).to(device)
@@ -220,6 +225,7 @@ def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, '-c', DDP_SCRIPT, str(rank), str(tmp_path / 'store'), DEVICE],
+            cwd=TESTS,
             stderr=subprocess.PIPE,
             text=True,
         )
