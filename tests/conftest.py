@@ -17,6 +17,7 @@ if platform.machine() in ('x86_64', 'AMD64'):
 import pytest
 import torch
 
+from support.forked_programs import ForkedPrograms
 from support.quick_interpreter import quicken
 
 if not torch.cuda.is_available():
@@ -79,6 +80,14 @@ def shapes_root(tmp_path_factory):
     command += ['--num-train', '12', '--num-val', '4', '--size', '64', '--seed', '0']
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
+
+
+@pytest.fixture(scope='session')
+def programs():
+    """Runs programs in processes that have imported MMSegmentation, as ``run(*command)``."""
+    forked = ForkedPrograms(sys.executable, ['mmseg.apis'], dict(os.environ))
+    yield forked
+    forked.end()
 
 
 @pytest.fixture(scope='session')
