@@ -30,6 +30,7 @@ def test_a_vit_of_timm_is_swapped_and_restored(capsys):
     assert float(restored.rpartition(' ')[2]) == 0
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_is_trained_and_validated(programs, shapes_root, tmp_path, repository):
     """On drawn scenes whose labels are moved to begin at 0."""
     pytest.importorskip('mmseg')

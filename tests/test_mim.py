@@ -20,7 +20,10 @@ MODELS = {
     'camvid': 'mita-segmenter_vit-t-p8_mita-encdec_1xb16-4k_camvid-352x480',
 }
 MIM = Path(sys.executable).with_name('mim')
-pytestmark = pytest.mark.skipif(not MIM.exists(), reason='mim is not installed')
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not MIM.exists(), reason='mim is not installed'),
+]
 
 
 class Environment:
@@ -120,6 +123,7 @@ def test_with_our_tools_and_a_config_by_name(way, request, shapes_root, tmp_path
         assert name in listed and 'none published' in listed
 
 
+@pytest.mark.long
 def test_two_processes_without_a_gpu(editable, shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
     processes = ['--launcher', 'pytorch', '--gpus', '2']

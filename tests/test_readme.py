@@ -77,6 +77,7 @@ def test_recipe_that_fine_tunes_a_vit_of_timm(tmp_path, monkeypatch):
         assert model.eval()(torch.randn(1, 3, 128, 128), mode='tensor').isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tools', ['ours', 'mmseg'])
 def test_recipe_that_puts_mita_into_a_config(tools, programs, shapes_root, tmp_path, monkeypatch):
     """Trained, tested and loaded into the model as it was, by our tools and by MMSegmentation's."""

@@ -21,6 +21,7 @@ from PIL import ExifTags, Image
 from mita_seg.datasets import LoadCheckedImage
 from support.forked_programs import ForkedPrograms
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = next((ROOT / 'configs/mita_segmenter_shapes').glob('*_mita-encdec_*.py'))
 TOOLS = Path(mmseg.__file__).parent / '.mim/tools'

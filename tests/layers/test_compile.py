@@ -5,10 +5,9 @@ import torch
 
 from mita_seg.layers import MiTAAttention
 
-BACKENDS = ['tiled', 'triton']
 
-
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.slow
+@pytest.mark.parametrize('backend', [pytest.param('tiled', marks=pytest.mark.long), 'triton'])
 def test_one_graph_serves_every_map(backend):
     if backend == 'triton':
         pytest.importorskip('triton')

@@ -47,6 +47,7 @@ def wait_for(condition, process, seconds=1800):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_killed_comparison_goes_on(tool, repository, tiny, shapes_configs, tmp_path, capsys):
     """Two configs: killed once a checkpoint is there, run again, evaluated by --test-only."""
     work_dir = tmp_path / 'work'
@@ -102,6 +103,7 @@ def test_killed_comparison_goes_on(tool, repository, tiny, shapes_configs, tmp_p
     assert (tested / again['checkpoint']).samefile(checkpoint)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_skipped_and_failures_reported(
     tool, repository, tiny, shapes_configs, tmp_path, capsys, monkeypatch
 ):

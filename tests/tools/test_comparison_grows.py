@@ -71,6 +71,7 @@ def test_start_from_a_missing_checkpoint_is_refused(shapes_configs, options, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_weights_trained_by_one_command_are_tested_under_both_configs(
     tool, tiny, shapes_configs, tmp_path, capsys
 ):
@@ -99,6 +100,7 @@ def test_weights_trained_by_one_command_are_tested_under_both_configs(
     assert {str((swapped / run['checkpoint']).resolve()) for run in runs} == {checkpoint}
 
 
+@pytest.mark.slow
 def test_fine_tuning_loads_its_start_and_goes_on_without_it(tool, tiny, shapes_configs, tmp_path):
     """With a learning rate of 0 the weights stay those of the start, also once it is gone."""
     mita, work_dir, start = shapes_configs[1], tmp_path / 'work', tmp_path / 'start.pth'

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 
+@pytest.mark.slow
 def test_predictions_and_metrics_of_two_processes(
     repository, programs, tiny, shapes_configs, tmp_path, capsys
 ):

@@ -22,6 +22,7 @@ TESTS = Path(__file__).resolve().parents[2]
 NEEDS_GPU = pytest.mark.skipif(DEVICE == 'cpu', reason='needs a GPU')
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph_with_dynamic_tokens():
     def attend(*tensors):
         return mita_attention(*tensors, topk=4, backend='triton')
@@ -78,6 +79,7 @@ def test_gradients_under_autocast():
     assert output.dtype == dtype and layer.qkv.weight.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_no_gradient():
     layer, tokens = make_layer()
     (expected,) = torch.autograd.grad(layer(tokens, (6, 5), 1).square().sum(), layer.qkv.weight)
@@ -86,6 +88,7 @@ def test_activation_checkpointing_changes_no_gradient():
     assert torch.equal(grad, expected)
 
 
+@pytest.mark.slow
 def test_distributed_data_parallel(tmp_path):
     layer, tokens = make_layer()
     layer(tokens, (6, 5), 1).square().sum().backward()
@@ -220,6 +223,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
     """Reduced by gloo, so that one GPU is enough for both; interpreted where there is none."""
     processes = [
