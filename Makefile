@@ -1,5 +1,7 @@
 # make demo    train a full-attention and a MiTA segmentor side by side on generated images
-# make test    the whole test suite, but for the tests that compare timings
+# make test    the test suite, but for what test-long and bench-check run
+# make test-quick      those of its tests that take no more than a second or two each
+# make test-long       tests of further cases, which take long
 # make bench-check     the tests that compare timings: is MiTA attention fast on the CPU?
 # make lint    style, format and types
 # make test-properties   1,000 drawn calls of the operator and the layers, against a definition in
@@ -23,8 +25,8 @@ SHAPES := configs/mita_segmenter_shapes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench-check test-properties test-families test-upstream check-kernels lint docs
-.PHONY: clean
+.PHONY: demo test test-quick test-long bench-check test-properties test-families test-upstream
+.PHONY: check-kernels lint docs clean
 
 demo: $(VENV)/.runtime
 	@echo 'Drawing 860 images:'
@@ -33,8 +35,17 @@ demo: $(VENV)/.runtime
 	$(BIN)/python tools/compare.py $(SHAPES)/*full*.py $(SHAPES)/*mita-encdec*.py \
 	    --work-dir work_dirs/demo --jobs 2
 
+# Two processes, and all tests of a file in one of them: files make what their tests share once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not speed' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not speed and not long' $(PYTEST_ARGS)
+
+test-quick: $(VENV)/.test
+	$(PYTEST) -m 'not speed and not long and not slow' $(PYTEST_ARGS)
+
+test-long: $(VENV)/.test
+	$(PYTEST) -m long $(PYTEST_ARGS)
 
 # In one process, so that no other test runs beside what is timed.
 bench-check: $(VENV)/.test

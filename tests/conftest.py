@@ -1,5 +1,6 @@
 """What all tests share: one thread, a fixed seed, real data if any, a tiny data set, a wheel."""
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -16,6 +17,9 @@ if platform.machine() in ('x86_64', 'AMD64'):
 import pytest
 import torch
 
+from support.forked_programs import ForkedPrograms
+from support.quick_interpreter import quicken
+
 if not torch.cuda.is_available():
     # Triton's kernels run in its interpreter then. It reads this once, when it is imported.
     os.environ['TRITON_INTERPRET'] = '1'
@@ -29,6 +33,12 @@ os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (str(ROOT), os.getenv('P
 def one_thread():
     """Keep parallel test processes from sharing the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def quick_interpreter():
+    if os.environ.get('TRITON_INTERPRET') == '1' and importlib.util.find_spec('triton'):
+        quicken()
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +80,14 @@ def shapes_root(tmp_path_factory):
     command += ['--num-train', '12', '--num-val', '4', '--size', '64', '--seed', '0']
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
+
+
+@pytest.fixture(scope='session')
+def programs():
+    """Runs programs in processes that have imported MMSegmentation, as ``run(*command)``."""
+    forked = ForkedPrograms(sys.executable, ['mmseg.apis'], dict(os.environ))
+    yield forked
+    forked.end()
 
 
 @pytest.fixture(scope='session')

@@ -70,6 +70,7 @@ def test_six_real_images_are_learnt_by_heart(kind, ade20k_samples, tmp_path):
     assert losses.max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_evaluation_repeats_to_the_bit(kind, ade20k_samples, tmp_path):
     cfg = config(kind)

@@ -221,6 +221,7 @@ def test_whole_images_are_padded_not_stretched():
     torch.testing.assert_close(got.seg_logits.data, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name', ['p16_full', 'p16_stock-head', 'p16_mita-encdec', 'p16_full-stock-recipe']
 )

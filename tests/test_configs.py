@@ -70,7 +70,15 @@ def random_batch(size, num_classes):
     return torch.randn(1, 3, size, size), [sample]
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def large_ones_long(paths):
+    """Parameters of a test; the largest models take seconds and show what the others do."""
+    return [
+        pytest.param(path, marks=[pytest.mark.long] * ('_vit-l_' in path.stem)) for path in paths
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', large_ones_long(FILES), ids=lambda path: path.stem)
 def test_builds_and_runs_forward_and_backward(path):
     cfg = Config.fromfile(path)
     init_default_scope('mmseg')
@@ -88,6 +96,7 @@ def test_builds_and_runs_forward_and_backward(path):
     gc.collect()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'path', [path for path in ADE20K if '_vit-t_' in path.stem], ids=lambda path: path.stem
 )

@@ -97,6 +97,7 @@ def test_several_machines(script, args, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_two_machines_train_without_a_gpu(shapes_root, tmp_path):
     pytest.importorskip('mmseg')
     # Validation is divided, too.
@@ -148,6 +149,7 @@ def slurm(tmp_path):
     return os.pathsep.join((str(folder), os.environ['PATH']))
 
 
+@pytest.mark.slow
 def test_slurm_trains_without_a_gpu(slurm, shapes_root, tmp_path):
     pytest.importorskip('mmseg')
     # What a config says of the wrapper is kept, without a GPU.

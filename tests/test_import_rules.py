@@ -81,6 +81,7 @@ def require_imports_within(names, path):
         assert allowed, f'{path} imports {module}'
 
 
+@pytest.mark.slow
 def test_package_offers_its_main_names_and_imports_torch_for_none_before_it_is_used():
     script = """
 import sys
@@ -97,6 +98,7 @@ assert 'pooled_mita_attention' in dir(mita_seg)
     subprocess.run([sys.executable, '-c', script], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('room', ALLOWED)
 def test_lower_rooms_import_without_any_mm_package(room):
     script = f"""

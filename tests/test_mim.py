@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mita_seg.checkpoint import load_checkpoint_safely
+from support.forked_programs import ForkedPrograms
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = next((ROOT / 'configs').glob('mita_segmenter_shapes/*_mita-encdec_*.py'))
@@ -19,7 +20,10 @@ MODELS = {
     'camvid': 'mita-segmenter_vit-t-p8_mita-encdec_1xb16-4k_camvid-352x480',
 }
 MIM = Path(sys.executable).with_name('mim')
-pytestmark = pytest.mark.skipif(not MIM.exists(), reason='mim is not installed')
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not MIM.exists(), reason='mim is not installed'),
+]
 
 
 class Environment:
@@ -30,14 +34,33 @@ class Environment:
         self.python = folder / 'bin/python'
         paths = sysconfig.get_paths(vars={'base': str(folder), 'platbase': str(folder)})
         Path(paths['purelib'], 'present.pth').write_text(sysconfig.get_path('purelib'))
+        self.programs = None
+
+    def mim(self, *args, cwd):
+        """What a command of mim prints, which must succeed."""
+        if self.programs is None:
+            self.programs = ForkedPrograms(
+                self.python, ['mim', 'mmengine.runner'], self.variables()
+            )
+        status, printed = self.programs.run(MIM, *args, cwd=cwd, variables=self.variables())
+        assert status == 0, printed
+        return printed
+
+    def variables(self):
+        return {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
 
     def run(self, *args, cwd):
         """Standard output of a Python command, which must succeed."""
-        variables = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
         command = [self.python, *args]
-        done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=cwd, env=self.variables(), capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def end(self):
+        if self.programs is not None:
+            self.programs.end()
 
     def install(self, *args, cwd):
         offline = ('--no-deps', '--no-index', '--no-build-isolation', '--ignore-installed')
@@ -57,7 +80,8 @@ def editable(tmp_path_factory):
     )
     environment = Environment(folder / 'venv')
     environment.install('--editable', folder / 'repository', cwd=folder)
-    return environment
+    yield environment
+    environment.end()
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +89,8 @@ def installed(tmp_path_factory, wheel):
     folder = tmp_path_factory.mktemp('installed')
     environment = Environment(folder / 'venv')
     environment.install(wheel, cwd=folder)
-    return environment
+    yield environment
+    environment.end()
 
 
 def tiny(shapes_root):
@@ -80,10 +105,10 @@ def tiny(shapes_root):
 def train_and_test(environment, package, config, shapes_root, folder):
     """Run both commands; returns what they print."""
     options = tiny(shapes_root)
-    trained = environment.run(MIM, 'train', package, config, *options, cwd=folder)
+    trained = environment.mim('train', package, config, *options, cwd=folder)
     assert (folder / 'run/iter_1.pth').exists()
     command = ['test', package, config, '--checkpoint', 'run/iter_1.pth']
-    tested = environment.run(MIM, *command, *options, cwd=folder)
+    tested = environment.mim(*command, *options, cwd=folder)
     assert 'mIoU' in tested
     return trained, tested
 
@@ -94,16 +119,17 @@ def test_with_our_tools_and_a_config_by_name(way, request, shapes_root, tmp_path
     for printed in train_and_test(environment, 'mita_seg', CONFIG.name, shapes_root, tmp_path):
         assert 'we find the config file in codebase mita_seg' in printed
     for data, name in MODELS.items():
-        listed = environment.run(MIM, 'search', 'mita_seg', '--dataset', data, cwd=tmp_path)
+        listed = environment.mim('search', 'mita_seg', '--dataset', data, cwd=tmp_path)
         assert name in listed and 'none published' in listed
 
 
+@pytest.mark.long
 def test_two_processes_without_a_gpu(editable, shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
     processes = ['--launcher', 'pytorch', '--gpus', '2']
     options = [*tiny(shapes_root), 'model.backbone.num_layers=1', 'find_unused_parameters=True']
     options += [f'{part}=None' for part in ('val_cfg', 'val_dataloader', 'val_evaluator')]
-    editable.run(MIM, 'train', 'mita_seg', CONFIG.name, *processes, *options, cwd=tmp_path)
+    editable.mim('train', 'mita_seg', CONFIG.name, *processes, *options, cwd=tmp_path)
     checkpoint = load_checkpoint_safely(tmp_path / 'run/iter_1.pth')
     assert len(checkpoint['random_state']['processes']) == 2
 
@@ -111,12 +137,12 @@ def test_two_processes_without_a_gpu(editable, shapes_root, tmp_path, monkeypatc
 def test_download_gives_the_config_where_there_are_no_weights(editable, tmp_path):
     for name in MODELS.values():
         command = ['download', 'mita_seg', '--config', name, '--dest', tmp_path]
-        assert f'Successfully dumped {name}.py' in editable.run(MIM, *command, cwd=tmp_path)
+        assert f'Successfully dumped {name}.py' in editable.mim(*command, cwd=tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [f'{name}.py']
         (tmp_path / f'{name}.py').unlink()
 
 
-@pytest.mark.parametrize('way', ['editable', 'installed'])
+@pytest.mark.parametrize('way', ['editable', pytest.param('installed', marks=pytest.mark.long)])
 def test_with_mmsegmentations_tools(way, request, shapes_root, tmp_path):
     environment = request.getfixturevalue(way)
     names = ('onedl-mmsegmentation', 'mmsegmentation')

@@ -4,8 +4,6 @@ import os
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -79,8 +77,9 @@ def test_recipe_that_fine_tunes_a_vit_of_timm(tmp_path, monkeypatch):
         assert model.eval()(torch.randn(1, 3, 128, 128), mode='tensor').isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tools', ['ours', 'mmseg'])
-def test_recipe_that_puts_mita_into_a_config(tools, shapes_root, tmp_path, monkeypatch):
+def test_recipe_that_puts_mita_into_a_config(tools, programs, shapes_root, tmp_path, monkeypatch):
     """Trained, tested and loaded into the model as it was, by our tools and by MMSegmentation's."""
     monkeypatch.syspath_prepend(tmp_path)  # my_project
     base = write_user_config(tmp_path, shapes_root)
@@ -89,13 +88,11 @@ def test_recipe_that_puts_mita_into_a_config(tools, shapes_root, tmp_path, monke
     path = os.pathsep.join((str(tmp_path), os.environ['PYTHONPATH']))
 
     def run(tool, *arguments):
-        command = [sys.executable, folder / f'{tool}.py', tmp_path / 'recipe.py', *arguments]
+        command = [folder / f'{tool}.py', tmp_path / 'recipe.py', *arguments]
         command += ['--work-dir', tmp_path / 'run']
-        done = subprocess.run(
-            command, env={**os.environ, 'PYTHONPATH': path}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        status, printed = programs.run(*command, variables={**os.environ, 'PYTHONPATH': path})
+        assert status == 0, printed
+        return printed
 
     assert 'MyHook was here' in run('train')
     checkpoint = tmp_path / 'run/iter_2.pth'

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +19,9 @@ from mmseg.apis import MMSegInferencer, inference_model, init_model, show_result
 from PIL import ExifTags, Image
 
 from mita_seg.datasets import LoadCheckedImage
+from support.forked_programs import ForkedPrograms
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = next((ROOT / 'configs/mita_segmenter_shapes').glob('*_mita-encdec_*.py'))
 TOOLS = Path(mmseg.__file__).parent / '.mim/tools'
@@ -103,31 +104,18 @@ def folder(tmp_path_factory, shapes_root):
             (target / f'{index}{file.suffix}').symlink_to(file)
     image = sorted((shapes_root / 'images/validation').iterdir())[0]
     shutil.copy(image, folder / 'image.jpg')
-    # The log's name is its time.
-    (folder / 'log.py').write_text(
-        'import glob, shutil\n'
-        "(log,) = glob.glob('run/*/vis_data/2*.json')\n"
-        "shutil.copy(log, 'run/log.json')\n"
-    )
-    commands, names = [], []
+    variables = {**os.environ, 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}
+    programs = ForkedPrograms(sys.executable, ['mmseg.apis', 'torchvision_operators'], variables)
+    found = {}
     for name, (program, *arguments) in COMMANDS.items():
         if name not in NEEDED or find_spec(NEEDED[name]):
-            names.append(name)
-            commands.append([str(TOOLS / program), *arguments])  # ours are absolute
+            command = (TOOLS / program, *arguments)  # ours are absolute
+            found[name] = programs.run(*command, cwd=folder, variables=variables)
         if name == 'train':
-            names.append('log')
-            commands.append([str(folder / 'log.py')])
-    (folder / 'commands.json').write_text(json.dumps(commands))
-    variables = {**os.environ, 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}
-    subprocess.run(
-        [sys.executable, ROOT / 'tests/support/stock_tools.py', 'commands.json'],
-        cwd=folder,
-        env=variables,
-        check=True,
-        capture_output=True,
-    )
-    found = json.loads((folder / 'commands.json').read_text())
-    (folder / 'found.json').write_text(json.dumps(dict(zip(names, found, strict=True))))
+            (log,) = folder.glob('run/*/vis_data/2*.json')  # its name is its time
+            shutil.copy(log, folder / 'run/log.json')
+    programs.end()
+    (folder / 'found.json').write_text(json.dumps(found))
     return folder
 
 

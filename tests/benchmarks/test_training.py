@@ -34,6 +34,7 @@ def prepare(repository, shapes_root, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_the_second_half_of_a_real_training_is_timed(prepare, monkeypatch, tmp_path):
     """A clock that advances by a second an iteration, and by ten in the first half."""
     now = {'seconds': 0.0}
@@ -56,6 +57,7 @@ def test_the_second_half_of_a_real_training_is_timed(prepare, monkeypatch, tmp_p
     assert not list(tmp_path.rglob('*.pth'))
 
 
+@pytest.mark.slow
 def test_trainings_of_one_process_share_nothing(prepare, monkeypatch):
     runners = []
 
@@ -72,6 +74,7 @@ def test_trainings_of_one_process_share_nothing(prepare, monkeypatch):
     assert runners[0].visualizer is not runners[1].visualizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('options', 'status', 'words'),
     [

@@ -61,6 +61,7 @@ def test_loader_that_a_program_has_registered_stays():
         del CheckpointLoader._schemes['mine://']
 
 
+@pytest.mark.slow
 def test_model_of_mmsegs_own_interface(evil, tmp_path):
     path, trace = evil
     script = f"""

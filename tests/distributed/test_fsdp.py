@@ -5,6 +5,8 @@ import runpy
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip('mmseg')
 
 

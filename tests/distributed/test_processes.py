@@ -9,6 +9,8 @@ pytest.importorskip('mmseg')
 
 from support.process_runs import SETTINGS, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def results(two_processes):

@@ -25,6 +25,7 @@ def run(repository, *arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_each_kernel_fits_each_architecture(repository, tmp_path):
     """The whole matrix of cases is `make check-kernels`."""
     file = tmp_path / 'new' / 'found.json'
@@ -43,6 +44,7 @@ def test_each_kernel_fits_each_architecture(repository, tmp_path):
             assert kernel['spills'] <= (8 if number == '90' else 0), (number, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -56,6 +58,7 @@ def test_what_cannot_be_checked_is_said(repository, arguments, message):
     assert 'Traceback' not in result.stderr
 
 
+@pytest.mark.slow
 def test_what_this_machine_would_use_is_said(repository):
     result = run(repository, '--here')
     assert result.returncode == 0, result.stderr

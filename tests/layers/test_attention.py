@@ -135,6 +135,7 @@ def test_autocast():
     out.float().sum().backward()
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph():
     layer = MiTAAttention(32, 2, landmarks=(2, 2), topk=3, dwc=True)
     compiled = torch.compile(layer, fullgraph=True, backend='aot_eager')

@@ -5,10 +5,9 @@ import torch
 
 from mita_seg.layers import MiTAAttention
 
-BACKENDS = ['tiled', 'triton']
 
-
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.slow
+@pytest.mark.parametrize('backend', [pytest.param('tiled', marks=pytest.mark.long), 'triton'])
 def test_one_graph_serves_every_map(backend):
     if backend == 'triton':
         pytest.importorskip('triton')
@@ -21,7 +20,7 @@ def test_one_graph_serves_every_map(backend):
 
     compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend='aot_eager')
     torch._dynamo.utils.counters.clear()
-    for height, width in ((6, 5), (7, 4), (9, 8)):
+    for height, width in ((6, 5), (9, 8)):
         tokens = torch.randn(2, 1 + height * width, 32, device=device, requires_grad=True)
         expected, output = (f(tokens, height, width) for f in (attend, compiled))
         torch.testing.assert_close(output, expected)

@@ -82,6 +82,7 @@ def seeds():
     torch.manual_seed(0)
 
 
+@pytest.mark.slow
 def test_scales_places_and_flips():
     rows, columns = np.meshgrid(np.arange(60), np.arange(100), indexing='ij')
     image = np.stack((2 * columns, 3 * rows, 0 * rows), -1).astype(np.uint8)

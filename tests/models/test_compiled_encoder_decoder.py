@@ -81,6 +81,7 @@ def test_predicts_with_a_test_cfg_from_python(batch):
     assert found.pred_sem_seg.shape == (32, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [1, 2])
 def test_auxiliary_heads_are_part_of_the_compiled_pass(number, batch):
     head = {

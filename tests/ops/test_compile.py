@@ -8,6 +8,7 @@ from mita_seg.ops.surroundings import is_exporting
 from support.operator_cases import DEVICE, gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', ['reference', 'tiled', 'masked'])
 def test_one_graph_serves_every_token_count(backend):
     def attend(query, key, value, grid):

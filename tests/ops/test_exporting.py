@@ -65,6 +65,7 @@ class Operator(nn.Module):
         return pooled_mita_attention(rows, rows, rows, patch_map.shape[2:], GRID, **self.options)
 
 
+@pytest.mark.slow
 def test_one_program_serves_every_batch_and_size():
     model = Operator(topk=5, num_routed=2)
     sizes = {0: Dim('b', min=1), 2: Dim('h', min=2), 3: Dim('w', min=2)}

@@ -37,6 +37,7 @@ INTERPRETED = {
 }
 
 
+@pytest.mark.slow
 @share(80)
 @given(cases(**INTERPRETED, scales=POSITIVE_SCALE))
 def test_kernels_compute_the_definition(case):

@@ -253,6 +253,7 @@ MEANS = {'type': RowMeans}
 OLD = torch.__version__ < (2, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('reentrant', [None, False, True])
 def test_a_compiled_graph_has_the_grid_of_its_call(reentrant):
     model = build(reentrant, attn_cfg=MEANS)
@@ -294,6 +295,7 @@ def test_blocks_compiled_alone_are_one_graph_if_tokens_tell_the_grid(reentrant):
     assert_equal(got, separate_gradients(images, attn_cfg=MEANS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('strict', [False, True])
 def test_an_exported_model_follows_its_images(strict):
     if strict and OLD:

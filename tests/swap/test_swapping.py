@@ -266,6 +266,7 @@ def test_attention_shared_by_two_blocks_is_swapped_and_counted_once(model):
     assert not swapped_layers(restore_attention(model))
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_light_and_swapping_needs_torch_alone():
     script = """
 import sys

@@ -25,6 +25,7 @@ def run_without(missing, arguments, repository):
     )
 
 
+@pytest.mark.slow
 def test_operator_writes_everything_without_any_mm_package(repository, tmp_path):
     done = run_without(MM_PACKAGES, ['operator', *CASES, '--out', tmp_path], repository)
     assert done.returncode == 0, done.stderr
@@ -64,6 +65,7 @@ def run_outside(script, arguments, folder, *wrong):
     )
 
 
+@pytest.mark.slow
 def test_a_checkout_is_measured_from_any_folder_whatever_is_installed(repository, tmp_path):
     script = repository / 'tools/benchmark.py'
     arguments = ['operator', '--cases', '64:2:4:4', '--device', 'cpu', '--quick', '--out', 'out']
@@ -84,6 +86,7 @@ def test_installed_without_a_checkout_it_says_that_it_needs_one(wheel, repositor
     )
 
 
+@pytest.mark.slow
 def test_model_without_mm_packages_says_what_to_install(repository, tmp_path):
     done = run_without(MM_PACKAGES, ['all', '--out', tmp_path / 'out'], repository)
     assert done.returncode == 2
@@ -168,6 +171,7 @@ def test_training_on_a_cpu_is_refused_where_mmengine_would_take_a_gpu(
     )
 
 
+@pytest.mark.slow
 def test_training_loops_run_one_after_the_other(tool, tiny, shapes_configs, tmp_path, capsys):
     full, mita = shapes_configs
     arguments = ['training', full, '--iters', '4', mita, '--out', str(tmp_path)]

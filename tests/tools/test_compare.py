@@ -47,7 +47,8 @@ def wait_for(condition, process, seconds=1800):
         time.sleep(0.05)
 
 
-def test_killed_comparison_goes_on(repository, tiny, shapes_configs, tmp_path):
+@pytest.mark.slow
+def test_killed_comparison_goes_on(tool, repository, tiny, shapes_configs, tmp_path, capsys):
     """Two configs: killed once a checkpoint is there, run again, evaluated by --test-only."""
     work_dir = tmp_path / 'work'
     # Long enough to be killed on the way.
@@ -64,8 +65,9 @@ def test_killed_comparison_goes_on(repository, tiny, shapes_configs, tmp_path):
     first.communicate()
     assert not (work_dir / 'results.json').exists()
 
-    second = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert second.returncode == 0, second.stderr
+    compare = tool('compare').main
+    assert compare(arguments[2:]) == 0
+    said = capsys.readouterr().out
     logs = [path.read_text() for path in work_dir.glob('*/seed0/log.txt')]
     assert any('resumed epoch: 0, iter:' in log for log in logs)
 
@@ -87,24 +89,21 @@ def test_killed_comparison_goes_on(repository, tiny, shapes_configs, tmp_path):
     )
     table = (work_dir / 'results.md').read_text()
     assert all(run['config'] in table for run in results['runs'])
-    assert second.stdout.count('| mita-encdec |') == 2
-    assert second.stdout.splitlines()[-1].endswith('(README, "Comparing").')
+    assert said.count('| mita-encdec |') == 2
+    assert said.splitlines()[-1].endswith('(README, "Comparing").')
     for picture in ('comparison.png', 'results.png'):
         assert (work_dir / picture).stat().st_size > 10_000
 
     checkpoint, tested = work_dir / full['checkpoint'], tmp_path / 'tested'
-    more = ['--test-only', str(checkpoint), *settings]
-    subprocess.run(
-        command(repository, shapes_configs[:1], tested, *more),
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
+    more = ['--test-only', str(checkpoint), '--no-timing', *settings]
+    assert compare([shapes_configs[0], '--work-dir', str(tested), *more]) == 0
     (again,) = json.loads((tested / 'results.json').read_text())['runs']
     assert again['mIoU'] == full['mIoU']
     assert again['iter_ms'] is None
     assert (tested / again['checkpoint']).samefile(checkpoint)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_skipped_and_failures_reported(
     tool, repository, tiny, shapes_configs, tmp_path, capsys, monkeypatch
 ):

@@ -71,6 +71,7 @@ def test_start_from_a_missing_checkpoint_is_refused(shapes_configs, options, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_weights_trained_by_one_command_are_tested_under_both_configs(
     tool, tiny, shapes_configs, tmp_path, capsys
 ):
@@ -79,7 +80,7 @@ def test_weights_trained_by_one_command_are_tested_under_both_configs(
     settings = ['--cfg-options', *tiny]
     trained, swapped = tmp_path / 'trained', tmp_path / 'swapped'
     for config in (mita, full):
-        assert compare([config, '--work-dir', str(trained), *settings]) == 0
+        assert compare([config, '--work-dir', str(trained), '--no-timing', *settings]) == 0
     results = json.loads((trained / 'results.json').read_text())
     assert [run['config'] for run in results['runs']] == [Path(mita).stem, Path(full).stem]
     first, second = results['environment']['commands']
@@ -95,9 +96,11 @@ def test_weights_trained_by_one_command_are_tested_under_both_configs(
     runs = json.loads((swapped / 'results.json').read_text())['runs']
     assert runs[0]['mIoU'] == results['runs'][1]['mIoU']
     assert runs[0]['flops_model'] != runs[1]['flops_model']
+    assert all(run['latency_ms'] > 0 and run['iter_ms'] is None for run in runs)
     assert {str((swapped / run['checkpoint']).resolve()) for run in runs} == {checkpoint}
 
 
+@pytest.mark.slow
 def test_fine_tuning_loads_its_start_and_goes_on_without_it(tool, tiny, shapes_configs, tmp_path):
     """With a learning rate of 0 the weights stay those of the start, also once it is gone."""
     mita, work_dir, start = shapes_configs[1], tmp_path / 'work', tmp_path / 'start.pth'

@@ -222,6 +222,7 @@ def test_parts_of_a_split_weight_are_written_alone(convert, tmp_path, ending):
     assert wanted < size < 1.5 * wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
 def test_full_disk_is_said_in_a_sentence_and_leaves_nothing(tmp_path, repository, ending):
     torch.save(cases.timm_vit(), tmp_path / 'in.pth')

@@ -1,8 +1,6 @@
 """Two processes of tools/test.py evaluate a checkpoint alike, to the bit."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -13,8 +11,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 
+@pytest.mark.slow
 def test_predictions_and_metrics_of_two_processes(
-    repository, tiny, shapes_configs, tmp_path, capsys
+    repository, programs, tiny, shapes_configs, tmp_path, capsys
 ):
     cfg = Config.fromfile(shapes_configs[1])
     init_default_scope('mmseg')
@@ -23,13 +22,11 @@ def test_predictions_and_metrics_of_two_processes(
     found = []
     for name in ('first', 'second'):
         folder = tmp_path / name
-        command = [sys.executable, repository / 'tools/test.py', shapes_configs[1]]
+        command = [repository / 'tools/test.py', shapes_configs[1]]
         command += [tmp_path / 'model.pth', '--work-dir', folder / 'run', '--out', folder / 'out']
-        subprocess.run(
-            [*command, '--cfg-options', *tiny, 'env_cfg.cudnn_benchmark=True'],
-            check=True,
-            capture_output=True,
-        )
+        options = ['--cfg-options', *tiny, 'env_cfg.cudnn_benchmark=True']
+        status, printed = programs.run(*command, *options)
+        assert status == 0, printed
         predictions = {path.name: path.read_bytes() for path in (folder / 'out').glob('*.png')}
         (metrics,) = (folder / 'run').glob('*/*.json')
         metrics = json.loads(metrics.read_text())

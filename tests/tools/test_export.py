@@ -68,6 +68,7 @@ def refusal(tool, capsys, *arguments):
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('trained', ['FullAttention'], indirect=True)  # which is quicker to export
 def test_an_onnx_file_of_every_size_holds_the_whole_segmentor(
@@ -91,6 +92,7 @@ def test_an_onnx_file_of_every_size_holds_the_whole_segmentor(
     assert json.loads(described['classes']) == ['sky', 'road']
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 def test_an_exported_program_of_labels(tool, trained, tmp_path, capsys):
     model, arguments = trained

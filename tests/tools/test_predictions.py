@@ -71,6 +71,7 @@ def names_below(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.png'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flags', [[], ['--tta']])
 def test_images_of_equal_names_are_kept_apart(tool, two_towns, tmp_path, shapes_root, flags):
     config, checkpoint = two_towns
@@ -86,6 +87,7 @@ def test_images_of_equal_names_are_kept_apart(tool, two_towns, tmp_path, shapes_
     assert len(names_below(painted)) == 8
 
 
+@pytest.mark.slow
 def test_several_evaluators(tool, two_towns, tmp_path):
     config, checkpoint = two_towns
     out, config = tmp_path / 'out', Config.fromfile(config)

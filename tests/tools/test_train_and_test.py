@@ -36,6 +36,7 @@ def refusal(tool, name, capsys, *arguments):
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('amp', [False, True])
 def test_train_resume_and_test(tool, tiny, shapes_configs, tmp_path, capsys, amp):
     config, work_dir = shapes_configs[0], tmp_path / 'run'
@@ -58,6 +59,7 @@ def test_train_resume_and_test(tool, tiny, shapes_configs, tmp_path, capsys, amp
     assert list(painted.rglob('*.png'))
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_bits(tool, tiny, shapes_configs, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text(
@@ -219,6 +221,7 @@ def test_bad_pretrained_weights_are_found_among_several_initialisations(
     assert str(gone) in message and 'does not exist' in message
 
 
+@pytest.mark.slow
 def test_training_starts_from_other_classes_but_not_from_another_width(
     tool, tiny, shapes_configs, tmp_path, capsys
 ):
@@ -278,6 +281,7 @@ def test_amp_takes_the_wrapper_by_name_and_as_a_class(kind):
     assert cfg.optim_wrapper.type == expected
 
 
+@pytest.mark.slow
 def test_custom_imports_of_a_user_do_not_hide_our_models(shapes_configs, tmp_path):
     (tmp_path / 'my_project.py').write_text('')
     config = tmp_path / 'config.py'
@@ -367,6 +371,7 @@ runpy.run_path({str(repository / f'tools/{name}.py')!r}, run_name='__main__')
 TOOLS = sorted(path.stem for path in (Path(__file__).parents[2] / 'tools').glob('*.py'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TOOLS)
 def test_help_loads_no_family_of_packages(repository, name):
     """MIM asks for it before every run."""

@@ -73,6 +73,7 @@ def unpack(text, dtype):
     return np.frombuffer(base64.b64decode(text), dtype)
 
 
+@pytest.mark.slow
 def test_every_image_gets_its_pictures_and_a_bad_one_is_named(visualize, images, tmp_path, capsys):
     with pytest.warns(UserWarning, match='trained with another attention'):
         assert visualize(*images, '--heads', '1') == 1

@@ -37,6 +37,7 @@ print(torch.get_num_threads(), inherited['OMP_NUM_THREADS'])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('gpu', 'asked', 'chosen'),
     [('gpu', '', '2 2'), ('none', '', '16 None'), ('gpu', '7', '16 7'), ('none', '7', '16 7')],

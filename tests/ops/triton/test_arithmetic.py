@@ -21,6 +21,7 @@ def test_head_dimensions(dim):
     assert_kernels_agree(draw_inputs(45, 6, dim), topk=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('tokens', 'landmarks', 'topk', 'num_routed'),
     [(1100, 5, 7, 1), (300, 66, 7, 2), (700, 6, 130, 1)],
@@ -55,6 +56,7 @@ def test_repeated_call_works_on_its_own_tensors(options):
         assert_kernels_agree(draw_inputs(40, 5, batch=2, seed=seed), **options)
 
 
+@pytest.mark.slow
 def test_every_query_on_one_expert():
     tensors, arguments = make_inputs('usual')
     query, key, value, landmarks = (tensor.detach().clone() for tensor in tensors)

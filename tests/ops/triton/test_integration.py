@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +18,11 @@ from support.operator_cases import DEVICE, draw_inputs, gradients, on_device, re
 
 pytest.importorskip('triton')
 
+TESTS = Path(__file__).resolve().parents[2]
 NEEDS_GPU = pytest.mark.skipif(DEVICE == 'cpu', reason='needs a GPU')
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph_with_dynamic_tokens():
     def attend(*tensors):
         return mita_attention(*tensors, topk=4, backend='triton')
@@ -76,6 +79,7 @@ def test_gradients_under_autocast():
     assert output.dtype == dtype and layer.qkv.weight.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_no_gradient():
     layer, tokens = make_layer()
     (expected,) = torch.autograd.grad(layer(tokens, (6, 5), 1).square().sum(), layer.qkv.weight)
@@ -84,6 +88,7 @@ def test_activation_checkpointing_changes_no_gradient():
     assert torch.equal(grad, expected)
 
 
+@pytest.mark.slow
 def test_distributed_data_parallel(tmp_path):
     layer, tokens = make_layer()
     layer(tokens, (6, 5), 1).square().sum().backward()
@@ -197,8 +202,11 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from mita_seg.layers import MiTAAttention
+from support.quick_interpreter import quicken
 
 rank, store, device = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+if device == 'cpu':
+    quicken()
 torch.manual_seed(0)
 layer = MiTAAttention(32, 2, landmarks=(2, 2), topk=5, backend='triton').to(device)
 tokens = torch.randn(2, 21, 32).to(device)
@@ -215,11 +223,13 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
     """Reduced by gloo, so that one GPU is enough for both; interpreted where there is none."""
     processes = [
         subprocess.Popen(
             [sys.executable, '-c', DDP_SCRIPT, str(rank), str(tmp_path / 'store'), DEVICE],
+            cwd=TESTS,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -27,6 +27,7 @@ def test_pooling_equals_adaptive_average_pooling(grid, num_landmarks, start):
     torch.testing.assert_close(grad, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [{}, {'num_routed': 2}, {'topk': 0}, {'shared': False}])
 def test_pooled_attention_equals_pooling_then_attention(options):
     tensors = on_device([torch.randn(2, 2, 37, 16) for _ in range(3)])

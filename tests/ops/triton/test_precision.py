@@ -34,6 +34,7 @@ def test_errors_are_those_of_plain_operations(dtype, scale, num_routed, size):
     assert_as_precise_as_plain_operations(tensors, topk, num_routed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('dtype', 'scale', 'num_routed'),
     [(torch.float16, 10, 2), (torch.float32, 1, 1)],
@@ -60,6 +61,7 @@ def test_errors_of_every_kind_of_expert_and_head_dimension(dtype, options, dim):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', LOW)
 @pytest.mark.parametrize(
     ('tokens', 'landmarks', 'topk', 'num_routed', 'shared'),

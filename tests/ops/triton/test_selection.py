@@ -95,6 +95,7 @@ def test_block_maxima_change_no_choice():
 
 
 # All keys, the best of a whole row, and of blocks, the last one partly filled.
+@pytest.mark.slow
 @pytest.mark.parametrize(('tokens', 'topk'), [(100, 100), (509, 20), (1300, 20), (530, 64)])
 def test_odd_distributions_of_scores(tokens, topk):
     normal = torch.randn(tokens)
