@@ -223,7 +223,13 @@ def test_whole_images_are_padded_not_stretched():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'name', ['p16_full', 'p16_stock-head', 'p16_mita-encdec', 'p16_full-stock-recipe']
+    'name',
+    [
+        pytest.param('p16_full', marks=pytest.mark.long),
+        pytest.param('p16_stock-head', marks=pytest.mark.long),
+        'p16_mita-encdec',
+        'p16_full-stock-recipe',
+    ],
 )
 def test_trains_and_tests_on_real_images(name, data_root, tmp_path):
     root = data_root / 'camvid'

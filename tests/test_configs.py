@@ -70,15 +70,16 @@ def random_batch(size, num_classes):
     return torch.randn(1, 3, size, size), [sample]
 
 
-def large_ones_long(paths):
-    """Parameters of a test; the largest models take seconds and show what the others do."""
+def marked_long(words, paths):
+    """Parameters of a test; configs with one of the words in their names are marked `long`."""
     return [
-        pytest.param(path, marks=[pytest.mark.long] * ('_vit-l_' in path.stem)) for path in paths
+        pytest.param(path, marks=[pytest.mark.long] * any(word in path.stem for word in words))
+        for path in paths
     ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('path', large_ones_long(FILES), ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', marked_long(('_vit-l_',), FILES), ids=lambda path: path.stem)
 def test_builds_and_runs_forward_and_backward(path):
     cfg = Config.fromfile(path)
     init_default_scope('mmseg')
@@ -98,7 +99,9 @@ def test_builds_and_runs_forward_and_backward(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'path', [path for path in ADE20K if '_vit-t_' in path.stem], ids=lambda path: path.stem
+    'path',
+    marked_long(('_full_', '_mita-dec_'), [path for path in ADE20K if '_vit-t_' in path.stem]),
+    ids=lambda path: path.stem,
 )
 def test_vit_t_trains_two_iterations(path, shapes_root, tmp_path):
     cfg = Config.fromfile(path)

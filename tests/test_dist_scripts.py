@@ -149,6 +149,7 @@ def slurm(tmp_path):
     return os.pathsep.join((str(folder), os.environ['PATH']))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_slurm_trains_without_a_gpu(slurm, shapes_root, tmp_path):
     pytest.importorskip('mmseg')

@@ -78,7 +78,7 @@ def test_recipe_that_fine_tunes_a_vit_of_timm(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('tools', ['ours', 'mmseg'])
+@pytest.mark.parametrize('tools', ['ours', pytest.param('mmseg', marks=pytest.mark.long)])
 def test_recipe_that_puts_mita_into_a_config(tools, programs, shapes_root, tmp_path, monkeypatch):
     """Trained, tested and loaded into the model as it was, by our tools and by MMSegmentation's."""
     monkeypatch.syspath_prepend(tmp_path)  # my_project

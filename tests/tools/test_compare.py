@@ -47,6 +47,7 @@ def wait_for(condition, process, seconds=1800):
         time.sleep(0.05)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_comparison_goes_on(tool, repository, tiny, shapes_configs, tmp_path, capsys):
     """Two configs: killed once a checkpoint is there, run again, evaluated by --test-only."""

@@ -68,6 +68,7 @@ def refusal(tool, capsys, *arguments):
     return message
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('trained', ['FullAttention'], indirect=True)  # which is quicker to export
