@@ -29,6 +29,7 @@ def written_labels(out):
     return {path.stem: np.asarray(Image.open(path)) for path in out.glob('annotations/*/*.png')}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['index', 'palette', 'colour', 'coco', 'labelme'])
 def test_every_format_gives_the_same_data_set(tmp_path, kind):
     plan, said = prepared(drawn.draw(tmp_path / kind, kind), tmp_path / 'out')

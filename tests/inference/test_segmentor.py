@@ -68,6 +68,7 @@ def test_images_of_several_sizes_come_back_in_order_and_size(segmentor):
     assert together[5].shape == (40, 72)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tta', [False, True])
 def test_sliding_windows_in_batches_give_the_same_labels(trained, tta):
     images = [noise(150, 101), noise(150, 101, 1), noise(30, 200)]

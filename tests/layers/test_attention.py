@@ -156,6 +156,7 @@ class Patches(torch.nn.Module):
         return self.attn(patch_map.flatten(2).transpose(1, 2), tuple(patch_map.shape[-2:]))
 
 
+@pytest.mark.slow
 def test_exports_for_every_size():
     model = Patches().eval()
     sizes = {0: Dim('b', max=8), 2: 4 * Dim('h', max=32), 3: 4 * Dim('w', max=32)}

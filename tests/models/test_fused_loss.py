@@ -138,6 +138,7 @@ def test_auxiliary_head_has_weights_and_losses_of_the_stock_one(options, enlarge
     assert not enlarged
 
 
+@pytest.mark.slow
 def test_one_graph_holds_logits_and_losses():
     head = MiTAMaskTransformerHead(**SEGMENTER, loss_decode={**CE, **WEIGHTS})
     logits, samples = draw_batch()

@@ -32,6 +32,7 @@ def test_equals_reference_in_outputs_and_gradients(case):
     assert_backends_agree(tensors, **arguments, landmark_scale=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'case', ['usual', 'one_landmark', 'two_experts', 'compress_only', 'route_only']
 )

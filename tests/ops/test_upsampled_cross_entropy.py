@@ -130,6 +130,7 @@ def test_no_tensor_is_larger_than_a_chunk(monkeypatch):
     assert labels.numel() <= largest.elements <= 2**14
 
 
+@pytest.mark.slow
 def test_torch_compile_makes_one_graph():
     logits, labels = draw_case(SIZES['odd factors'], torch.float32)
     weight = torch.rand(3)

@@ -265,6 +265,7 @@ def test_a_compiled_graph_has_the_grid_of_its_call(reentrant):
     assert_equal(gradients(model, compiled, images), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('reentrant', [None, False, True])
 def test_a_broken_graph_has_the_grid_of_its_call(reentrant):
     model = build(reentrant, True, attn_cfg=MEANS)
@@ -273,6 +274,7 @@ def test_a_broken_graph_has_the_grid_of_its_call(reentrant):
     assert_equal(gradients(model, compiled), separate_gradients(attn_cfg=MEANS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('reentrant', [None, True])
 def test_blocks_compiled_alone_have_the_grid_of_their_call(reentrant):
     model = build(reentrant, attn_cfg=MEANS)

@@ -122,6 +122,7 @@ def check(keys, tokens, most, programs):
     assert torch.equal(start.long(), wanted_start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
 @pytest.mark.parametrize('splits', [1, 11])
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ def scores_of(tensors, experts, dtype):
     return (landmarks @ key.mT).gather(-1, experts).double().sort(-1).values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', DTYPES if DEVICE == 'cuda' else DTYPES[:1])
 @pytest.mark.parametrize('tokens', TOKENS)
 @pytest.mark.parametrize('topk', [1, 20])
@@ -42,6 +43,7 @@ def test_ties_go_to_the_lowest_index(dtype, tokens, topk, landmarks):
     assert torch.equal(routes, route_queries(tensors[0], tensors[3], num_routed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tokens', TOKENS)
 @pytest.mark.parametrize('topk', [1, 20])
 def test_of_equal_rows_the_first_are_chosen(tokens, topk):

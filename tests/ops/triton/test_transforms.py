@@ -82,6 +82,7 @@ CASES += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('transform', 'options'), CASES)
 def test_kernels_follow_the_reference(transform, options):
     results = []

@@ -123,6 +123,7 @@ def test_a_label_that_is_no_class_has_no_number_for_a_loss(label):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.slow
 def test_torch_compile_makes_one_graph():
     logits, labels = draw_case(SIZES['odd factors'], torch.float32, device=DEVICE)
     compiled = torch.compile(upsampled_cross_entropy, fullgraph=True, backend='aot_eager')
