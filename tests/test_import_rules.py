@@ -122,6 +122,7 @@ import mita_seg.{room}
     assert status == 0, printed
 
 
+@pytest.mark.slow
 def test_the_operator_works_without_triton():
     script = """
 import sys

@@ -64,6 +64,7 @@ def touched(monkeypatch):
     return launches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('case', 'dtype'),
     [

@@ -11,6 +11,7 @@ MICRO = 'configs/mita_segmenter_shapes/mita-segmenter_vit-micro_full_1xb4-500_sh
 VIT_S = 'configs/mita_segmenter/mita-segmenter_vit-s_full_8xb1-160k_ade20k-512x512.py'
 
 
+@pytest.mark.slow
 def test_every_side_and_measure_is_timed(repository, tmp_path):
     rows = benchmark_crop(
         repository / MICRO,

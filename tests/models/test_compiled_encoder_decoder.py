@@ -18,6 +18,7 @@ def batch():
     return torch.randn(1, 3, 32, 32), [SegDataSample(gt_sem_seg=PixelData(data=label))]
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_are_those_of_the_plain_segmentor(batch):
     plain = MODELS.build({'type': 'EncoderDecoder', **CONFIG})
     # One graph without a break, or this raises.

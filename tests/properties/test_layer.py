@@ -124,6 +124,7 @@ def test_mita_attention_computes_the_definition(case):
     assert_layer_equals_oracle(MiTAAttention, case, PLAIN)
 
 
+@pytest.mark.slow
 @share(20)
 @given(layers(dims=(16,), dtypes=(torch.float32,), largest=8))
 def test_mita_attention_with_the_kernels_computes_the_definition(case):

@@ -85,6 +85,7 @@ def test_a_name_is_given_once(shapes_configs, tmp_path):
         make_runs([f'{full}@a', f'{mita}@a:model.backbone.num_layers=1'], tmp_path)
 
 
+@pytest.mark.slow
 def test_variants_are_kept_with_their_settings_which_may_not_change(
     shapes_configs, options, tmp_path
 ):

@@ -41,6 +41,7 @@ def stock_counts(config, size):
     return result['flops'], result['params']
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_get_flops(run, shapes_configs, tmp_path, capsys):
     full, mita = shapes_configs
     found = run(mita, '--sizes', '64', '96x128')

@@ -91,6 +91,7 @@ val_dataloader = dict(dataset=dict(**dataset))
     assert whole['optimizer']['param_groups'] == resumed['optimizer']['param_groups']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flags', [['--resume'], []])
 def test_resume_and_load_from_are_taken_as_mmsegmentation_takes_them(
     tool, tiny, shapes_configs, tmp_path, capsys, flags
