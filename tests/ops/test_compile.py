@@ -24,6 +24,7 @@ def test_one_graph_serves_every_token_count(backend):
             torch.testing.assert_close(grad, expected)
 
 
+@pytest.mark.slow
 def test_inductor_gives_the_eager_result():
     # On a GPU where there is one: machines with one need not have a C++ compiler.
     tensors = [torch.randn(1, 2, 40, 8, device=DEVICE, requires_grad=True) for _ in range(3)]

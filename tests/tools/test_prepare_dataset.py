@@ -23,6 +23,7 @@ SMALL += [
 ]
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_predictions(tool, tmp_path, capsys):
     folder = drawn.draw(tmp_path / 'garden', 'index')
     out = tmp_path / 'data/garden'

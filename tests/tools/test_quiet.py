@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip('mmseg')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['whole', 'refused'])
 def test_tools_begin_with_their_own_words(repository, shapes_root, tmp_path, kind):
     if kind == 'whole':

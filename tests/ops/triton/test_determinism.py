@@ -25,6 +25,7 @@ def test_two_runs_are_bitwise_equal():
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', LOW)
 @pytest.mark.parametrize('num_routed', [1, 2] if DEVICE == 'cuda' else [1])
 def test_two_runs_of_pooled_attention_are_bitwise_equal(dtype, num_routed):
