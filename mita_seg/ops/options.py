@@ -97,7 +97,7 @@ def make_options(
 _SCHEMA_TYPES: dict[Any, str] = {
     int: 'SymInt', float: 'float', bool: 'bool', Pooling | None: 'SymInt[]?'
 }  # fmt: skip
-# The options in the schema of an operator that torch.library registers, all by keyword.
+# The options in the schema of a registered operator, all by keyword.
 SCHEMA = ', '.join(
     f'{_SCHEMA_TYPES[kind]} {name}' for name, kind in get_type_hints(MiTAOptions).items()
 )

@@ -69,7 +69,7 @@ def _differentiate_gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor 
     return *differentiate_gradients(grads, grad, inputs, ctx.options), None, None
 
 
-# The registered operators. torch.library takes plain numbers in place of the options, by keyword.
+# The registered operators. They take plain numbers in place of the options, by keyword.
 
 
 @library.custom_op(
