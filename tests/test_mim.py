@@ -113,7 +113,7 @@ def train_and_test(environment, package, config, shapes_root, folder):
     return trained, tested
 
 
-@pytest.mark.parametrize('way', ['editable', 'installed'])
+@pytest.mark.parametrize('way', ['editable', pytest.param('installed', marks=pytest.mark.long)])
 def test_with_our_tools_and_a_config_by_name(way, request, shapes_root, tmp_path):
     environment = request.getfixturevalue(way)
     for printed in train_and_test(environment, 'mita_seg', CONFIG.name, shapes_root, tmp_path):
@@ -134,6 +134,7 @@ def test_two_processes_without_a_gpu(editable, shapes_root, tmp_path, monkeypatc
     assert len(checkpoint['random_state']['processes']) == 2
 
 
+@pytest.mark.long
 def test_download_gives_the_config_where_there_are_no_weights(editable, tmp_path):
     for name in MODELS.values():
         command = ['download', 'mita_seg', '--config', name, '--dest', tmp_path]

@@ -43,7 +43,8 @@ def shrink(cfg, root, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', [pytest.param('full', marks=pytest.mark.long), 'mita-encdec'])
+@pytest.mark.long
+@pytest.mark.parametrize('kind', ['full', 'mita-encdec'])
 def test_train_evaluate_and_infer(kind, repository, ade20k_samples, tmp_path, monkeypatch, capsys):
     runner = pytest.importorskip('mmengine.runner')
     loader = runner.CheckpointLoader

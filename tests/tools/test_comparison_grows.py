@@ -72,6 +72,7 @@ def test_start_from_a_missing_checkpoint_is_refused(shapes_configs, options, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_weights_trained_by_one_command_are_tested_under_both_configs(
     tool, tiny, shapes_configs, tmp_path, capsys
 ):

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_predictions_and_metrics_of_two_processes(
     repository, programs, tiny, shapes_configs, tmp_path, capsys
 ):

@@ -224,6 +224,7 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
     """Reduced by gloo, so that one GPU is enough for both; interpreted where there is none."""
     processes = [
