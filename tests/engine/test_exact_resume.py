@@ -16,6 +16,8 @@ from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.engine.random_state import seed_generators
 from support.engine_runs import EPOCHS, ITERATIONS, make_runner, weights
 
+pytestmark = pytest.mark.slow
+
 WORKERS = {'num_workers': 2, 'persistent_workers': True}
 
 

@@ -11,6 +11,8 @@ from mmseg.registry import MODELS
 
 import mita_seg.models  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tool, tiny, shapes_configs, tmp_path):

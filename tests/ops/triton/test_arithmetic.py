@@ -9,6 +9,8 @@ from support.operator_cases import CASES, DEVICE, draw_inputs, make_inputs, on_d
 
 pytest.importorskip('triton')
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize('case', CASES)
 def test_equals_reference_in_outputs_and_gradients(case):
@@ -21,7 +23,6 @@ def test_head_dimensions(dim):
     assert_kernels_agree(draw_inputs(45, 6, dim), topk=5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('tokens', 'landmarks', 'topk', 'num_routed'),
     [(1100, 5, 7, 1), (300, 66, 7, 2), (700, 6, 130, 1)],
@@ -56,7 +57,6 @@ def test_repeated_call_works_on_its_own_tensors(options):
         assert_kernels_agree(draw_inputs(40, 5, batch=2, seed=seed), **options)
 
 
-@pytest.mark.slow
 def test_every_query_on_one_expert():
     tensors, arguments = make_inputs('usual')
     query, key, value, landmarks = (tensor.detach().clone() for tensor in tensors)

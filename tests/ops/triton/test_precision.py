@@ -11,6 +11,8 @@ from support.operator_cases import DEVICE, draw_inputs
 
 pytest.importorskip('triton')
 
+pytestmark = pytest.mark.slow
+
 # Triton's interpreter has no bfloat16.
 LOW = [torch.float16] + [torch.bfloat16] * (DEVICE == 'cuda')
 
@@ -34,7 +36,6 @@ def test_errors_are_those_of_plain_operations(dtype, scale, num_routed, size):
     assert_as_precise_as_plain_operations(tensors, topk, num_routed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('dtype', 'scale', 'num_routed'),
     [(torch.float16, 10, 2), pytest.param(torch.float32, 1, 1, marks=pytest.mark.long)],
@@ -61,7 +62,6 @@ def test_errors_of_every_kind_of_expert_and_head_dimension(dtype, options, dim):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('dtype', LOW)
 @pytest.mark.parametrize(
     ('tokens', 'landmarks', 'topk', 'num_routed', 'shared'),

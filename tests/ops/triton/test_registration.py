@@ -11,6 +11,8 @@ pytest.importorskip('triton')
 from mita_seg.ops.options import MiTAOptions, Pooling, to_scalars
 from mita_seg.ops.triton import op
 
+pytestmark = pytest.mark.slow
+
 POOLING = Pooling(3, 4, 2, 2, start=1)
 OPTIONS = {
     'usual': MiTAOptions(5, 1, 0.25, 0.2, shared=True),

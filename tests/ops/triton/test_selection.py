@@ -9,6 +9,8 @@ from support.operator_cases import DEVICE, draw_inputs, on_device
 
 pytest.importorskip('triton')
 
+pytestmark = pytest.mark.slow
+
 DTYPES = [torch.float16, torch.float32] + [torch.bfloat16] * (DEVICE == 'cuda')
 # Without maxima of blocks of keys, and with them.
 TOKENS = [300, 700]
@@ -30,7 +32,6 @@ def scores_of(tensors, experts, dtype):
     return (landmarks @ key.mT).gather(-1, experts).double().sort(-1).values
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('dtype', DTYPES if DEVICE == 'cuda' else DTYPES[:1])
 @pytest.mark.parametrize('tokens', TOKENS)
 @pytest.mark.parametrize('topk', [1, 20])
@@ -43,7 +44,6 @@ def test_ties_go_to_the_lowest_index(dtype, tokens, topk, landmarks):
     assert torch.equal(routes, route_queries(tensors[0], tensors[3], num_routed))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('tokens', TOKENS)
 @pytest.mark.parametrize('topk', [1, 20])
 def test_of_equal_rows_the_first_are_chosen(tokens, topk):
@@ -97,7 +97,6 @@ def test_block_maxima_change_no_choice():
 
 
 # All keys, the best of a whole row, and of blocks, the last one partly filled.
-@pytest.mark.slow
 @pytest.mark.parametrize(('tokens', 'topk'), [(100, 100), (509, 20), (1300, 20), (530, 64)])
 def test_odd_distributions_of_scores(tokens, topk):
     normal = torch.randn(tokens)

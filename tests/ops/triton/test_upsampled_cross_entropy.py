@@ -9,6 +9,8 @@ from support.operator_cases import DEVICE, relative_error
 
 pytest.importorskip('triton')
 
+pytestmark = pytest.mark.slow
+
 
 def with_gradient(function, logits, labels, **options):
     loss, right = function(logits, labels, **options)
@@ -123,7 +125,6 @@ def test_a_label_that_is_no_class_has_no_number_for_a_loss(label):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.slow
 def test_torch_compile_makes_one_graph():
     logits, labels = draw_case(SIZES['odd factors'], torch.float32, device=DEVICE)
     compiled = torch.compile(upsampled_cross_entropy, fullgraph=True, backend='aot_eager')
