@@ -116,6 +116,8 @@ def test_attention_of_ones_own(tmp_path, monkeypatch):
     (code,) = (code for code in PYTHON if 'class LinearAttention' in code)
     (tmp_path / 'linear_attention.py').write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
+    # Other tests do not know of it.
+    monkeypatch.setattr(MODELS, '_module_dict', dict(MODELS.module_dict))
     cfg = recipe("'linear_attention'", tmp_path)
     cfg.model.data_preprocessor.size = (64, 64)
     cfg.model.backbone.init_cfg = None

@@ -118,7 +118,8 @@ def test_data_root_is_of_all_runs(shapes_configs, shapes_root, options, tmp_path
     ]
 
 
-def test_runs_without_validation_join_those_with_it(shapes_configs, options, tmp_path):
+def test_runs_without_validation_join_those_with_it(shapes_configs, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no data lie that the demo has drawn
     full, mita = shapes_configs
     without = ','.join(f'val_{part}=None' for part in ('cfg', 'dataloader', 'evaluator'))
     make_runs([mita], tmp_path, cfg_options=options)
