@@ -61,14 +61,24 @@ def scale_crop_flip(
     table = _move_flat([table], device, table.dtype).view(table.shape)
     start, height, width, scaled_height, scaled_width, flipped = table[:, :6, None].unbind(1)
     corners = table[:, 6:].unflatten(1, (-1, 2))  # [B, K, 2]
+    corner = corners[:, 0]
+    if corners.shape[1] > 1:
+        # One dimension more, of the candidates.
+        start_each, height_each, width_each, scaled_height_each, scaled_width_each = (
+            part.unsqueeze(1) for part in (start, height, width, scaled_height, scaled_width)
+        )
+        corner = _first_varied(
+            values,
+            start_each,
+            width_each,
+            _Axis(height_each, scaled_height_each, size[0]),
+            _Axis(width_each, scaled_width_each, size[1]),
+            corners,
+            ignore_index,
+            cat_max_ratio,
+        )
     rows = _Axis(height, scaled_height, size[0])
     columns = _Axis(width, scaled_width, size[1])
-    if corners.shape[1] > 1:
-        corner = _first_varied(
-            values, start, width, rows, columns, corners, ignore_index, cat_max_ratio
-        )
-    else:
-        corner = corners[:, 0]
     y, outside_y = rows.places(corner[:, :1])  # [B, h]
     x, outside_x = columns.places(corner[:, 1:], flipped.bool())
     outside = outside_y[:, :, None] | outside_x[:, None, :]
@@ -95,8 +105,8 @@ class _Axis:
     """Where the pixels of a window come from along one axis.
 
     Args:
-        length: Pixels of the image, [B, 1].
-        scaled: Pixels of the scaled image, [B, 1].
+        length: Pixels of the image, [B, 1], or [B, 1, 1] for several windows of each image.
+        scaled: Pixels of the scaled image, likewise.
         window: Pixels of the window.
     """
 
@@ -109,8 +119,8 @@ class _Axis:
     def places(
         self, corner: Tensor, flipped: Tensor | None = None, step: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Pixels of the scaled image [B, w], and which of them are outside of it."""
-        place = torch.arange(0, self.window, step, device=corner.device).expand(len(corner), -1)
+        """Pixels of the scaled image [B, (K,) w], and which of them are outside of it."""
+        place = torch.arange(0, self.window, step, device=corner.device)
         outside = place >= self.shown
         if flipped is not None:
             place = torch.where(flipped, self.shown - 1 - place, place)
@@ -142,26 +152,21 @@ def _first_varied(
     cat_max_ratio: float,
 ) -> Tensor:
     """The first corner of each image, [B, 2], whose window no label covers too much of."""
-    batch, number = corners.shape[:2]
-    places, outsides = [], []
-    for axis, along in ((rows, 0), (columns, 1)):
-        for candidate in range(number - 1):  # the last one is taken in any case
-            place, outside = axis.places(corners[:, candidate, along : along + 1], step=_STEP)
-            places.append(axis.nearest(place))
-            outsides.append(outside)
-    y, x = (torch.stack(part, 1) for part in (places[: number - 1], places[number - 1 :]))
-    outside_y, outside_x = (
-        torch.stack(part, 1) for part in (outsides[: number - 1], outsides[number - 1 :])
-    )
-    index = (start + y.flatten(1) * width).view_as(y)[:, :, :, None] + x[:, :, None]
-    found = values.take(index).long() & (_LABELS - 1)
-    counted = (found != ignore_index) & ~(outside_y[:, :, :, None] | outside_x[:, :, None])
-    counts = torch.zeros(batch * (number - 1), _LABELS, dtype=torch.int32, device=values.device)
+    tried = corners[:, :-1]  # the last one is taken in any case
+    batch, number = tried.shape[:2]
+    y, outside_y = rows.places(tried[..., :1], step=_STEP)  # [B, K - 1, h / 4]
+    x, outside_x = columns.places(tried[..., 1:], step=_STEP)
+    index = start + rows.nearest(y) * width
+    found = values.take(index.unsqueeze(3) + columns.nearest(x).unsqueeze(2)).long()
+    found &= _LABELS - 1
+    outside = outside_y.unsqueeze(3) | outside_x.unsqueeze(2)  # [B, 1, h / 4, w / 4]
+    counted = (found != ignore_index) & ~outside
+    counts = torch.zeros(batch * number, _LABELS, dtype=torch.int32, device=values.device)
     counts.scatter_add_(1, found.flatten(0, 1).flatten(1), counted.flatten(0, 1).flatten(1).int())
     most, total = counts.amax(1), counts.sum(1)
-    varied = ((most > 0) & (most < cat_max_ratio * total)).view(batch, number - 1)
-    order = torch.arange(number - 1, device=values.device)
-    chosen = torch.where(varied, order, number - 1).amin(1)
+    varied = ((most > 0) & (most < cat_max_ratio * total)).view(batch, number)
+    order = torch.arange(number, device=values.device)
+    chosen = torch.where(varied, order, number).amin(1)
     return corners.gather(1, chosen.view(-1, 1, 1).expand(-1, 1, 2)).squeeze(1)
 
 
