@@ -6,8 +6,9 @@ import torch
 from mita_seg.layers import MiTAAttention
 
 
+@pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize('backend', [pytest.param('tiled', marks=pytest.mark.long), 'triton'])
+@pytest.mark.parametrize('backend', ['tiled', 'triton'])
 def test_one_graph_serves_every_map(backend):
     if backend == 'triton':
         pytest.importorskip('triton')

@@ -101,6 +101,7 @@ def test_weights_trained_by_one_command_are_tested_under_both_configs(
     assert {str((swapped / run['checkpoint']).resolve()) for run in runs} == {checkpoint}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_fine_tuning_loads_its_start_and_goes_on_without_it(tool, tiny, shapes_configs, tmp_path):
     """With a learning rate of 0 the weights stay those of the start, also once it is gone."""
