@@ -11,7 +11,7 @@ pytest.importorskip('mmseg')
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import FUNCTIONS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.registry import HOOKS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
@@ -178,6 +178,7 @@ def test_stock_recipe_replaces_what_waits_and_nothing_else(name):
         'model.data_preprocessor.ratio_range',
         'train_dataloader.num_workers',
         'train_dataloader.persistent_workers',
+        'train_dataloader.collate_fn.type',
         'train_dataloader.dataset.pipeline',
         'optim_wrapper.type',
         'optim_wrapper.dtype',
@@ -192,6 +193,7 @@ def test_stock_recipe_replaces_what_waits_and_nothing_else(name):
             MODELS.get(stock.model.data_preprocessor.type),
             OPTIM_WRAPPERS.get(stock.optim_wrapper.type),
             HOOKS.get(stock.default_hooks.runtime_info.type),
+            FUNCTIONS.get(stock.train_dataloader.collate_fn.type),
             *(TRANSFORMS.get(transform.type) for transform in pipeline),
         ]
     assert not [part for part in parts if part.__module__.startswith('mita_seg')]

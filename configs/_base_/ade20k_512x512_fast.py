@@ -2,8 +2,12 @@
 # training pass is compiled to CUDA graphs, in bfloat16, and losses are read every 50 iterations.
 _base_ = './ade20k_512x512_stock.py'
 custom_imports = dict(imports=['mita_seg.models', 'mita_seg.datasets', 'mita_seg.engine'])
-train_pipeline = [_base_.load_image, _base_.load_labels, dict(type='PackSegInputs')]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_pipeline = [_base_.load_image, _base_.load_labels, dict(type='PackSegViews')]
+train_dataloader = dict(
+    pin_memory=True,
+    collate_fn=dict(type='join_samples'),
+    dataset=dict(pipeline=train_pipeline),
+)
 data_preprocessor = dict(
     type='BatchSegDataPreProcessor',
     scale=(2048, 512),

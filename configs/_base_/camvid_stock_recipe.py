@@ -20,6 +20,7 @@ stock_recipe = dict(
     train_dataloader=dict(
         num_workers=4,
         persistent_workers=True,
+        collate_fn=dict(type='pseudo_collate'),
         dataset=dict(
             pipeline=[
                 dict(type='LoadImageFromFile'),

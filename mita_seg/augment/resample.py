@@ -1,10 +1,9 @@
 """Windows of a batch of images of different sizes: scaled, cut out and flipped in one go."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from .joined import JoinedImages
 from .windows import Windows
 
 # One pixel in so many, along each axis, is looked at to judge how varied a window is.
@@ -13,11 +12,9 @@ _LABELS = 2**16
 
 
 def scale_crop_flip(
-    images: Sequence[Tensor],
-    labels: Sequence[Tensor],
+    images: JoinedImages,
     windows: Windows,
     size: tuple[int, int],
-    device: torch.device | str | None = None,
     *,
     ignore_index: int = 255,
     cat_max_ratio: float = 1.0,
@@ -26,15 +23,13 @@ def scale_crop_flip(
 
     Pixels are interpolated linearly and labels take their nearest neighbour, both as OpenCV does
     it, up to one level of 255. A scaled image that is smaller than the window lies at its top left.
-    Images and labels go to the device in one transfer each, and nothing waits for it.
+    Nothing waits for the device on which the images are.
 
     Args:
-        images: [C, H, W] each, uint8, of any sizes.
-        labels: [H, W] or [1, H, W] each, integers of at most 16 bits.
+        images: With their labels.
         windows: From :func:`draw_windows`. The first candidate is taken that `cat_max_ratio`
             accepts, and the last one if none is.
         size: Height and width of the windows, pixels.
-        device: Where to; the images' own by default.
         ignore_index: Label outside the image.
         cat_max_ratio: Largest share that one label may have of the labelled pixels of a candidate,
             judged on one pixel in 16; 1 accepts all.
@@ -43,10 +38,7 @@ def scale_crop_flip(
         Images [B, C, h, w], float32, of whole numbers, with any values outside the image; labels
         [B, h, w], int64; and what is outside, [B, h, w], bool.
     """
-    device = torch.device(images[0].device if device is None else device)
-    pixels = _move_flat(list(images), device, images[0].dtype)
-    # 16 bits are a quarter of what the labels take as int64. Torch counts them with a sign.
-    values = _move_flat(list(labels), device, torch.int16)
+    pixels, values = images.pixels, images.labels
     starts = windows.sizes.prod(1).cumsum(0) - windows.sizes.prod(1)
     table = torch.cat(
         (
@@ -58,7 +50,9 @@ def scale_crop_flip(
         ),
         dim=1,
     )
-    table = _move_flat([table], device, table.dtype).view(table.shape)
+    if pixels.is_cuda:
+        table = table.pin_memory()
+    table = table.to(pixels.device, non_blocking=True)
     start, height, width, scaled_height, scaled_width, flipped = table[:, :6, None].unbind(1)
     corners = table[:, 6:].unflatten(1, (-1, 2))  # [B, K, 2]
     corner = corners[:, 0]
@@ -83,20 +77,23 @@ def scale_crop_flip(
     x, outside_x = columns.places(corner[:, 1:], flipped.bool())
     outside = outside_y[:, :, None] | outside_x[:, None, :]
 
-    channels = images[0].shape[0]
+    channel = torch.arange(images.channels, device=pixels.device).view(1, -1, 1, 1)
     top, bottom, along_y = (part[:, None, :, None] for part in rows.linear(y))
     left, right, along_x = (part[:, None, None, :] for part in columns.linear(x))
-    start, height, width = (part[:, :, None, None] for part in (start, height, width))
-    channel = torch.arange(channels, device=device).view(1, -1, 1, 1)
-    plane = channels * start + channel * height * width  # [B, C, 1, 1]
-    upper, lower = plane + top * width, plane + bottom * width  # [B, C, h, 1]
+    upper, lower = (
+        start[..., None, None] + line * width[..., None, None] for line in (top, bottom)
+    )
+
+    def take(place: Tensor) -> Tensor:
+        return pixels.take(place * images.channels + channel).float()
+
     cut = torch.lerp(
-        torch.lerp(_take(pixels, upper + left), _take(pixels, upper + right), along_x),
-        torch.lerp(_take(pixels, lower + left), _take(pixels, lower + right), along_x),
+        torch.lerp(take(upper + left), take(upper + right), along_x),
+        torch.lerp(take(lower + left), take(lower + right), along_x),
         along_y,
     )
-    start, width = start.squeeze(1), width.squeeze(1)
-    found = values.take(start + rows.nearest(y)[:, :, None] * width + columns.nearest(x)[:, None])
+    line = start[..., None] + rows.nearest(y)[:, :, None] * width[..., None]
+    found = values.take(line + columns.nearest(x)[:, None])
     found = (found.long() & (_LABELS - 1)).masked_fill(outside, ignore_index)
     return cut.round_(), found, outside
 
@@ -168,22 +165,3 @@ def _first_varied(
     order = torch.arange(number, device=values.device)
     chosen = torch.where(varied, order, number).amin(1)
     return corners.gather(1, chosen.view(-1, 1, 1).expand(-1, 1, 2)).squeeze(1)
-
-
-def _take(pixels: Tensor, index: Tensor) -> Tensor:
-    return pixels.take(index).float()
-
-
-def _move_flat(tensors: list[Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """All elements one after the other, in one transfer that does not wait for the device."""
-    parts = [tensor.reshape(-1) for tensor in tensors]
-    if parts[0].device.type != 'cpu':
-        return torch.cat(parts).to(device, dtype)
-    pinned = device.type == 'cuda'
-    joined = torch.empty(sum(map(len, parts)), dtype=dtype, pin_memory=pinned)
-    # NumPy copies in this thread alone: PyTorch's threads would wait for those of the loader.
-    place = joined.numpy()
-    for part in parts:
-        place[: len(part)] = part.numpy()
-        place = place[len(part) :]
-    return joined.to(device, non_blocking=True)

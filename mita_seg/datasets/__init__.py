@@ -2,6 +2,7 @@
 
 from .cache import CacheInMemory
 from .camvid import CamVidDataset
+from .join_samples import PackSegViews, join_samples
 from .loading import LoadCheckedImage, LoadCheckedLabels
 from .preflight import check_data, training_loaders
 from .shapes_dataset import ShapesDataset
@@ -12,8 +13,10 @@ __all__ = [
     'CamVidDataset',
     'LoadCheckedImage',
     'LoadCheckedLabels',
+    'PackSegViews',
     'ShapesDataset',
     'StoredImageVisualizer',
     'check_data',
+    'join_samples',
     'training_loaders',
 ]

@@ -13,7 +13,7 @@ class CacheInMemory(BaseTransform):
     A sample is all that the data set says of it: the same image with another label map, another
     ``label_map`` or ``reduce_zero_label`` is another sample.
 
-    For a data set that fits in memory (CamVid: 0.9 GB as packed samples), with ``num_workers=0``:
+    For a data set that fits in memory (CamVid: 0.25 GB by PackSegViews), with ``num_workers=0``:
     every worker process would keep images of its own. The results are shared, so whatever follows
     must not change them in place; :class:`mita_seg.models.BatchSegDataPreProcessor` does not.
 

@@ -6,9 +6,9 @@ from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from torch import Tensor
 
-from mita_seg.augment import draw_windows, jitter_colours, scale_crop_flip
+from mita_seg.augment import JoinedImages, draw_windows, jitter_colours, scale_crop_flip
+from mita_seg.datasets import join_samples
 
 # As RandomCrop: the last one drawn is taken where ten have been refused.
 _WINDOWS_TRIED = 10
@@ -18,8 +18,10 @@ _WINDOWS_TRIED = 10
 class BatchSegDataPreProcessor(SegDataPreProcessor):
     """SegDataPreProcessor that augments whole training batches on the device of the model.
 
-    The loader's processes only read the images, of any sizes. A training batch goes to the device
-    in one transfer of bytes and one of 16-bit labels, and is scaled, cropped, flipped and changed
+    The loader's processes only read the images, of any sizes, and join a batch to one block of
+    memory, with ``dict(type='PackSegViews')`` in place of PackSegInputs and
+    ``collate_fn=dict(type='join_samples')``; else it is joined here. It goes to the device in one
+    transfer of bytes and one of labels, and is scaled, cropped, flipped and changed
     in colour there, by the rules and with the distributions of RandomResize, RandomCrop, RandomFlip
     and PhotoMetricDistortion. Nothing in it waits for the device. Evaluation is that of the base
     class. Random numbers are drawn on the CPU, from PyTorch's generator; processes of a distributed
@@ -99,8 +101,8 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         """Move, augment and normalise a batch.
 
         Args:
-            data: ``inputs``, a list of uint8 images [C, H, W], and ``data_samples``, whose label
-                maps are [1, H, W].
+            data: ``inputs``, uint8 images [C, H, W] and ``data_samples``, whose label maps are
+                [1, H, W]; or what :func:`mita_seg.datasets.join_samples` made of them.
             training: Augment; the base class does the rest otherwise.
 
         Returns:
@@ -108,13 +110,15 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         """
         if not training:
             return super().forward(data, training)
-        samples, images = data['data_samples'], list(data['inputs'])
-        channels = {len(image) for image in images}
-        if len(channels) > 1:
-            raise ValueError(f'images of a batch have {sorted(channels)} channels; one is needed')
+        if not isinstance(data['inputs'], JoinedImages):
+            pairs = zip(data['inputs'], data['data_samples'], strict=True)
+            data = join_samples(
+                [{'inputs': image, 'data_samples': sample} for image, sample in pairs],
+                pinned=self.device.type == 'cuda',
+            )
         generator = _new_generator()
         windows = draw_windows(
-            [tuple(image.shape[1:]) for image in images],
+            data['inputs'].sizes,
             self.size,
             self.scale,
             self.ratio_range,
@@ -123,11 +127,9 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
             generator,
         )
         images, labels, outside = scale_crop_flip(
-            images,
-            [_labels(sample, image) for sample, image in zip(samples, images, strict=True)],
+            data['inputs'].to(self.device),
             windows,
             self.size,
-            self.device,
             ignore_index=self.seg_pad_val,
             cat_max_ratio=self.cat_max_ratio,
         )
@@ -144,7 +146,7 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
             SegDataSample(
                 metainfo={**sample.metainfo, **shape}, gt_sem_seg=PixelData(data=label.unsqueeze(0))
             )
-            for sample, label in zip(samples, labels, strict=True)
+            for sample, label in zip(data['data_samples'], labels, strict=True)
         ]
         if self.batch_augments is not None:
             images, augmented = self.batch_augments(images, augmented)
@@ -155,22 +157,3 @@ def _new_generator() -> torch.Generator:
     """A generator of this batch and of this process of a distributed training."""
     (seed,) = torch.randint(2**62, (1,)).tolist()
     return torch.Generator().manual_seed(seed + get_rank())
-
-
-def _labels(sample: SegDataSample, image: Tensor) -> Tensor:
-    if 'gt_sem_seg' not in sample:
-        raise ValueError(f'training needs labels, {sample.get("img_path")!r} has none')
-    others = [name for name in sample.keys() if name != 'gt_sem_seg']  # noqa: SIM118
-    if others:
-        raise ValueError(
-            f'BatchSegDataPreProcessor augments images and labels alone, but '
-            f'{sample.get("img_path")!r} also has {", ".join(others)}; use SegDataPreProcessor and '
-            'augmentation in the pipeline'
-        )
-    labels = sample.gt_sem_seg.data
-    if labels.shape[-2:] != image.shape[-2:]:
-        raise ValueError(
-            f'labels must be as large as their image, got {tuple(labels.shape[-2:])} for '
-            f'{sample.get("img_path")!r} of {tuple(image.shape[-2:])}'
-        )
-    return labels

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from mita_seg.augment import Windows, draw_windows, scale_crop_flip
+from mita_seg.augment import Windows, draw_windows, join_images, scale_crop_flip
 
 SIZES = [(60, 83), (75, 50), (40, 40)]
 WINDOW = (48, 64)
@@ -20,8 +20,9 @@ def scenes():
 
 
 def cut(images, labels, windows, size=WINDOW, **options):
-    images = [torch.from_numpy(image.transpose(2, 0, 1).copy()) for image in images]
-    return scale_crop_flip(images, [torch.from_numpy(x) for x in labels], windows, size, **options)
+    images = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+    joined = join_images(images, [torch.from_numpy(label) for label in labels])
+    return scale_crop_flip(joined, windows, size, **options)
 
 
 def one_window(size, scaled, *corners, flipped=False):
@@ -94,5 +95,5 @@ def test_labels_of_16_bits_keep_their_value():
     labels = torch.tensor([[0, 300], [32768, 65535]])
     windows = one_window((2, 2), (2, 2), (0, 0))
     images = [torch.zeros(3, 2, 2, dtype=torch.uint8)]
-    _, got, _ = scale_crop_flip(images, [labels], windows, (2, 2))
+    _, got, _ = scale_crop_flip(join_images(images, [labels]), windows, (2, 2))
     assert torch.equal(got[0], labels)

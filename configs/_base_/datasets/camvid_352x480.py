@@ -19,7 +19,9 @@ batch_preprocessor = dict(
 load_image = dict(type='LoadImageFromFile', _scope_='mita_seg')
 load_labels = dict(type='LoadAnnotations', _scope_='mita_seg', num_classes=11)
 test_pipeline = [load_image, load_labels, dict(type='PackSegInputs')]
-train_pipeline = [dict(type='CacheInMemory', transforms=test_pipeline)]
+train_pipeline = [
+    dict(type='CacheInMemory', transforms=[load_image, load_labels, dict(type='PackSegViews')])
+]
 tta_pipeline = [
     load_image,
     dict(
@@ -39,6 +41,7 @@ train_dataloader = dict(
     batch_size=16,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
+    collate_fn=dict(type='join_samples'),
     dataset=dict(type=dataset_type, data_root=data_root, split='train', pipeline=train_pipeline),
 )
 val_dataloader = dict(
