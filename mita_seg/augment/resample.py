@@ -3,17 +3,16 @@
 import torch
 from torch import Tensor
 
-from .joined import JoinedImages
-from .windows import Windows
-
 # One pixel in so many, along each axis, is looked at to judge how varied a window is.
 _STEP = 4
 _LABELS = 2**16
 
 
 def scale_crop_flip(
-    images: JoinedImages,
-    windows: Windows,
+    pixels: Tensor,
+    labels: Tensor,
+    channels: int,
+    windows: Tensor,
     size: tuple[int, int],
     *,
     ignore_index: int = 255,
@@ -23,12 +22,14 @@ def scale_crop_flip(
 
     Pixels are interpolated linearly and labels take their nearest neighbour, both as OpenCV does
     it, up to one level of 255. A scaled image that is smaller than the window lies at its top left.
-    Nothing waits for the device on which the images are.
+    Nothing waits for the device.
 
     Args:
-        images: With their labels.
-        windows: From :func:`draw_windows`. The first candidate is taken that `cat_max_ratio`
-            accepts, and the last one if none is.
+        pixels: Of all images, as in :class:`JoinedImages`.
+        labels: Of all images, likewise.
+        channels: Of an image, C.
+        windows: From :meth:`Windows.pack`, on the device of the pixels. The first candidate is
+            taken that `cat_max_ratio` accepts, and the last one if none is.
         size: Height and width of the windows, pixels.
         ignore_index: Label outside the image.
         cat_max_ratio: Largest share that one label may have of the labelled pixels of a candidate,
@@ -38,23 +39,8 @@ def scale_crop_flip(
         Images [B, C, h, w], float32, of whole numbers, with any values outside the image; labels
         [B, h, w], int64; and what is outside, [B, h, w], bool.
     """
-    pixels, values = images.pixels, images.labels
-    starts = windows.sizes.prod(1).cumsum(0) - windows.sizes.prod(1)
-    table = torch.cat(
-        (
-            starts[:, None],
-            windows.sizes,
-            windows.scaled,
-            windows.flipped[:, None].long(),
-            windows.corners.flatten(1),
-        ),
-        dim=1,
-    )
-    if pixels.is_cuda:
-        table = table.pin_memory()
-    table = table.to(pixels.device, non_blocking=True)
-    start, height, width, scaled_height, scaled_width, flipped = table[:, :6, None].unbind(1)
-    corners = table[:, 6:].unflatten(1, (-1, 2))  # [B, K, 2]
+    start, height, width, scaled_height, scaled_width, flipped = windows[:, :6, None].unbind(1)
+    corners = windows[:, 6:].unflatten(1, (-1, 2))  # [B, K, 2]
     corner = corners[:, 0]
     if corners.shape[1] > 1:
         # One dimension more, of the candidates.
@@ -62,7 +48,7 @@ def scale_crop_flip(
             part.unsqueeze(1) for part in (start, height, width, scaled_height, scaled_width)
         )
         corner = _first_varied(
-            values,
+            labels,
             start_each,
             width_each,
             _Axis(height_each, scaled_height_each, size[0]),
@@ -77,7 +63,7 @@ def scale_crop_flip(
     x, outside_x = columns.places(corner[:, 1:], flipped.bool())
     outside = outside_y[:, :, None] | outside_x[:, None, :]
 
-    channel = torch.arange(images.channels, device=pixels.device).view(1, -1, 1, 1)
+    channel = torch.arange(channels, device=pixels.device).view(1, -1, 1, 1)
     top, bottom, along_y = (part[:, None, :, None] for part in rows.linear(y))
     left, right, along_x = (part[:, None, None, :] for part in columns.linear(x))
     upper, lower = (
@@ -85,7 +71,7 @@ def scale_crop_flip(
     )
 
     def take(place: Tensor) -> Tensor:
-        return pixels.take(place * images.channels + channel).float()
+        return pixels.take(place * channels + channel).float()
 
     cut = torch.lerp(
         torch.lerp(take(upper + left), take(upper + right), along_x),
@@ -93,7 +79,7 @@ def scale_crop_flip(
         along_y,
     )
     line = start[..., None] + rows.nearest(y)[:, :, None] * width[..., None]
-    found = values.take(line + columns.nearest(x)[:, None])
+    found = labels.take(line + columns.nearest(x)[:, None])
     found = (found.long() & (_LABELS - 1)).masked_fill(outside, ignore_index)
     return cut.round_(), found, outside
 
@@ -139,7 +125,7 @@ class _Axis:
 
 
 def _first_varied(
-    values: Tensor,
+    labels: Tensor,
     start: Tensor,
     width: Tensor,
     rows: _Axis,
@@ -154,14 +140,14 @@ def _first_varied(
     y, outside_y = rows.places(tried[..., :1], step=_STEP)  # [B, K - 1, h / 4]
     x, outside_x = columns.places(tried[..., 1:], step=_STEP)
     index = start + rows.nearest(y) * width
-    found = values.take(index.unsqueeze(3) + columns.nearest(x).unsqueeze(2)).long()
+    found = labels.take(index.unsqueeze(3) + columns.nearest(x).unsqueeze(2)).long()
     found &= _LABELS - 1
     outside = outside_y.unsqueeze(3) | outside_x.unsqueeze(2)  # [B, 1, h / 4, w / 4]
     counted = (found != ignore_index) & ~outside
-    counts = torch.zeros(batch * number, _LABELS, dtype=torch.int32, device=values.device)
+    counts = torch.zeros(batch * number, _LABELS, dtype=torch.int32, device=labels.device)
     counts.scatter_add_(1, found.flatten(0, 1).flatten(1), counted.flatten(0, 1).flatten(1).int())
     most, total = counts.amax(1), counts.sum(1)
     varied = ((most > 0) & (most < cat_max_ratio * total)).view(batch, number)
-    order = torch.arange(number, device=values.device)
+    order = torch.arange(number, device=labels.device)
     chosen = torch.where(varied, order, number).amin(1)
     return corners.gather(1, chosen.view(-1, 1, 1).expand(-1, 1, 2)).squeeze(1)

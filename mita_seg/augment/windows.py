@@ -23,6 +23,24 @@ class Windows:
     corners: Tensor
     flipped: Tensor
 
+    def pack(self) -> Tensor:
+        """All of it in one tensor, [B, 6 + 2 K], int64.
+
+        Columns: where the image begins among the pixels of all images, its height and width, those
+        after scaling, whether it is mirrored, and top and left of each candidate.
+        """
+        pixels = self.sizes.prod(1)
+        return torch.cat(
+            (
+                (pixels.cumsum(0) - pixels)[:, None],
+                self.sizes,
+                self.scaled,
+                self.flipped[:, None].long(),
+                self.corners.flatten(1),
+            ),
+            dim=1,
+        )
+
 
 def draw_windows(
     sizes: Sequence[tuple[int, int]],

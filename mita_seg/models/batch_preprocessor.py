@@ -1,13 +1,23 @@
 """Training batches that are augmented on the device of the model."""
 
+import functools
+from collections.abc import Callable
+
 import torch
 from mmengine.dist import get_rank
 from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from torch import Tensor
 
-from mita_seg.augment import JoinedImages, draw_windows, jitter_colours, scale_crop_flip
+from mita_seg.augment import (
+    JoinedImages,
+    change_colours,
+    draw_colours,
+    draw_windows,
+    scale_crop_flip,
+)
 from mita_seg.datasets import join_samples
 
 # As RandomCrop: the last one drawn is taken where ten have been refused.
@@ -45,6 +55,8 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         rgb_to_bgr (bool): The same.
         batch_augments (Callable, optional): Called with images and samples of a training batch,
             normalised, and returns both.
+        compiled (bool, optional): Augment by a program that ``torch.compile`` makes in the first
+            two iterations; by default on CUDA devices.
         **kwargs: Other arguments of SegDataPreProcessor (pad_val, seg_pad_val, test_cfg).
 
     Raises:
@@ -68,6 +80,7 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         bgr_to_rgb=False,
         rgb_to_bgr=False,
         batch_augments=None,
+        compiled=None,
         **kwargs,
     ):
         super().__init__(
@@ -96,6 +109,7 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         self.colour_prob = colour_prob
         self.scale = None if scale is None else tuple(scale)
         self.cat_max_ratio = cat_max_ratio
+        self.compiled = compiled
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Move, augment and normalise a batch.
@@ -126,20 +140,24 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
             _WINDOWS_TRIED + 1 if self.cat_max_ratio < 1 else 1,
             generator,
         )
-        images, labels, outside = scale_crop_flip(
-            data['inputs'].to(self.device),
-            windows,
-            self.size,
-            ignore_index=self.seg_pad_val,
-            cat_max_ratio=self.cat_max_ratio,
-        )
-        if self.turns_channels and images.shape[1] == 3:
-            images = images.flip(1)
+        images = data['inputs'].to(self.device)
+        colours = None
         if self.colour_prob:
-            images = jitter_colours(images, prob=self.colour_prob, generator=generator)
-        if self.normalises:
-            images = (images - self.mean) / self.std
-        images = images.masked_fill(outside.unsqueeze(1), self.pad_val)
+            colours = draw_colours(len(windows.sizes), prob=self.colour_prob, generator=generator)
+            colours = self._to_device(colours)
+        # Batches differ in nothing but these sizes.
+        torch._dynamo.maybe_mark_dynamic(images.pixels, 0)
+        torch._dynamo.maybe_mark_dynamic(images.labels, 0)
+        compiles = images.pixels.is_cuda if self.compiled is None else self.compiled
+        augment = _compiled_augment() if compiles else _augment
+        inputs, labels = augment(
+            self,
+            images.pixels,
+            images.labels,
+            images.channels,
+            self._to_device(windows.pack()),
+            colours,
+        )
         # New samples: a data set may keep the ones it handed out.
         shape = {'img_shape': self.size, 'pad_shape': self.size}
         augmented = [
@@ -149,8 +167,46 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
             for sample, label in zip(data['data_samples'], labels, strict=True)
         ]
         if self.batch_augments is not None:
-            images, augmented = self.batch_augments(images, augmented)
-        return {'inputs': images, 'data_samples': augmented}
+            inputs, augmented = self.batch_augments(inputs, augmented)
+        return {'inputs': inputs, 'data_samples': augmented}
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """Without a wait."""
+        tensor = tensor.pin_memory() if self.device.type == 'cuda' else tensor
+        return tensor.to(self.device, non_blocking=True)
+
+
+def _augment(
+    preprocessor: BatchSegDataPreProcessor,
+    pixels: Tensor,
+    labels: Tensor,
+    channels: int,
+    windows: Tensor,
+    colours: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Augmented and normalised images [B, C, h, w] and their labels [B, h, w]."""
+    images, labels, outside = scale_crop_flip(
+        pixels,
+        labels,
+        channels,
+        windows,
+        preprocessor.size,
+        ignore_index=preprocessor.seg_pad_val,
+        cat_max_ratio=preprocessor.cat_max_ratio,
+    )
+    if preprocessor.turns_channels and channels == 3:
+        images = images.flip(1)
+    if colours is not None:
+        images = change_colours(images, colours)
+    if preprocessor.normalises:
+        images = (images - preprocessor.mean) / preprocessor.std
+    return images.masked_fill(outside.unsqueeze(1), preprocessor.pad_val), labels
+
+
+@functools.cache
+def _compiled_augment() -> Callable:
+    # The two hundred operations of it take longer to launch than to run.
+    return torch.compile(_augment)
 
 
 def _new_generator() -> torch.Generator:

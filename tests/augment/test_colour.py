@@ -3,9 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from mita_seg.augment import jitter_colours
+from mita_seg.augment import change_colours, draw_colours
 
 OFF = {'brightness': 0, 'contrast': 0, 'saturation': 0, 'hue': 0, 'prob': 1}
+
+
+def jitter_colours(images, **options):
+    return change_colours(images, draw_colours(len(images), **options))
 
 
 def jitter(images, **options):

@@ -22,7 +22,13 @@ def scenes():
 def cut(images, labels, windows, size=WINDOW, **options):
     images = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
     joined = join_images(images, [torch.from_numpy(label) for label in labels])
-    return scale_crop_flip(joined, windows, size, **options)
+    return cut_joined(joined, windows, size, **options)
+
+
+def cut_joined(joined, windows, size, **options):
+    return scale_crop_flip(
+        joined.pixels, joined.labels, joined.channels, windows.pack(), size, **options
+    )
 
 
 def one_window(size, scaled, *corners, flipped=False):
@@ -95,5 +101,5 @@ def test_labels_of_16_bits_keep_their_value():
     labels = torch.tensor([[0, 300], [32768, 65535]])
     windows = one_window((2, 2), (2, 2), (0, 0))
     images = [torch.zeros(3, 2, 2, dtype=torch.uint8)]
-    _, got, _ = scale_crop_flip(join_images(images, [labels]), windows, (2, 2))
+    _, got, _ = cut_joined(join_images(images, [labels]), windows, (2, 2))
     assert torch.equal(got[0], labels)

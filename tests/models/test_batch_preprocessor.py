@@ -4,7 +4,7 @@ from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 
-from mita_seg.models import BatchSegDataPreProcessor
+from mita_seg.models import BatchSegDataPreProcessor, batch_preprocessor
 
 OPTIONS = {
     'mean': [127.5] * 3,
@@ -184,3 +184,27 @@ def test_images_of_four_channels_keep_their_order_and_their_colours():
         BatchSegDataPreProcessor((32, 48), **{**STILL, 'colour_prob': 1}, **options)(
             data, training=True
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('cat_max_ratio', [1.0, 0.2])
+def test_one_compiled_program_augments_batches_of_all_sizes(cat_max_ratio, monkeypatch):
+    program = torch.compile(batch_preprocessor._augment, backend='aot_eager', fullgraph=True)
+    monkeypatch.setattr(batch_preprocessor, '_compiled_augment', lambda: program)
+    options = {**OPTIONS, 'cat_max_ratio': cat_max_ratio}
+    eager, compiled = (
+        BatchSegDataPreProcessor((32, 48), **options, compiled=compiled)
+        for compiled in (False, True)
+    )
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for seed, sizes in enumerate((((20, 32), (32, 48)), ((64, 40), (32, 48)), ((9, 9), (80, 99)))):
+        data = batch(*sizes)
+        results = []
+        for preprocessor in (eager, compiled):
+            torch.manual_seed(seed)
+            results.append(preprocessor(data, training=True))
+        torch.testing.assert_close(results[1]['inputs'], results[0]['inputs'])
+        for got, expected in zip(*(result['data_samples'] for result in results), strict=True):
+            assert torch.equal(got.gt_sem_seg.data, expected.gt_sem_seg.data)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 1
