@@ -8,6 +8,7 @@ from mmseg.registry import MODELS
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
+from .recorded_forward import RecordedForward
 from .window_batches import WindowBatches
 
 
@@ -15,23 +16,28 @@ from .window_batches import WindowBatches
 class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
     """EncoderDecoder that compiles the way from image to logits for training.
 
-    Auxiliary heads are part of it. Weights and results are those of EncoderDecoder; windows of
-    ``mode='slide'`` are computed ``test_cfg.window_batch`` at a time, see :class:`WindowBatches`.
+    Auxiliary heads are part of it. Weights and results are those of EncoderDecoder.
     Small models on a large GPU spend their time on launching kernels, which CUDA graphs save. The
     first iterations take a minute or so. A copy, or a model that was pickled, compiles anew.
+
+    Inference is not compiled, but windows of ``mode='slide'`` are computed
+    ``test_cfg.window_batch`` at a time, see :class:`WindowBatches`, and what comes in sizes that
+    are known by then is replayed as a CUDA graph, see :class:`RecordedForward`. Training frees the
+    memory of the graphs.
 
     Args:
         *args: As for EncoderDecoder.
         compile_cfg (dict, optional): Arguments of ``torch.compile``. By default
             ``dict(mode='reduce-overhead')``, CUDA graphs, for images on a CUDA device, and no
             compilation for others.
+        inference_graphs (bool): Whether inference is replayed on a CUDA device.
         **kwargs: As for EncoderDecoder.
 
     Raises:
         ValueError: A head computes its loss in a way of its own, not from its logits.
     """
 
-    def __init__(self, *args, compile_cfg=None, **kwargs):
+    def __init__(self, *args, compile_cfg=None, inference_graphs=True, **kwargs):
         super().__init__(*args, **kwargs)
         for _, head in self._heads():
             if type(head).loss is not BaseDecodeHead.loss:
@@ -42,12 +48,14 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         if type(self.test_cfg) is dict:  # a model that is not built from a file
             self.test_cfg = ConfigDict(self.test_cfg)
         self.compiles_anywhere = compile_cfg is not None
+        self.inference_graphs = inference_graphs
         self.compile_options = dict(compile_cfg or {'mode': 'reduce-overhead'})
         self._compile()
 
     def _compile(self):
         # Of the class, with self as an argument: a copy of the model must not run this one.
         self._compiled_forward = torch.compile(_all_logits, **self.compile_options)
+        self._recorded_forward = RecordedForward(_logits)
 
     def _heads(self) -> list[tuple[str, BaseDecodeHead]]:
         """All heads, with what their losses are called."""
@@ -59,12 +67,29 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         return [*heads, *((f'aux_{i}', head) for i, head in enumerate(self.auxiliary_head))]
 
     def __getstate__(self):
-        """Everything but the compiled function, which cannot be pickled."""
-        return {name: v for name, v in self.__dict__.items() if name != '_compiled_forward'}
+        """Everything but what was compiled or recorded, which cannot be pickled."""
+        left_out = ('_compiled_forward', '_recorded_forward')
+        return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state):
         super().__setstate__(state)
         self._compile()
+
+    def train(self, mode: bool = True):
+        """Set the mode; for training, the memory of recorded inference is given back."""
+        if mode:
+            self._recorded_forward.clear()
+        return super().train(mode)
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Logits [B, out_channels, H, W] of images or windows [B, C, H, W]."""
+        if (
+            not self.inference_graphs
+            or type(self.decode_head).predict is not BaseDecodeHead.predict
+        ):
+            return super().encode_decode(inputs, batch_img_metas)
+        logits = self._recorded_forward(self, inputs)
+        return self.decode_head.predict_by_feat(logits, batch_img_metas)
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -85,6 +110,11 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         for (name, head), of_head in zip(self._heads(), logits, strict=True):
             losses.update(add_prefix(head.loss_by_feat(of_head, data_samples), name))
         return losses
+
+
+def _logits(segmentor: CompiledEncoderDecoder, inputs: Tensor) -> Tensor:
+    """Logits of the decode head, from images."""
+    return segmentor.decode_head.forward(segmentor.extract_feat(inputs))
 
 
 def _all_logits(segmentor: CompiledEncoderDecoder, inputs: Tensor) -> list[Tensor]:

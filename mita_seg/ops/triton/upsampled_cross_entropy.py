@@ -281,11 +281,11 @@ class CrossEntropyBlocks(NamedTuple):
     """Pixels and classes of a program forward, of a step of it backward, and warps."""
 
     forward_pixels: int = 32  # of a row, one of each lane
-    forward_rows: int = 8
+    forward_rows: int = 4
     forward_classes: int = 8
     forward_warps: int = 1
     backward_rows: int = 4
-    backward_pixels: int = 16
+    backward_pixels: int = 8
     backward_classes: int = 32  # one of each lane
     backward_warps: int = 1
 
