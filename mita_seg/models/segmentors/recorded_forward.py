@@ -3,6 +3,7 @@
 import operator
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from threading import Lock
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ class RecordedForward:
 
     def clear(self) -> None:
         """Forget all recordings, and give back their memory."""
-        self._state: _State | None = None
+        self._watch: _Watch | None = None
         self._runs: Counter = Counter()
         self._recordings: dict[tuple, _Recording] = {}
 
@@ -57,10 +58,11 @@ class RecordedForward:
         if not (self._recordable and _is_plain_inference(module, inputs)):
             return self._function(module, inputs)
         with self._lock:
-            state = _State(module)
-            if state != self._state:
+            if self._watch is None or not self._watch.sees_no_change():
                 self.clear()
-                self._state = state
+                self._watch = _Watch(module)
+            if self._watch.sees_hooks():
+                return self._function(module, inputs)
             key = (inputs.shape, inputs.dtype, inputs.device, *_autocast())
             if key not in self._recordings:
                 self._runs[key] += 1
@@ -104,31 +106,45 @@ def _is_plain_inference(module: nn.Module, inputs: Tensor) -> bool:
         and not torch._C._len_torch_function_stack()
         and not global_hooks._global_forward_hooks
         and not global_hooks._global_forward_pre_hooks
-        and not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     )
 
 
-class _State:
-    """What a recording depends on beside its inputs: settings, patches, hooks, weights' places."""
+class _Watch:
+    """Notices a change of what a recording depends on beside its inputs and the weights' values.
+
+    These are attributes and parts of the modules, such as settings and patched methods, where
+    weights and buffers lie, and hooks. A model has thousands of attributes, so a look is a few
+    loops that do not run in Python.
+    """
 
     def __init__(self, module: nn.Module) -> None:
+        parts = list(module.modules())
+        self._dicts: list[dict] = [part.__dict__ for part in parts]
+        for name in ('_modules', '_parameters', '_buffers'):
+            self._dicts += (part.__dict__[name] for part in parts)
+        self._tensors = [*module.parameters(), *module.buffers()]
+        self._hooks = [part._forward_hooks for part in parts]
+        self._hooks += [part._forward_pre_hooks for part in parts]
         # The objects themselves, which keeps others from taking their addresses.
-        self.objects: list = []
-        self.numbers: list[int] = []
-        for part in module.modules():
-            self.objects += (part, *part.__dict__.values())
-            for tensors in (part._parameters, part._buffers):
-                self.numbers += (each.data_ptr() for each in tensors.values() if each is not None)
+        self._objects = self._list_objects()
+        self._places = self._list_places()
 
-    def __eq__(self, other: object) -> bool:
+    def _list_objects(self) -> list:
+        return list(chain.from_iterable(map(dict.values, self._dicts)))
+
+    def _list_places(self) -> list[int]:
+        return list(map(Tensor.data_ptr, self._tensors))
+
+    def sees_no_change(self) -> bool:
+        objects = self._list_objects()
         return (
-            isinstance(other, _State)
-            and self.numbers == other.numbers
-            and len(self.objects) == len(other.objects)
-            and all(map(operator.is_, self.objects, other.objects))
+            len(objects) == len(self._objects)
+            and all(map(operator.is_, objects, self._objects))
+            and self._list_places() == self._places
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    def sees_hooks(self) -> bool:
+        return any(self._hooks)
 
 
 def _autocast() -> tuple:
