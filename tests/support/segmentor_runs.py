@@ -4,6 +4,7 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+import mita_seg.models  # noqa: F401
 from mita_seg.engine import ResumableRunner
 from support.small_segmentor import CONFIG, MITA
 
