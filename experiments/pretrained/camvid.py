@@ -1,6 +1,8 @@
 # DINOv2-shaped ViT-S/14 with full attention on CamVid: crops of 25x34 patches. `study.sh` trains its
 # variants.
-_base_ = '../../configs/mita_segmenter_camvid/mita-segmenter_vit-t-p16_full_1xb16-4k_camvid-352x480.py'
+_base_ = (
+    '../../configs/mita_segmenter_camvid/mita-segmenter_vit-t-p16_full_1xb16-4k_camvid-352x480.py'
+)
 max_iters = 1200
 warmup_iters = 120
 crop_size = (350, 476)
@@ -18,7 +20,9 @@ model = dict(
         embed_dims=384,
         num_heads=6,
         pos_embed_init='trunc_normal',
-        init_cfg=dict(type='Pretrained', checkpoint='work_dirs/pretrained/dinov2-vits14.safetensors'),
+        init_cfg=dict(
+            type='Pretrained', checkpoint='work_dirs/pretrained/dinov2-vits14.safetensors'
+        ),
     ),
     decode_head=dict(in_channels=384, channels=384, embed_dims=384, num_heads=6),
 )
