@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from mita_seg.utils.cli import load_evaluation_config, parse_runner_args, user_errors
+from mita_seg.utils.spread import spread
 
 PROG = 'analyze_routing.py'
 
@@ -71,12 +72,6 @@ def analyze_gradients(runner, images):
             model.zero_grad()
             model.parse_losses(losses)[0].backward()
     return average(collected)
-
-
-def spread(size, count):
-    """Indices of `count` entries, or of all, spread evenly over `size`."""
-    count = min(count, size)
-    return [index * size // count for index in range(count)]
 
 
 def main(argv=None):

@@ -1,5 +1,5 @@
-# DINOv2-shaped ViT-S/14 with full attention on CamVid: crops of 25x34 patches. `study.sh` trains its
-# variants.
+# DINOv2-shaped ViT-S/14 with full attention on CamVid: crops of 25x34 patches.
+# `study.sh` trains its variants.
 _base_ = (
     '../../configs/mita_segmenter_camvid/mita-segmenter_vit-t-p16_full_1xb16-4k_camvid-352x480.py'
 )

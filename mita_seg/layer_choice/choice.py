@@ -1,0 +1,111 @@
+"""The best choice of layers under a budget, and the config that has it."""
+
+import copy
+
+from mita_seg.layers import FullAttention
+from mita_seg.layers.option_names import check_options
+
+from .costs import join
+
+
+def steps(order, quality, times):
+    """What each number of swapped layers costs and saves.
+
+    Args:
+        order (list[int]): Layers in the order in which they are added.
+        quality (dict[str, dict]): From :func:`.costs.measure_quality`.
+        times (dict[int, dict]): From :func:`.costs.measure_times`.
+
+    Returns:
+        list[dict]: From no layer to all: ``layers``, ``loss`` and ``mIoU``; ``loss_drop``, the rise
+        of the loss, and ``mIoU_drop``, in points; ``ms``, of the attention of all layers.
+    """
+    full = quality[join([])]
+    found = []
+    for count in range(len(order) + 1):
+        swapped = order[:count]
+        now = quality[join(swapped)]
+        ms = sum(times[layer]['mita' if layer in swapped else 'full'] for layer in order)
+        found.append(
+            {
+                'layers': sorted(swapped),
+                **now,
+                'loss_drop': now['loss'] - full['loss'],
+                'mIoU_drop': full['mIoU'] - now['mIoU'],
+                'ms': ms,
+            }
+        )
+    return found
+
+
+def choose(found, *, budget_ms=None, max_drop=None, by='loss'):
+    """The best step under a budget.
+
+    Args:
+        found (list[dict]): From :func:`steps`.
+        budget_ms (float, optional): Most milliseconds of the encoder's attention: the fewest layers
+            that keep to it.
+        max_drop (float, optional): Largest drop: the most layers that keep to it.
+        by (str): ``'loss'`` or ``'mIoU'``: what drops.
+
+    Returns:
+        dict: The step; some layers are swapped.
+
+    Raises:
+        ValueError: No step with a swapped layer keeps to the budget, or full attention does.
+    """
+    if budget_ms is not None:
+        if found[0]['ms'] <= budget_ms:
+            raise ValueError(
+                f'--budget-ms {budget_ms:g}: full attention in all layers takes '
+                f'{found[0]["ms"]:.3g} ms; there is nothing to swap'
+            )
+        within = [step for step in found if step['ms'] <= budget_ms]
+        if not within:
+            least = min(step['ms'] for step in found)
+            raise ValueError(
+                f'--budget-ms {budget_ms:g} cannot be kept: {least:.3g} ms is the least that the '
+                "encoder's attention takes, whatever layers are swapped"
+            )
+        return within[0]
+    within = [step for step in found[1:] if step[f'{by}_drop'] <= max_drop]
+    if not within:
+        least = min(step[f'{by}_drop'] for step in found[1:])
+        raise ValueError(
+            f'--max-drop {max_drop:g} cannot be kept: the {by} drops by {least:.3g} at least'
+        )
+    return within[-1]
+
+
+def with_layers(cfg, chosen):
+    """A config with MiTA attention in some layers of the encoder and full attention in the others.
+
+    Args:
+        cfg (Config): The config, whose ``model.backbone.attn_cfg`` has MiTA attention in all of them;
+            not changed.
+        chosen (list[int]): Numbers of layers.
+
+    Returns:
+        Config: Another one with a list in ``model.backbone.attn_cfg``.
+    """
+    cfg = copy.deepcopy(cfg)
+    backbone = cfg.model.backbone
+    given = backbone.get('attn_cfg') or {'type': 'MiTAAttention'}
+    count = backbone.get('num_layers', 12)
+    each = given if isinstance(given, list | tuple) else [given] * count
+    backbone.attn_cfg = [
+        dict(one) if number in chosen else _in_full(one) for number, one in enumerate(each)
+    ]
+    return cfg
+
+
+def _in_full(attn_cfg):
+    """Full attention with what has parameters in an attention."""
+    options = {'type': 'FullAttention'}
+    for name, value in attn_cfg.items():
+        try:
+            check_options(FullAttention, [name])
+        except TypeError:
+            continue
+        options[name] = value
+    return options
