@@ -47,20 +47,17 @@ def parse_args(argv=None):
         '--batch-size', type=int, default=1, help='images of the forward pass (default: 1)'
     )
     args = parse_runner_args(parser, argv)
-    for name in ('images', 'batch_size'):
-        if getattr(args, name) < 1:
-            parser.error(
-                f'--{name.replace("_", "-")} must be at least 1, got {getattr(args, name)}'
-            )
-    for name in ('budget_ms', 'max_drop'):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value < float('inf'):
-            parser.error(f'--{name.replace("_", "-")} must be a number from 0 on, got {value}')
+    for option, number in (('--images', args.images), ('--batch-size', args.batch_size)):
+        if number < 1:
+            parser.error(f'{option} must be at least 1, got {number}')
+    for option, number in (('--budget-ms', args.budget_ms), ('--max-drop', args.max_drop)):
+        if number is not None and not 0 <= number < float('inf'):
+            parser.error(f'{option} must be a number from 0 on, got {number}')
     return args
 
 
 def prepare_config(args):
-    """Read the config and check data and checkpoint; validation data takes the place of test data."""
+    """Read the config and check all; validation data takes the place of test data."""
     cfg = load_evaluation_config(args, PROG)
 
     from mita_seg.datasets import check_data

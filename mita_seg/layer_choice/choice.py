@@ -81,8 +81,8 @@ def with_layers(cfg, chosen):
     """A config with MiTA attention in some layers of the encoder and full attention in the others.
 
     Args:
-        cfg (Config): The config, whose ``model.backbone.attn_cfg`` has MiTA attention in all of them;
-            not changed.
+        cfg (Config): The config, whose ``model.backbone.attn_cfg`` has MiTA attention in all of
+            them; not changed.
         chosen (list[int]): Numbers of layers.
 
     Returns:
