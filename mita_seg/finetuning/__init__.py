@@ -7,6 +7,7 @@ top of it are in :mod:`mita_seg.engine`.
 from mita_seg.layers.mita_attention import Stage
 
 from .annealing import Annealing
+from .calibration import best_offsets, observe_offsets
 from .distillation import Distillation, make_teacher
 from .stages import FULL, read_stages, with_full_attention, write_stages
 
@@ -15,7 +16,9 @@ __all__ = [
     'Annealing',
     'Distillation',
     'Stage',
+    'best_offsets',
     'make_teacher',
+    'observe_offsets',
     'read_stages',
     'with_full_attention',
     'write_stages',

@@ -89,14 +89,35 @@ def with_layers(cfg, chosen):
         Config: Another one with a list in ``model.backbone.attn_cfg``.
     """
     cfg = copy.deepcopy(cfg)
-    backbone = cfg.model.backbone
-    given = backbone.get('attn_cfg') or {'type': 'MiTAAttention'}
-    count = backbone.get('num_layers', 12)
-    each = given if isinstance(given, list | tuple) else [given] * count
-    backbone.attn_cfg = [
-        dict(one) if number in chosen else _in_full(one) for number, one in enumerate(each)
+    cfg.model.backbone.attn_cfg = [
+        one if number in chosen else _in_full(one) for number, one in enumerate(_by_layer(cfg))
     ]
     return cfg
+
+
+def with_options(cfg, options):
+    """A config with further options of the attention of some layers of the encoder.
+
+    Args:
+        cfg (Config): The config; not changed.
+        options (dict[int, dict]): Options by the number of the layer.
+
+    Returns:
+        Config: Another one with a list in ``model.backbone.attn_cfg``.
+    """
+    cfg = copy.deepcopy(cfg)
+    cfg.model.backbone.attn_cfg = [
+        {**one, **options.get(number, {})} for number, one in enumerate(_by_layer(cfg))
+    ]
+    return cfg
+
+
+def _by_layer(cfg):
+    """The configs of the attention of all layers of the encoder."""
+    backbone = cfg.model.backbone
+    given = backbone.get('attn_cfg') or {'type': 'MiTAAttention'}
+    each = given if isinstance(given, list | tuple) else [given] * backbone.get('num_layers', 12)
+    return [dict(one) for one in each]
 
 
 def _in_full(attn_cfg):
