@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # MiTA in a pretrained encoder, part by part: bash experiments/pretrained/study.sh PART [OPTION...]
 #   weights            converts the pretrained weights; the other parts do it if it has not been done
+#   calibrate          offsets of the shared expert, for the runs mita-calibrated...; done when needed
 #   camvid, facades    trains every run on train (CamVid: train + val), tests on test
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
 #   choose             costs of each layer of the full-attention models, and configs of the best choice
@@ -21,7 +22,7 @@ seeds=${SEEDS:-0 1 2}
 jobs=${JOBS:-4}
 weights=$out/dinov2-vits14.safetensors
 all='full mita-dec mita mita-annealed mita-distilled mita-annealed-distilled
-    mita-more-landmarks mita-more-keys mita-s2 mita-route'
+    mita-calibrated mita-calibrated-annealed-distilled mita-offset mita-more-landmarks mita-more-keys mita-s2 mita-route'
 
 # The attention of encoder and decoder: the landmarks' windows are squares, as many keys as experts.
 attention() { # attention LANDMARKS KEYS [KEY=VALUE...]: of both
@@ -49,6 +50,10 @@ settings() { # settings camvid mita-s2
     mita-annealed) attention "${usual[@]}" && annealed ;;
     mita-distilled) attention "${usual[@]}" && distilled ;;
     mita-annealed-distilled) attention "${usual[@]}" && annealed && distilled ;;
+    # The config of these has a list: MiTA with an offset in each layer of the encoder.
+    mita-calibrated) ;;
+    mita-calibrated-annealed-distilled) annealed && distilled ;;
+    mita-offset) attention "${usual[@]}" shared_offset=2.0 ;;
     mita-more-landmarks) attention "${larger[0]}" "${usual[1]}" ;;
     mita-more-keys) attention "${larger[@]}" ;;
     mita-s2) attention "${usual[@]}" num_routed=2 ;;
@@ -57,12 +62,19 @@ settings() { # settings camvid mita-s2
     esac
 }
 
+config() { # config camvid mita
+    case $2 in
+    mita-calibrated*) echo $out/calibrated/"$1/$1_calibrated.py" ;;
+    *) echo experiments/pretrained/"$1.py" ;;
+    esac
+}
+
 # As tools/compare.py takes them.
 runs() { # runs camvid full mita
     local name options
     for name in "${@:2}"; do
         options=$(settings "$1" "$name" | paste -sd,)
-        echo "experiments/pretrained/$1.py@$name${options:+:$options}"
+        echo "$(config "$1" "$name")@$name${options:+:$options}"
     done
 }
 
@@ -80,8 +92,17 @@ convert() {
     python tools/convert_checkpoint.py "$data/dinov2-vits14/dinov2_vits14_fp16.safetensors" $weights
 }
 
+calibrate() { # calibrate camvid
+    convert
+    [ -f "$(config "$1" mita-calibrated)" ] && return
+    python tools/calibrate_offsets.py experiments/pretrained/"$1".py --images 8 \
+        --work-dir $out/calibrated/"$1" --data-root "$data/$1" \
+        --cfg-options model.backbone.init_cfg.checkpoint=$weights $(settings "$1" mita)
+}
+
 train() { # train camvid
     convert
+    case ${RUNS:-$all} in *calibrated*) calibrate "$1" ;; esac
     python tools/compare.py $(runs "$1" ${RUNS:-$all}) --work-dir $out/"$1" --seeds $seeds \
         --jobs "$jobs" --data-root "$data/$1" --cfg-options $(options "$1") "${more[@]}"
 }
@@ -90,6 +111,7 @@ checkpoint() { ls $out/"$1/$2"/seed0/iter_*.pth | sort -V | tail -1; } # checkpo
 
 case $part in
 weights) convert ;;
+calibrate) for name in camvid facades; do calibrate $name; done ;;
 camvid | facades) train "$part" ;;
 recall)
     for name in camvid facades; do
@@ -114,7 +136,7 @@ list)
     for name in camvid facades; do runs $name $all; done
     ;;
 *)
-    sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
