@@ -1,6 +1,9 @@
 """DistillMiTAHook in training runs."""
 
 import gc
+import json
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -15,6 +18,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.engine import AnnealMiTAHook, DistillMiTAHook, distill_mita
 from mita_seg.finetuning import make_teacher
+from support.ports import free_port
 from support.segmentor_runs import make_segmentor_runner, model_config
 
 
@@ -122,6 +126,39 @@ def test_within_data_parallel_processes_all_gradients_are_there(tmp_path):
     losses = Wrapper(runner.model)(**data, mode='loss')
     losses['distill.loss'].backward()
     assert runner.model.backbone.layers[0].attn.qkv.weight.grad.any()
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_two_processes_train_with_both_aids(repository, shapes_root, tmp_path):
+    (config,) = (repository / 'configs/mita_segmenter_shapes').glob('*_mita-encdec_*.py')
+    options = {
+        **dict.fromkeys(
+            ('crop_size', 'model.data_preprocessor.size', 'model.backbone.img_size'), '64,64'
+        ),
+        'model.backbone.num_layers': 2,
+        'train_cfg.max_iters': 6,
+        'train_cfg.val_interval': 6,
+        'train_dataloader.batch_size': 2,
+        'default_hooks.logger.interval': 1,
+        'default_hooks.anneal.type': 'AnnealMiTAHook',
+        'default_hooks.anneal.end': 5,
+        'default_hooks.distill.type': 'DistillMiTAHook',
+        'default_hooks.distill.end': 4,
+        **{
+            f'{part}_dataloader.dataset.data_root': shapes_root for part in ('train', 'val', 'test')
+        },
+    }
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2']
+    command += ['--master_port', str(free_port()), repository / 'tools/train.py', config]
+    command += ['--work-dir', tmp_path, '--launcher', 'pytorch', '--cfg-options']
+    command += [f'{name}={value}' for name, value in options.items()]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (log,) = tmp_path.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    losses = [line['distill.loss'] for line in lines if 'distill.loss' in line]
+    assert losses[0] == 0 < losses[3]  # full attention, then experts
 
 
 @pytest.mark.parametrize(
