@@ -37,6 +37,9 @@ def parse_args(argv=None):
         metavar='DROP',
         help='largest rise of the loss, or drop of mIoU in points: as many layers as keep to it',
     )
+    budget.add_argument(
+        '--number', type=int, metavar='N', help='so many layers, those that cost least'
+    )
     parser.add_argument(
         '--by', choices=('loss', 'mIoU'), default='loss', help='what --max-drop is of (loss)'
     )
@@ -156,9 +159,10 @@ def main(argv=None):
     print()
     print_steps(found)
     chosen = None
-    if args.budget_ms is not None or args.max_drop is not None:
+    budget = {name: getattr(args, name) for name in ('budget_ms', 'max_drop', 'number')}
+    if any(value is not None for value in budget.values()):
         with user_errors(PROG):
-            chosen = choose(found, budget_ms=args.budget_ms, max_drop=args.max_drop, by=args.by)
+            chosen = choose(found, **budget, by=args.by)
         written = work_dir / f'{Path(args.config).stem}_chosen.py'
         given = load_config(args.config, args.cfg_options, data_root=args.data_root)
         with_layers(given, chosen['layers']).dump(written)

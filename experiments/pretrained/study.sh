@@ -4,11 +4,12 @@
 #   calibrate          offsets of the shared expert, for the runs mita-calibrated...; done when needed
 #   camvid, facades    trains every run on train (CamVid: train + val), tests on test
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
-#   choose             costs of each layer of the full-attention models, and configs of the best choice
+#   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8)
 #   time               facades in training, and images of 1,568 pixels
 #   list               prints all runs as tools/compare.py takes them
-# RUNS names some of the runs, SEEDS the seeds (default "0 1 2"), JOBS how many run at a time (default
-# 4). An interrupted part goes on where it was. OPTIONs go to every config as --cfg-options.
+# RUNS names some of the runs (only so, after `choose`, mita-chosen-annealed-distilled), SEEDS the
+# seeds (default "0 1 2"), JOBS how many run at a time (default 4). An interrupted part goes on where
+# it was. OPTIONs go to every config as --cfg-options.
 # Results: work_dirs/pretrained.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -36,13 +37,22 @@ one_attention() { # one_attention backbone LANDMARKS KEYS [KEY=VALUE...]
     printf "model.$1.attn_cfg.%s\n" _delete_=True type=MiTAAttention "landmarks=($2)" "topk=$3" "${@:4}"
 }
 
+usual() { # usual camvid
+    case $1 in
+    camvid) echo 6,8 48 ;;
+    facades) echo 8,8 64 ;;
+    esac
+}
+
+encoder() { one_attention backbone $(usual "$1"); } # encoder camvid
+
 annealed() { printf 'default_hooks.anneal.%s\n' type=AnnealMiTAHook end=800; }
 distilled() { printf 'default_hooks.distill.%s\n' type=DistillMiTAHook end=400; }
 
 # Settings of a run beside its config.
 settings() { # settings camvid mita-s2
-    local usual=(6,8 48) larger=(9,12 108)
-    [ "$1" = facades ] && usual=(8,8 64) larger=(14,14 196)
+    local usual=($(usual "$1")) larger=(9,12 108)
+    [ "$1" = facades ] && larger=(14,14 196)
     case $2 in
     full) ;;
     mita-dec) one_attention decode_head "${usual[@]}" ;;
@@ -53,6 +63,9 @@ settings() { # settings camvid mita-s2
     # The config of these has a list: MiTA with an offset in each layer of the encoder.
     mita-calibrated) ;;
     mita-calibrated-annealed-distilled) annealed && distilled ;;
+    mita-chosen-annealed-distilled)
+        one_attention decode_head "${usual[@]}" && annealed && distilled
+        ;;
     mita-offset) attention "${usual[@]}" shared_offset=2.0 ;;
     mita-more-landmarks) attention "${larger[0]}" "${usual[1]}" ;;
     mita-more-keys) attention "${larger[@]}" ;;
@@ -65,6 +78,7 @@ settings() { # settings camvid mita-s2
 config() { # config camvid mita
     case $2 in
     mita-calibrated*) echo $out/calibrated/"$1/$1_calibrated.py" ;;
+    mita-chosen*) echo $out/choose/"$1/$1_chosen.py" ;;
     *) echo experiments/pretrained/"$1.py" ;;
     esac
 }
@@ -117,15 +131,15 @@ recall)
     for name in camvid facades; do
         python tools/analyze_routing.py experiments/pretrained/$name.py "$(checkpoint $name full)" \
             --as-full --work-dir $out/recall/$name --data-root "$data/$name" \
-            --cfg-options $(settings $name mita) $(options $name) "${more[@]}"
+            --cfg-options $(encoder $name) $(options $name) "${more[@]}"
     done
     ;;
 choose)
     for name in camvid facades; do
-        # Costs are measured on images that no training of this study has seen but in `camvid`.
+        # On validation images, which training has seen in CamVid's case.
         python tools/choose_layers.py experiments/pretrained/$name.py "$(checkpoint $name full)" \
-            --work-dir $out/choose/$name --data-root "$data/$name" \
-            --cfg-options $(settings $name mita) model.backbone.init_cfg.checkpoint=$weights "${more[@]}"
+            --number ${NUMBER:-8} --work-dir $out/choose/$name --data-root "$data/$name" \
+            --cfg-options $(encoder $name) model.backbone.init_cfg.checkpoint=$weights "${more[@]}"
     done
     ;;
 time)
@@ -136,7 +150,7 @@ list)
     for name in camvid facades; do runs $name $all; done
     ;;
 *)
-    sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

@@ -38,7 +38,7 @@ def steps(order, quality, times):
     return found
 
 
-def choose(found, *, budget_ms=None, max_drop=None, by='loss'):
+def choose(found, *, budget_ms=None, max_drop=None, number=None, by='loss'):
     """The best step under a budget.
 
     Args:
@@ -46,6 +46,7 @@ def choose(found, *, budget_ms=None, max_drop=None, by='loss'):
         budget_ms (float, optional): Most milliseconds of the encoder's attention: the fewest layers
             that keep to it.
         max_drop (float, optional): Largest drop: the most layers that keep to it.
+        number (int, optional): So many layers.
         by (str): ``'loss'`` or ``'mIoU'``: what drops.
 
     Returns:
@@ -54,6 +55,10 @@ def choose(found, *, budget_ms=None, max_drop=None, by='loss'):
     Raises:
         ValueError: No step with a swapped layer keeps to the budget, or full attention does.
     """
+    if number is not None:
+        if not 1 <= number < len(found):
+            raise ValueError(f'--number must be from 1 to {len(found) - 1} layers, got {number}')
+        return found[number]
     if budget_ms is not None:
         if found[0]['ms'] <= budget_ms:
             raise ValueError(
@@ -72,7 +77,7 @@ def choose(found, *, budget_ms=None, max_drop=None, by='loss'):
     if not within:
         least = min(step[f'{by}_drop'] for step in found[1:])
         raise ValueError(
-            f'--max-drop {max_drop:g} cannot be kept: the {by} drops by {least:.3g} at least'
+            f'--max-drop {max_drop:g} cannot be kept: the least drop by {by} is {least:.3g}'
         )
     return within[-1]
 

@@ -116,6 +116,7 @@ TIMES = {layer: {'full': 2.0, 'mita': 0.5} for layer in range(3)}
         ({'max_drop': 0.05}, [2]),
         ({'max_drop': 0.1001}, [0, 1, 2]),
         ({'max_drop': 1.0, 'by': 'mIoU'}, [0, 2]),
+        ({'number': 2}, [0, 2]),
     ],
 )
 def test_choice(budget, layers):
@@ -129,7 +130,8 @@ def test_choice(budget, layers):
     [
         ({'budget_ms': 1.0}, 'cannot be kept: 1.5 ms is the least'),
         ({'budget_ms': 6.0}, 'takes 6 ms; there is nothing to swap'),
-        ({'max_drop': 0.001}, 'cannot be kept: the loss drops by 0.01 at least'),
+        ({'max_drop': 0.001}, 'cannot be kept: the least drop by loss is 0.01'),
+        ({'number': 4}, '--number must be from 1 to 3 layers, got 4'),
     ],
 )
 def test_budgets_that_cannot_be_kept(budget, message):
