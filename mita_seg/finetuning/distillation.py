@@ -22,7 +22,9 @@ def make_teacher(model: nn.Module) -> nn.Module:
         ValueError: The model has no MiTA attention.
     """
     layers = mita_layers(model)
-    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    teacher = copy.deepcopy(model)
+    teacher.eval()  # which MMSegmentation's VisionTransformer answers with None
+    teacher.requires_grad_(False)
     for name in layers:
         teacher.get_submodule(name).set_stage(FULL)  # type: ignore[operator]
     return teacher

@@ -69,6 +69,7 @@ def test_a_checkpoint_from_the_midst_is_evaluated_in_its_stage(tmp_path):
         assert (stage and stage.topk) == expected
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_compiled_segmentor_is_compiled_once_after_the_last_stage(tmp_path):
     counter = CompileCounterWithBackend('eager')

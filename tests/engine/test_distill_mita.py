@@ -20,6 +20,7 @@ from mita_seg.engine import AnnealMiTAHook, DistillMiTAHook, distill_mita
 from mita_seg.finetuning import make_teacher
 from support.ports import free_port
 from support.segmentor_runs import make_segmentor_runner, model_config
+from support.user_config import STOCK
 
 
 class Note(Hook):
@@ -126,6 +127,22 @@ def test_within_data_parallel_processes_all_gradients_are_there(tmp_path):
     losses = Wrapper(runner.model)(**data, mode='loss')
     losses['distill.loss'].backward()
     assert runner.model.backbone.layers[0].attn.qkv.weight.grad.any()
+
+
+def test_a_swapped_model_of_mmsegmentation_trains_with_both_aids(tmp_path):
+    model = {
+        **STOCK,
+        'type': 'mita_seg.models.build_swapped',
+        'segmentor': 'EncoderDecoder',
+        'attn_cfg': {'landmarks': (2, 2), 'topk': 3},
+        'data_preprocessor': {'type': 'SegDataPreProcessor', 'size': (32, 32)},
+    }
+    for target in ('attention', 'block'):
+        hooks = AnnealMiTAHook(end=3, num_stages=3), DistillMiTAHook(end=4, target=target)
+        _, note = train(tmp_path / target, *hooks, model=model, max_iters=5)
+        errors = [log.get('distill.loss') for log in note.logs]
+        # Full attention, as ours and as MMCV computes it.
+        assert errors[0] == pytest.approx(0, abs=1e-6) and errors[3] > 1e-6 and errors[4] is None
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_offsets_are_written_and_the_config_trains(tool, tiny, shapes_configs, tmp_path, capsys):
     options = [*tiny, f'experiment_name=calibrate{tmp_path.name}']
