@@ -5,7 +5,7 @@
 #   camvid, facades    trains every run on train (CamVid: train + val), tests on test
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
 #   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8)
-#   time               facades in training, and images of 1,568 pixels
+#   time               images of 1,568 pixels; `facades` times 784 in training and testing
 #   list               prints all runs as tools/compare.py takes them
 # RUNS names some of the runs (only so, after `choose`, mita-chosen-annealed-distilled), SEEDS the
 # seeds (default "0 1 2"), JOBS how many run at a time (default 4). An interrupted part goes on where
@@ -144,7 +144,7 @@ choose)
     ;;
 time)
     python tools/benchmark.py model --config experiments/pretrained/facades.py \
-        --crops 784:8 1568:1 --out $out/time
+        --crops 1568:1 --out $out/time
     ;;
 list)
     for name in camvid facades; do runs $name $all; done
