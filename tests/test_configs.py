@@ -79,7 +79,9 @@ def marked_long(words, paths):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('path', marked_long(('_vit-l_',), FILES), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path', marked_long(('_vit-l_', '-annealed_'), FILES), ids=lambda path: path.stem
+)
 def test_builds_and_runs_forward_and_backward(path):
     cfg = Config.fromfile(path)
     init_default_scope('mmseg')
@@ -100,7 +102,9 @@ def test_builds_and_runs_forward_and_backward(path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'path',
-    marked_long(('_full_', '_mita-dec_'), [path for path in ADE20K if '_vit-t_' in path.stem]),
+    marked_long(
+        ('_full_', '_mita-dec_', '-annealed_'), [path for path in ADE20K if '_vit-t_' in path.stem]
+    ),
     ids=lambda path: path.stem,
 )
 def test_vit_t_trains_two_iterations(path, shapes_root, tmp_path):
@@ -180,6 +184,16 @@ def test_attention_only_decoder_is_the_papers(size):
     head = attnonly.model.decode_head
     assert head.attn_cfg == ade20k_config(size, 'mita-dec').model.decode_head.attn_cfg
     assert head.num_layers > full.model.decode_head.num_layers and not head.with_ffn
+
+
+@pytest.mark.parametrize(
+    'path', [path for path in ADE20K if '_mita-encdec-annealed_' in path.stem], ids=lambda p: p.stem
+)
+def test_annealed_configs_differ_in_one_key(path):
+    twin = path.with_name(path.name.replace('-annealed', ''))
+    annealed, plain = (Config.fromfile(each) for each in (path, twin))
+    assert differing_keys(plain.to_dict(), annealed.to_dict()) == ['default_hooks.anneal']
+    assert annealed.default_hooks.anneal.end < annealed.train_cfg.max_iters
 
 
 @pytest.mark.parametrize('size', SIZES)

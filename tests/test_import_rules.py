@@ -18,6 +18,8 @@ ALLOWED = {
     'augment': {'mita_seg.augment'},
     'conversion': {'mita_seg.conversion', 'mita_seg.utils.files', 'safetensors'},
     'swap': {'mita_seg.swap', 'mita_seg.layers', 'mita_seg.ops'},
+    'finetuning': {'mita_seg.finetuning', 'mita_seg.analysis', 'mita_seg.layers'}
+    | {'mita_seg.ops'},
     'analysis': {'mita_seg.analysis', 'mita_seg.layers', 'mita_seg.ops', 'mita_seg.utils.files'}
     | {'matplotlib'},
 }

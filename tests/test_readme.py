@@ -141,8 +141,26 @@ def test_example_of_recorded_routing():
     assert names['expert_map'](names['routing']).shape == (1, 2, 12, 16)
 
 
+def test_example_of_the_aids_trains():
+    (code,) = (code for code in PYTHON if 'Annealing(' in code)
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+    model = torch.nn.TransformerEncoder(layer, 2)
+    images = torch.randn(1, 64, 16)
+    names = {
+        'model': model,
+        'loader': [(images, images)] * 3,
+        'criterion': torch.nn.MSELoss(),
+        'optimizer': torch.optim.SGD(model.parameters(), 0.1),
+    }
+    for old, new in (('< 2000', '< 1'), ('== 2000', '== 1'), ('end=4000', 'end=2')):
+        assert old in code
+        code = code.replace(old, new)
+    exec(compile(code, 'document', 'exec'), names)
+    assert names['annealing'].finished and names['loss'].isfinite()
+
+
 def test_example_of_a_swap_runs_and_is_undone():
-    (code,) = (code for code in PYTHON if 'swap_attention' in code)
+    (code,) = (code for code in PYTHON if 'restore_attention' in code)
     names = {}
     exec(compile(code, 'document', 'exec'), names)
     assert names['tokens'].shape == (1, 192, 64)

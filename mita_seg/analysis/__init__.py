@@ -14,15 +14,25 @@ from .arrays import (
     special_token_rows,
     token_use,
 )
+from .attention_recall import (
+    AttentionRecall,
+    attention_recall,
+    mean_recall,
+    observe_attention_recall,
+)
 from .record import Routing, record_routing
 from .routing import observe_routing, routing_figures
 
 __all__ = [
+    'AttentionRecall',
     'Routing',
+    'attention_recall',
     'attention_rows',
     'expert_keys',
     'expert_map',
     'landmark_windows',
+    'mean_recall',
+    'observe_attention_recall',
     'observe_routing',
     'recall',
     'record_routing',

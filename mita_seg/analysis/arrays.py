@@ -90,11 +90,11 @@ def recall(routing: Routing):
         ndarray: float32 [B, H, N], from 0 to 1.
     """
     parts = []
-    query, key, _ = _in_float(routing)
-    for queries in _few_queries(routing, key.shape[2]):
+    query, key, _ = in_float(routing)
+    for queries in few_queries(routing, key.shape[2]):
         logits = scale_products(query[:, :, queries], key, routing.options.scale)
         chosen = torch.zeros_like(logits, dtype=torch.bool)
-        chosen.scatter_(-1, _chosen(routing, queries), True)
+        chosen.scatter_(-1, chosen_keys(routing, queries), True)
         parts.append(logits.softmax(-1).where(chosen, 0).sum(-1))
     return torch.cat(parts, -1).clamp(max=1).cpu().numpy()
 
@@ -113,9 +113,9 @@ def attention_rows(routing: Routing, queries: Sequence[int]):
         ndarray: float32 [B, H, n, N], each row adds up to 1.
     """
     places = torch.tensor(list(queries), dtype=torch.int64, device=routing.query.device)
-    query, key, landmarks = _in_float(routing)
+    query, key, landmarks = in_float(routing)
     query, options = query[:, :, places], routing.options
-    chosen = _chosen(routing, places)  # [B, H, n, s k]
+    chosen = chosen_keys(routing, places)  # [B, H, n, s k]
     logits = [routed_logits(query, key, chosen, options)]
     if options.shared:
         logits.append(shared_logits(query, landmarks, options))
@@ -161,10 +161,10 @@ def shared_masses(routing: Routing) -> Tensor:
         return torch.zeros(shape)
     if not options.topk:
         return torch.ones(shape)
-    query, key, landmarks = _in_float(routing)
+    query, key, landmarks = in_float(routing)
     parts = []
-    for queries in _few_queries(routing, options.num_routed * options.topk * key.shape[3]):
-        few, chosen = query[:, :, queries], _chosen(routing, queries)
+    for queries in few_queries(routing, options.num_routed * options.topk * key.shape[3]):
+        few, chosen = query[:, :, queries], chosen_keys(routing, queries)
         logits = [
             shared_logits(few, landmarks, options), routed_logits(few, key, chosen, options)
         ]  # fmt: skip
@@ -179,17 +179,18 @@ def count(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
     return index.new_zeros(*index.shape[:-1], size).scatter_add_(-1, index, weights)
 
 
-def _few_queries(routing: Routing, numbers: int) -> Iterator[slice]:
+def few_queries(routing: Routing, numbers: int) -> Iterator[slice]:
     """All queries, as many at a time as fit in memory with so many `numbers` each."""
     batch, heads, tokens, _ = routing.query.shape
     step = max(1, _NUMBERS_AT_ONCE // (batch * heads * numbers))
     return (slice(first, min(first + step, tokens)) for first in range(0, tokens, step))
 
 
-def _chosen(routing: Routing, queries: slice | Tensor) -> Tensor:
+def chosen_keys(routing: Routing, queries: slice | Tensor) -> Tensor:
     """Keys of the experts of some queries, [B, H, n, s * k]."""
     return keys_of_queries(routing.experts, routing.routes[:, :, queries])
 
 
-def _in_float(routing: Routing) -> tuple[Tensor, Tensor, Tensor]:
+def in_float(routing: Routing) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and landmarks in float32."""
     return routing.query.float(), routing.key.float(), routing.landmarks.float()

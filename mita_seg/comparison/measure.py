@@ -110,7 +110,7 @@ def measure(config, train=True):
     leave_out_pretrained(cfg)
     model = MODELS.build(cfg.model)
     model = model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
-    height, width = _crop_size(cfg)
+    height, width = crop_size(cfg)
     image = torch.randn(1, 3, height, width, device=model.data_preprocessor.device)
     return {
         'params': sum(parameter.numel() for parameter in model.parameters()),
@@ -139,7 +139,8 @@ def count_flops(model, image):
     return {'flops_model': int(by_module['']), 'flops_decoder': int(by_module['decode_head'])}
 
 
-def _crop_size(cfg):
+def crop_size(cfg):
+    """Height and width of the images that a config trains on."""
     size = cfg.model.get('data_preprocessor', {}).get('size') or cfg.get('crop_size')
     if size is None:
         raise ValueError(

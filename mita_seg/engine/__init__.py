@@ -1,6 +1,8 @@
 """Parts of a training run. Importing this module registers those that a config may name."""
 
+from .anneal_mita import AnnealMiTAHook
 from .deferred_runtime_info import DeferredRuntimeInfoHook
+from .distill_mita import DistillMiTAHook
 from .exact_resume import ExactResumeHook
 from .layer_decay import ViTLayerDecayOptimWrapperConstructor
 from .mita_stats import MiTAStatsHook
@@ -11,8 +13,10 @@ from .save_predictions import SavePredictionsHook
 from .whole_checkpoint import WholeCheckpointHook
 
 __all__ = [
+    'AnnealMiTAHook',
     'BFloat16OptimWrapper',
     'DeferredRuntimeInfoHook',
+    'DistillMiTAHook',
     'ExactResumeHook',
     'MiTAStatsHook',
     'PaintPredictionsHook',

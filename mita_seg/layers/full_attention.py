@@ -8,6 +8,11 @@ from torch import Tensor
 from .attention import Attention
 
 
+def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(d^-1/2 Q K^T) V; all [B, H, N, d]."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class FullAttention(Attention):
     """Every token attends to every token, by torch's fused scaled dot product attention.
 
@@ -16,4 +21,4 @@ class FullAttention(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Sequence[int], start: int) -> Tensor:
         """softmax(d^-1/2 Q K^T) V; all [B, H, N, d]."""
-        return F.scaled_dot_product_attention(q, k, v)
+        return full_attention(q, k, v)

@@ -1,7 +1,7 @@
 """MiTA attention as a layer."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -10,6 +10,21 @@ from mita_seg.ops.options import MiTAOptions, make_options, make_pooling
 from mita_seg.ops.validation import check_experts, check_pair, check_scale
 
 from .attention import Attention
+from .full_attention import full_attention
+
+_ALL_KEYS = 2**31 - 1  # more than there are tokens
+
+
+class Stage(NamedTuple):
+    """What an attention computes for a while in place of its own settings.
+
+    Attributes:
+        topk: Keys per expert; None: full attention, without experts.
+        shared_offset: Added to the logits of the shared expert, if the layer has one.
+    """
+
+    topk: int | None
+    shared_offset: float = 0.0
 
 
 class MiTAAttention(Attention):
@@ -31,6 +46,7 @@ class MiTAAttention(Attention):
         shared: Use the shared expert.
         landmark_scale: Factor of the shared expert's logits: ``'scale'`` for d^-1/2 (the paper),
             ``'inverse_dim'`` for 1/d (the published code), or a number.
+        shared_offset: Added to the shared expert's logits; a negative number makes it weaker.
         backend: Backend of :func:`mita_seg.ops.pooled_mita_attention`.
         pooled_tokens: What landmarks are pooled from. ``'patches'`` (the paper), or
             ``'all_but_last'`` to compute what the published code computes, for its weights: there
@@ -43,6 +59,9 @@ class MiTAAttention(Attention):
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: A value out of range, or ``topk=0`` together with ``shared=False``.
+
+    Attributes:
+        stage: What :meth:`set_stage` set; None while the layer computes its own settings.
     """
 
     def __init__(
@@ -54,6 +73,7 @@ class MiTAAttention(Attention):
         num_routed: int = 1,
         shared: bool = True,
         landmark_scale: float | str = 'scale',
+        shared_offset: float = 0.0,
         backend: str = 'auto',
         pooled_tokens: str = 'patches',
         **kwargs: Any,
@@ -66,12 +86,34 @@ class MiTAAttention(Attention):
         self.num_routed = num_routed
         self.shared = shared
         self.landmark_scale = _resolve_landmark_scale(landmark_scale, self.head_dim)
+        self.shared_offset = check_scale('shared_offset', shared_offset)
+        self.stage: Stage | None = None
         if pooled_tokens not in ('patches', 'all_but_last'):
             raise ValueError(
                 f"pooled_tokens must be 'patches' or 'all_but_last', got {pooled_tokens!r}"
             )
         self.pooled_tokens = pooled_tokens
         self.backend = backend
+
+    def set_stage(self, stage: Stage | None) -> None:
+        """Compute something else for a while, as annealing does; parameters do not change.
+
+        A copy of the layer computes the same; a state dict says nothing about it. Each value is
+        compiled anew by ``torch.compile``.
+
+        Args:
+            stage: What to compute; None: the layer's own settings.
+
+        Raises:
+            TypeError: A number of the wrong type.
+            ValueError: A number out of range, or ``topk=0`` for a layer without shared expert.
+        """
+        if stage is not None:
+            if stage.topk is not None:
+                num_landmarks = self.landmarks[0] * self.landmarks[1]
+                check_experts(stage.topk, self.num_routed, num_landmarks, self.shared)
+            check_scale('shared_offset', stage.shared_offset)
+        self.stage = stage
 
     def pool(self, q: Tensor, grid: Sequence[int], start: int) -> Tensor:
         """Landmarks [B, H, m, d], pooled from queries [B, H, N, d]."""
@@ -80,6 +122,8 @@ class MiTAAttention(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Sequence[int], start: int) -> Tensor:
         """MiTA attention with landmarks pooled from the queries; all [B, H, N, d]."""
+        if self.stage is not None and self.stage.topk is None:
+            return full_attention(q, k, v)
         first = self._first_pooled(q.shape[2], grid, start)
         return pooled_mita_attention(
             q, k, v, grid, self.landmarks, start=first, backend=self.backend, **self._settings()
@@ -101,12 +145,18 @@ class MiTAAttention(Attention):
 
     def _settings(self) -> dict[str, Any]:
         """The layer's options of the operator."""
-        return {
+        settings = {
             'topk': self.topk,
             'num_routed': self.num_routed,
             'landmark_scale': self.landmark_scale,
             'shared': self.shared,
+            'shared_offset': self.shared_offset,
         }
+        if self.stage is None:
+            return settings
+        if self.stage.topk is None:  # what full attention is as MiTA attention
+            return {**settings, 'topk': _ALL_KEYS, 'num_routed': 1, 'shared': False}
+        return {**settings, **self.stage._asdict()}
 
     def _first_pooled(self, num_tokens: int, grid: Sequence[int], start: int) -> int:
         """The first of the h * w tokens that landmarks are pooled from."""
@@ -124,6 +174,7 @@ class MiTAAttention(Attention):
         return (
             f'landmarks={self.landmarks}, topk={self.topk}, num_routed={self.num_routed}, '
             f'shared={self.shared}, landmark_scale={self.landmark_scale:.4g}, '
+            f'shared_offset={self.shared_offset:.4g}, '
             f'pooled_tokens={self.pooled_tokens!r}, backend={self.backend!r}'
         )
 

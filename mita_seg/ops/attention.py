@@ -30,6 +30,7 @@ def mita_attention(
     scale: float | None = None,
     landmark_scale: float | None = None,
     shared: bool = True,
+    shared_offset: float = 0.0,
     backend: str = 'auto',
 ) -> Tensor:
     """MiTA attention: each query attends to a shared expert and to its routed experts.
@@ -63,6 +64,9 @@ def mita_attention(
             authors' published code amounts to 1/d.
         shared: Whether queries attend to the shared expert. False: route-only; the landmarks then
             get no gradient.
+        shared_offset: Added to the logits with landmarks; from -10000 to 10000. A negative number
+            makes the shared expert weaker: its exponential is the factor of the landmarks' weights
+            before the softmax is normalised. Without routed experts it makes no difference.
         backend: 'reference' (the definition, for tests), 'tiled' (fast in plain torch operations),
             'masked' (scaled_dot_product_attention under a mask, for short maps on a GPU: O(N^2)),
             'triton' (kernels for GPUs from Ampere on, compute capability 8.0: float32, bfloat16 or
@@ -93,6 +97,7 @@ def mita_attention(
         scale=scale,
         landmark_scale=landmark_scale,
         shared=shared,
+        shared_offset=shared_offset,
     )
     chosen = _select_backend(backend, query, landmarks.shape[2], options)
     given = query, tensors['key'], tensors['value'], landmarks
@@ -112,6 +117,7 @@ def pooled_mita_attention(
     scale: float | None = None,
     landmark_scale: float | None = None,
     shared: bool = True,
+    shared_offset: float = 0.0,
     backend: str = 'auto',
 ) -> Tensor:
     """:func:`mita_attention` with landmarks from :func:`pool_landmarks`, as one operator.
@@ -122,7 +128,8 @@ def pooled_mita_attention(
     Args:
         query, key, value: As in :func:`mita_attention`.
         grid, num_landmarks, start: As in :func:`pool_landmarks`.
-        topk, num_routed, scale, landmark_scale, shared, backend: As in :func:`mita_attention`.
+        topk, num_routed, scale, landmark_scale, shared, shared_offset, backend: As in
+            :func:`mita_attention`.
 
     Returns:
         [B, H, N, d], dtype of the inputs.
@@ -145,6 +152,7 @@ def pooled_mita_attention(
         scale=scale,
         landmark_scale=landmark_scale,
         shared=shared,
+        shared_offset=shared_offset,
     )
     chosen = _select_backend(backend, query, pooling.num_landmarks, options)
     landmarks: Tensor | None

@@ -46,6 +46,7 @@ def masked_attention(
         routes = route(scores_between(query, landmarks), options)
         num_shared = landmarks.shape[1] if options.shared else 0
         table = tabulate(in_expert, num_shared, options.num_routed, query.dtype)
+        table[..., :num_shared] = options.shared_offset
     if options.shared:
         # The operation has one scale. If it were tiny, the landmarks would overflow.
         common = scale if scale > 0 and abs(landmark_scale) <= 16 * scale else 1.0
@@ -102,7 +103,7 @@ def make_mask(table: Tensor, routes: Tensor, num_shared: int) -> Tensor:
     """What to add to the logits: the log of how many experts of the query have the key.
 
     Args:
-        table: From :func:`tabulate`, [heads, m, width].
+        table: From :func:`tabulate`, [heads, m, width]; the landmarks' columns are their mask.
         routes: Experts of the queries, [heads, N, s].
         num_shared: Landmarks; they count once.
 
@@ -117,7 +118,7 @@ def make_mask(table: Tensor, routes: Tensor, num_shared: int) -> Tensor:
         return table.flatten(0, 1).index_select(0, rows).view(heads, num_tokens, width)
     chosen = table.new_zeros(heads, num_tokens, num_experts).scatter_(2, routes, 1)
     mask = (chosen @ table).log_()
-    mask[..., :num_shared] = 0
+    mask[..., :num_shared] = table[:, :1, :num_shared]
     return mask
 
 

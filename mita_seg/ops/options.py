@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, get_type_hints
 from .surroundings import is_exporting
 from .validation import check_experts, check_scale
 
+MAX_OFFSET = 10_000  # float16 holds it; the exponential of its negative is 0
+
 
 class Pooling(NamedTuple):
     """Where landmarks are pooled from, and how many they are.
@@ -47,6 +49,7 @@ class MiTAOptions(NamedTuple):
         scale: c, factor of the logits with keys.
         landmark_scale: c_L, factor of the logits with landmarks.
         shared: Whether queries attend to the shared expert.
+        shared_offset: Added to the logits with landmarks; 0 where they are the only ones or none.
         pooling: For a backend that pools the landmarks itself; None where they are given.
     """
 
@@ -55,6 +58,7 @@ class MiTAOptions(NamedTuple):
     scale: float
     landmark_scale: float
     shared: bool
+    shared_offset: float = 0.0
     pooling: Pooling | None = None
 
 
@@ -67,13 +71,14 @@ def make_options(
     scale: float | None = None,
     landmark_scale: float | None = None,
     shared: bool = True,
+    shared_offset: float = 0.0,
 ) -> MiTAOptions:
     """Options with their defaults filled in.
 
     Args:
         shape: Tokens and head dimension, (N, d).
         num_landmarks: m.
-        topk, num_routed, scale, landmark_scale, shared: As in
+        topk, num_routed, scale, landmark_scale, shared, shared_offset: As in
             :func:`mita_seg.ops.mita_attention`.
 
     Raises:
@@ -88,10 +93,17 @@ def make_options(
         landmark_scale = scale
     else:
         landmark_scale = check_scale('landmark_scale', landmark_scale)
+    shared_offset = check_scale('shared_offset', shared_offset)
+    if not -MAX_OFFSET <= shared_offset <= MAX_OFFSET:
+        raise ValueError(
+            f'shared_offset must be from {-MAX_OFFSET} to {MAX_OFFSET}, got {shared_offset}'
+        )
     # While a model is exported the number of tokens may be open.
     topk = topk if is_exporting() else min(topk, num_tokens)
-    num_routed = num_routed if topk else 1  # which makes no difference then
-    return MiTAOptions(topk, num_routed, scale, landmark_scale, shared)
+    # These make no difference then.
+    num_routed = num_routed if topk else 1
+    shared_offset = shared_offset if topk and shared else 0.0
+    return MiTAOptions(topk, num_routed, scale, landmark_scale, shared, shared_offset)
 
 
 _SCHEMA_TYPES: dict[Any, str] = {

@@ -45,7 +45,7 @@ def landmark_weights(key: Tensor, landmarks: Tensor, options: MiTAOptions) -> Te
 
 def shared_logits(query: Tensor, landmarks: Tensor, options: MiTAOptions) -> Tensor:
     """Logits with the landmarks, [B, H, N, m]."""
-    return scale_products(query, landmarks, options.landmark_scale)
+    return scale_products(query, landmarks, options.landmark_scale) + options.shared_offset
 
 
 def shared_part(

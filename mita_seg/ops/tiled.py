@@ -194,7 +194,10 @@ def tiled_attention(
     scores = landmarks @ key.transpose(1, 2)  # [heads, m, N]
     if options.shared:
         landmark_values = (options.scale * scores).softmax(-1) @ value  # [heads, m, d]
-        partials.append(attend(options.landmark_scale * routing_scores, landmark_values))
+        shared = attend(options.landmark_scale * routing_scores, landmark_values)
+        if options.shared_offset:
+            shared = shared._replace(row_max=shared.row_max + options.shared_offset)
+        partials.append(shared)
     if options.topk:
         experts = select(scores, options, tools.top_keys)
         routes = route(routing_scores, options, tools.top_landmarks)

@@ -28,16 +28,16 @@ def draw_layers(routings, heads, path):
     figure = Figure(figsize=(max(9.6, 0.62 * len(names) + 4), 7.6), layout='constrained')
     pruned, sorted_use, shared, recalled = figure.subplots(2, 2).ravel()
 
-    _draw_heads(pruned, names, [(each == 0).mean(1) for each in use], _ORANGE)
+    draw_heads(pruned, names, [(each == 0).mean(1) for each in use], _ORANGE)
     pruned.set_title('Tokens that are a key of no expert', fontsize=10)
     _draw_sorted(sorted_use, names, use)
 
     shares = [shared_share(routing)[0, heads].mean(1) for routing in routings.values()]
-    _draw_heads(shared, names, shares, _BLUE)
+    draw_heads(shared, names, shares, _BLUE)
     shared.set_title("The shared expert's share of the softmax", fontsize=10)
 
     recalls = [recall(routing)[0, heads].mean(1) for routing in routings.values()]
-    _draw_heads(recalled, names, recalls, _BLUE)
+    draw_heads(recalled, names, recalls, _BLUE)
     chance = [_key_share(routing) for routing in routings.values()]
     recalled.plot(chance, color=_GREY, linestyle='--', label='keys chosen blindly')
     recalled.legend(fontsize=8, frameon=False)
@@ -50,7 +50,7 @@ def _key_share(routing):
     return min(1, routing.experts.shape[-1] * routing.options.num_routed / tokens)
 
 
-def _draw_heads(axis, names, values, colour):
+def draw_heads(axis, names, values, colour):
     """The mean of the heads as a line, and the heads as dots."""
     axis.plot([each.mean() for each in values], color=colour, marker='o', label='mean of the heads')
     for layer, each in enumerate(values):
@@ -60,7 +60,7 @@ def _draw_heads(axis, names, values, colour):
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.set_xticks(range(len(names)), names, rotation=45, ha='right', fontsize=8)
     axis.legend(fontsize=8, frameon=False)
-    _lay_out(axis)
+    lay_out(axis)
 
 
 def _draw_sorted(axis, names, use):
@@ -80,10 +80,11 @@ def _draw_sorted(axis, names, use):
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=7, frameon=False, ncols=2 if len(names) > 7 else 1)
-    _lay_out(axis)
+    lay_out(axis)
 
 
-def _lay_out(axis):
+def lay_out(axis):
+    """Small labels, a faint grid and two sides."""
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
     axis.spines[['top', 'right']].set_visible(False)

@@ -42,6 +42,7 @@ def layers(draw, dims=(4, 5, 6, 3), dtypes=(torch.float64, torch.float32), large
         'num_routed': draw(st.just(1) | st.integers(1, num_landmarks[0] * num_landmarks[1])),
         'shared': shared,
         'landmark_scale': draw(st.sampled_from(['scale', 'inverse_dim', 0.3])),
+        'shared_offset': draw(st.sampled_from([0.0, -2.0])),
         'pooled_tokens': 'all_but_last' if all_but_last else 'patches',
     }
     return {
@@ -98,6 +99,7 @@ def assert_layer_equals_oracle(kind, case, backends):
         return oracle.attend(
             query, key, value, landmarks,
             topk=topk, num_routed=num_routed, landmark_scale=scale, shared=settings['shared'],
+            shared_offset=settings['shared_offset'],
         )  # fmt: skip
 
     named = dict(zip(names, exact[1:], strict=True))

@@ -103,7 +103,9 @@ def assert_output_is_the_oracles(case, tensors, output, least=0):
 @share(40)
 @given(
     case=cases(dtypes=(torch.float32,), dims=st.just(16), scales=POSITIVE_SCALE),
-    change=st.sampled_from(['topk', 'num_routed', 'no expert', 'scale', 'landmark_scale', 'grid']),
+    change=st.sampled_from(
+        ['topk', 'num_routed', 'no expert', 'scale', 'landmark_scale', 'shared_offset', 'grid']
+    ),
     number=st.integers(1, 9),
     odd=st.sampled_from([math.nan, math.inf, -math.inf]),
 )

@@ -15,7 +15,9 @@ def choose(scores, count):
     return sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:count]
 
 
-def attend_in_head(query, key, value, landmarks, topk, num_routed, scale, landmark_scale, shared):
+def attend_in_head(
+    query, key, value, landmarks, topk, num_routed, scale, landmark_scale, shared, shared_offset
+):
     """One head: query, key, value [N, d], landmarks [m, d] -> [N, d]."""
     topk = min(topk, len(key))
     experts, shared_values = [], []
@@ -28,7 +30,7 @@ def attend_in_head(query, key, value, landmarks, topk, num_routed, scale, landma
         closeness = landmarks @ one
         logits, values = [], []
         if shared:
-            logits.append(landmark_scale * closeness)
+            logits.append(landmark_scale * closeness + shared_offset)
             values.append(torch.stack(shared_values))
         for expert in choose(closeness, num_routed if topk else 0):
             logits.append(scale * (key[experts[expert]] @ one))
@@ -48,6 +50,7 @@ def attend(
     scale=None,
     landmark_scale=None,
     shared=True,
+    shared_offset=0.0,
 ):
     """query, key, value [B, H, N, d], landmarks [B, H, m, d], float64 -> [B, H, N, d]."""
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
@@ -57,7 +60,7 @@ def attend(
         for head in range(query.shape[1]):
             rows = (tensor[image, head] for tensor in (query, key, value, landmarks))
             output[image, head] = attend_in_head(
-                *rows, topk, num_routed, scale, landmark_scale, shared
+                *rows, topk, num_routed, scale, landmark_scale, shared, shared_offset
             )
     return output
 

@@ -213,6 +213,7 @@ def cases(
         'scale': draw(scales),
         'landmark_scale': draw(scales),
         'shared': shared,
+        'shared_offset': draw(st.just(0.0) | st.sampled_from([-10000, -7.5, 0.3, 60.0])),
     }
     return Case(
         sizes=(draw(batches), draw(heads), tokens, draw(dims)),

@@ -50,6 +50,18 @@ def test_routing_report_has_a_row_a_layer(run, tmp_path, capsys):
         assert name in printed
         assert all(0 <= figure <= 1 for figure in figures.values())
     assert 0 < layers['backbone.layers.0.attn']['shared_mass'] < 1
+    assert all(0 < head < 1 for head in report['recall']['backbone.layers.0.attn']['overlap'])
+    assert (tmp_path / 'recall.png').exists()
+
+
+def test_recall_as_full_attention(run, tmp_path, capsys):
+    run('analyze_routing', '--images', '2', '--as-full')
+    assert 'overlap %' in capsys.readouterr().out
+    report = json.loads((tmp_path / 'routing.json').read_text())
+    assert 'layers' not in report and list(report['recall']) == [
+        'backbone.layers.0.attn',
+        'decode_head.layers.0.attn',
+    ]
 
 
 @pytest.fixture

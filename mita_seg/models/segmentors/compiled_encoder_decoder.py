@@ -50,12 +50,25 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         self.compiles_anywhere = compile_cfg is not None
         self.inference_graphs = inference_graphs
         self.compile_options = dict(compile_cfg or {'mode': 'reduce-overhead'})
+        self._eager_for: set[str] = set()
         self._compile()
 
     def _compile(self):
         # Of the class, with self as an argument: a copy of the model must not run this one.
         self._compiled_forward = torch.compile(_all_logits, **self.compile_options)
         self._recorded_forward = RecordedForward(_logits)
+
+    def run_eagerly(self, reason: str, wanted: bool = True) -> None:
+        """Train without compilation while there is a reason to.
+
+        What changes from stage to stage would be compiled each time, and hooks of layers see
+        nothing of a compiled pass.
+
+        Args:
+            reason: Its name; several may hold at once.
+            wanted: Whether it holds from now on.
+        """
+        (self._eager_for.add if wanted else self._eager_for.discard)(reason)
 
     def _heads(self) -> list[tuple[str, BaseDecodeHead]]:
         """All heads, with what their losses are called."""
@@ -101,7 +114,7 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         Returns:
             The losses and the accuracy by name.
         """
-        if not (self.compiles_anywhere or inputs.is_cuda):
+        if self._eager_for or not (self.compiles_anywhere or inputs.is_cuda):
             return super().loss(inputs, data_samples)
         # The logits of the iteration before are not needed any more.
         torch.compiler.cudagraph_mark_step_begin()

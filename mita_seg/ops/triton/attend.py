@@ -13,7 +13,7 @@ from .blocks import MERGE_TOKENS, Blocks, share_tiles
 from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
 from .state import State
-from .steps import _attend_step, _dot, _load_rows, _logits, _store_rows
+from .steps import _attend_step, _dot, _less_offset, _load_rows, _logits, _store_rows
 
 
 @triton.jit
@@ -96,7 +96,7 @@ def _weigh_pieces(
 @triton.jit
 def _attend_once(
     b_query, landmarks, landmark_values, keys, values, with_shared,
-    scale_log2, landmark_scale_log2, num_landmarks: tl.constexpr, topk: tl.constexpr,
+    scale_log2, landmark_scale_log2, offset_log2, num_landmarks: tl.constexpr, topk: tl.constexpr,
     SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Softmax over few landmarks and keys: all scores are there, and nothing is rescaled."""
@@ -104,7 +104,7 @@ def _attend_once(
         shared, b_row_max = _score_pieces(
             b_query, landmarks, num_landmarks, with_shared, PARTIAL, PRECISION
         )
-        b_row_max *= landmark_scale_log2
+        b_row_max = b_row_max * landmark_scale_log2 + offset_log2
     if ROUTED:
         routed, b_max = _score_pieces(b_query, keys, topk, with_shared, False, PRECISION)
         b_max *= scale_log2
@@ -112,7 +112,8 @@ def _attend_once(
     b_row_sum, outs = None, None
     if SHARED:
         b_row_sum, outs = _weigh_pieces(
-            shared, landmark_values, landmark_scale_log2, b_row_max, b_row_sum, outs,
+            shared, landmark_values, landmark_scale_log2,
+            _less_offset(b_row_max, offset_log2, PRECISION), b_row_sum, outs,
             b_query.dtype, PRECISION,
         )  # fmt: skip
     if ROUTED:
@@ -129,14 +130,14 @@ def _attend_kernel(
     s_query_b, s_query_h, s_query_n, s_query_d, s_key_b, s_key_h, s_key_n, s_key_d,
     s_value_b, s_value_h, s_value_n, s_value_d,
     s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d, s_out_b, s_out_h, s_out_n, s_out_d,
-    heads, num_routed, num_tiles, num_routes, scale_log2, landmark_scale_log2,
+    heads, num_routed, num_tiles, num_routes, scale_log2, landmark_scale_log2, offset_log2,
     num_landmarks: tl.constexpr, topk: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
     SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, ONE_BLOCK: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """o = softmax([c_L q L^T, c q K_e^T]) [V_L; V_e], tile by tile. Grid (programs, B H).
+    """o = softmax([c_L q L^T + offset, c q K_e^T]) [V_L; V_e], tile by tile. Grid (programs, B H).
 
     Reads q [B, H, N, D] once, and the experts' keys and values from the L2 cache. Writes
     out [B, H, N, D], or [B H, N s, D] with s > 1, and log2 of the softmax sum [B H, N s].
@@ -220,7 +221,7 @@ def _attend_kernel(
                 )
             b_row_max, b_row_sum, outs = _attend_once(
                 b_query, landmarks, landmark_values, keys, values, with_shared,
-                scale_log2, landmark_scale_log2, num_landmarks, topk,
+                scale_log2, landmark_scale_log2, offset_log2, num_landmarks, topk,
                 SHARED, ROUTED, PARTIAL, PRECISION,
             )  # fmt: skip
         else:
@@ -243,6 +244,7 @@ def _attend_kernel(
                         b_query, b_key, b_value, present, landmark_scale_log2,
                         b_row_max, b_row_sum, b_out, PARTIAL, PRECISION,
                     )  # fmt: skip
+                b_row_max += offset_log2  # all logits so far are with landmarks
             if ROUTED:
                 for first in tl.range(0, topk, BLOCK_K, num_stages=STAGES):
                     k_mask = None if topk % BLOCK_K == 0 else first + o_k < topk
@@ -338,7 +340,8 @@ def attend(
         state.route_of_slot, state.tiles, part_out, part_lse,
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *out.stride(),
         heads, num_routed, num_tiles, num_routes,
-        options.scale * LOG2E, options.landmark_scale * LOG2E, num_landmarks, topk,
+        options.scale * LOG2E, options.landmark_scale * LOG2E, options.shared_offset * LOG2E,
+        num_landmarks, topk,
         D=dim, BLOCK_D=blocks.dim, BLOCK_Q=blocks.tile_height,
         BLOCK_K=min(launch.block, blocks.keys),
         BLOCK_C=blocks.value_columns if one_block else blocks.dim,

@@ -12,7 +12,7 @@ from .blocks import MERGE_TOKENS, Blocks
 from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
 from .state import State
-from .steps import _dot, _load_rows, _logits, _store_rows
+from .steps import _dot, _less_offset, _load_rows, _logits, _store_rows
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def _query_backward_kernel(
     s_grad_b, s_grad_h, s_grad_n, s_grad_d,
     s_grad_query_b, s_grad_query_h, s_grad_query_n, s_grad_query_d,
     heads, num_tokens, num_routed, num_tiles, num_routes,
-    scale_log2, scale, landmark_scale_log2, landmark_scale,
+    scale_log2, scale, landmark_scale_log2, landmark_scale, offset_log2,
     num_landmarks: tl.constexpr, topk: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     TILE_HEIGHT: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -94,8 +94,8 @@ def _query_backward_kernel(
             else:
                 present = None if m_mask is None else m_mask[None, :]
             b_sum = _grad_query_step(
-                b_query, b_grad, b_lse, b_delta, b_key, b_value, present,
-                landmark_scale_log2, landmark_scale, b_sum, PRECISION,
+                b_query, b_grad, _less_offset(b_lse, offset_log2, PRECISION), b_delta, b_key,
+                b_value, present, landmark_scale_log2, landmark_scale, b_sum, PRECISION,
             )  # fmt: skip
     if ROUTED:
         p_key += batch * s_key_b + local * s_key_h
@@ -162,7 +162,8 @@ def grad_query_alone(
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *grad.stride(),
         *grad_query.stride(),
         heads, tokens, num_routed, num_tiles, num_routes,
-        scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale, landmarks.shape[2], topk,
+        scale * LOG2E, scale, landmark_scale * LOG2E, landmark_scale,
+        options.shared_offset * LOG2E, landmarks.shape[2], topk,
         D=dim, BLOCK_D=blocks.dim, WIDE=wide,
         TILE_HEIGHT=blocks.tile_height, BLOCK_K=min(blocks.query_backward.block, blocks.keys),
         SHARED=options.shared, ROUTED=routed, PARTIAL=partial,

@@ -14,7 +14,15 @@ from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
 from .pool_landmarks import window_of
 from .state import State
-from .steps import _backward_step, _dot, _load_rows, _logits, _scaled_sum, _store_rows
+from .steps import (
+    _backward_step,
+    _dot,
+    _less_offset,
+    _load_rows,
+    _logits,
+    _scaled_sum,
+    _store_rows,
+)
 
 
 @triton.jit
@@ -25,7 +33,7 @@ def _shared_backward_kernel(
     s_out_b, s_out_h, s_out_n, s_out_d,
     s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
     s_grad_query_b, s_grad_query_h, s_grad_query_n, s_grad_query_d,
-    heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale,
+    heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale, offset_log2,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_Q: tl.constexpr,
     SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, EVEN: tl.constexpr,
@@ -76,8 +84,8 @@ def _shared_backward_kernel(
             else:
                 b_lse = tl.load(p_lse + head * num_tokens + o_n, mask=n_mask, other=0.0)
             b_grad_landmarks, b_grad_values, b_grad_logits = _backward_step(
-                b_query, b_grad, b_lse, b_delta, b_landmarks, b_values,
-                m_mask, scale_log2, b_grad_landmarks, b_grad_values, PRECISION,
+                b_query, b_grad, _less_offset(b_lse, offset_log2, PRECISION), b_delta, b_landmarks,
+                b_values, m_mask, scale_log2, b_grad_landmarks, b_grad_values, PRECISION,
             )  # fmt: skip
             if WITH_QUERY:
                 b_grad_query = _dot(tl.trans(b_grad_logits), b_landmarks, None, PRECISION)  # [Q, D]
@@ -324,7 +332,7 @@ def grad_from_queries(
         part_values, part_landmarks, grad_query,
         *query.stride(), *grad.stride(), *out.stride(), *landmarks.stride(), *grad_query.stride(),
         heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
-        scale * LOG2E, scale,
+        scale * LOG2E, scale, options.shared_offset * LOG2E,
         BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.shared_backward.block,
         SHARED=shared, WITH_QUERY=one_pass, EVEN=tokens % blocks.shared_backward.block == 0,
         STAGES=blocks.shared_backward.stages,

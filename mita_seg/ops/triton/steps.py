@@ -103,6 +103,17 @@ def _logits(b_scores, scale_log2, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _less_offset(b_rows, offset_log2, PRECISION: tl.constexpr):
+    """What to subtract from logits in place of `b_rows` [R], so that all get an offset.
+
+    That takes an operation a row, not one a logit.
+    """
+    if PRECISION == 'ieee':
+        b_rows = b_rows.to(tl.float64)
+    return b_rows - offset_log2
+
+
+@triton.jit
 def _attend_step(
     b_query, b_key, b_value, present, scale_log2, b_row_max, b_row_sum, b_out,
     MAY_BE_EMPTY: tl.constexpr, PRECISION: tl.constexpr,

@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# MiTA in a pretrained encoder, part by part: bash experiments/pretrained/study.sh PART [OPTION...]
+#   weights            converts the pretrained weights; the other parts do it if it has not been done
+#   calibrate          offsets of the shared expert, for the runs mita-calibrated...; done when needed
+#   camvid, facades    trains every run on train (CamVid: train + val), tests on test
+#   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
+#   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8)
+#   time               images of 1,568 pixels; `facades` times 784 in training and testing
+#   list               prints all runs as tools/compare.py takes them
+# RUNS names some of the runs (only so, after `choose`, mita-chosen-annealed-distilled), SEEDS the
+# seeds (default "0 1 2"), JOBS how many run at a time (default 4). An interrupted part goes on where
+# it was. OPTIONs go to every config as --cfg-options.
+# Results: work_dirs/pretrained.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+part=${1:-}
+shift || true
+[ "${1:-}" = --cfg-options ] && shift
+more=("$@")
+data=${MITA_SEG_DATA:-data}
+out=work_dirs/pretrained
+seeds=${SEEDS:-0 1 2}
+jobs=${JOBS:-4}
+weights=$out/dinov2-vits14.safetensors
+all='full mita-dec mita mita-annealed mita-distilled mita-annealed-distilled
+    mita-calibrated mita-calibrated-annealed-distilled mita-offset mita-more-landmarks mita-more-keys mita-s2 mita-route'
+
+# The attention of encoder and decoder: the landmarks' windows are squares, as many keys as experts.
+attention() { # attention LANDMARKS KEYS [KEY=VALUE...]: of both
+    local part
+    for part in backbone decode_head; do
+        one_attention $part "$@"
+    done
+}
+
+one_attention() { # one_attention backbone LANDMARKS KEYS [KEY=VALUE...]
+    printf "model.$1.attn_cfg.%s\n" _delete_=True type=MiTAAttention "landmarks=($2)" "topk=$3" "${@:4}"
+}
+
+usual() { # usual camvid
+    case $1 in
+    camvid) echo 6,8 48 ;;
+    facades) echo 8,8 64 ;;
+    esac
+}
+
+encoder() { one_attention backbone $(usual "$1"); } # encoder camvid
+
+annealed() { printf 'default_hooks.anneal.%s\n' type=AnnealMiTAHook end=800; }
+distilled() { printf 'default_hooks.distill.%s\n' type=DistillMiTAHook end=400; }
+
+# Settings of a run beside its config.
+settings() { # settings camvid mita-s2
+    local usual=($(usual "$1")) larger=(9,12 108)
+    [ "$1" = facades ] && larger=(14,14 196)
+    case $2 in
+    full) ;;
+    mita-dec) one_attention decode_head "${usual[@]}" ;;
+    mita) attention "${usual[@]}" ;;
+    mita-annealed) attention "${usual[@]}" && annealed ;;
+    mita-distilled) attention "${usual[@]}" && distilled ;;
+    mita-annealed-distilled) attention "${usual[@]}" && annealed && distilled ;;
+    # The config of these has a list: MiTA with an offset in each layer of the encoder.
+    mita-calibrated) ;;
+    mita-calibrated-annealed-distilled) annealed && distilled ;;
+    mita-chosen-annealed-distilled)
+        one_attention decode_head "${usual[@]}" && annealed && distilled
+        ;;
+    mita-offset) attention "${usual[@]}" shared_offset=2.0 ;;
+    mita-more-landmarks) attention "${larger[0]}" "${usual[1]}" ;;
+    mita-more-keys) attention "${larger[@]}" ;;
+    mita-s2) attention "${usual[@]}" num_routed=2 ;;
+    mita-route) attention "${usual[0]}" $((2 * usual[1])) shared=False ;; # as many products
+    *) echo "no run is called $2" >&2 && return 1 ;;
+    esac
+}
+
+config() { # config camvid mita
+    case $2 in
+    mita-calibrated*) echo $out/calibrated/"$1/$1_calibrated.py" ;;
+    mita-chosen*) echo $out/choose/"$1/$1_chosen.py" ;;
+    *) echo experiments/pretrained/"$1.py" ;;
+    esac
+}
+
+# As tools/compare.py takes them.
+runs() { # runs camvid full mita
+    local name options
+    for name in "${@:2}"; do
+        options=$(settings "$1" "$name" | paste -sd,)
+        echo "$(config "$1" "$name")@$name${options:+:$options}"
+    done
+}
+
+options() { # options camvid: what all runs of a data set share
+    echo "model.backbone.init_cfg.checkpoint=$weights"
+    if [ "$1" = camvid ]; then
+        echo train_dataloader.dataset.split=trainval
+        echo test_dataloader.dataset.split=test
+    fi
+}
+
+convert() {
+    [ -f $weights ] && return
+    mkdir -p $out
+    python tools/convert_checkpoint.py "$data/dinov2-vits14/dinov2_vits14_fp16.safetensors" $weights
+}
+
+calibrate() { # calibrate camvid
+    convert
+    [ -f "$(config "$1" mita-calibrated)" ] && return
+    python tools/calibrate_offsets.py experiments/pretrained/"$1".py --images 8 \
+        --work-dir $out/calibrated/"$1" --data-root "$data/$1" \
+        --cfg-options model.backbone.init_cfg.checkpoint=$weights $(settings "$1" mita)
+}
+
+train() { # train camvid
+    convert
+    case ${RUNS:-$all} in *calibrated*) calibrate "$1" ;; esac
+    python tools/compare.py $(runs "$1" ${RUNS:-$all}) --work-dir $out/"$1" --seeds $seeds \
+        --jobs "$jobs" --data-root "$data/$1" --cfg-options $(options "$1") "${more[@]}"
+}
+
+checkpoint() { ls $out/"$1/$2"/seed0/iter_*.pth | sort -V | tail -1; } # checkpoint camvid full
+
+case $part in
+weights) convert ;;
+calibrate) for name in camvid facades; do calibrate $name; done ;;
+camvid | facades) train "$part" ;;
+recall)
+    for name in camvid facades; do
+        python tools/analyze_routing.py experiments/pretrained/$name.py "$(checkpoint $name full)" \
+            --as-full --work-dir $out/recall/$name --data-root "$data/$name" \
+            --cfg-options $(encoder $name) $(options $name) "${more[@]}"
+    done
+    ;;
+choose)
+    for name in camvid facades; do
+        # On validation images, which training has seen in CamVid's case.
+        python tools/choose_layers.py experiments/pretrained/$name.py "$(checkpoint $name full)" \
+            --number ${NUMBER:-8} --work-dir $out/choose/$name --data-root "$data/$name" \
+            --cfg-options $(encoder $name) model.backbone.init_cfg.checkpoint=$weights "${more[@]}"
+    done
+    ;;
+time)
+    python tools/benchmark.py model --config experiments/pretrained/facades.py \
+        --crops 1568:1 --out $out/time
+    ;;
+list)
+    for name in camvid facades; do runs $name $all; done
+    ;;
+*)
+    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,1 @@
+"""Which layers of an encoder to give MiTA attention: what each costs and saves."""
