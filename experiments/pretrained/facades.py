@@ -17,7 +17,9 @@ data_root = 'data/facades'
 load_image = dict(type='LoadImageFromFile', _scope_='mita_seg')
 load_labels = dict(type='LoadAnnotations', _scope_='mita_seg', num_classes=len(classes))
 test_pipeline = [load_image, load_labels, dict(type='PackSegInputs')]
-train_pipeline = [dict(type='CacheInMemory', transforms=test_pipeline)]
+train_pipeline = [
+    dict(type='CacheInMemory', transforms=[load_image, load_labels, dict(type='PackSegViews')])
+]
 palette = [[37 * i % 256, 97 * i % 256, 157 * i % 256] for i in range(1, len(classes) + 1)]
 dataset = dict(
     _delete_=True,

@@ -205,8 +205,9 @@ def _augment(
 
 @functools.cache
 def _compiled_augment() -> Callable:
-    # The two hundred operations of it take longer to launch than to run.
-    return torch.compile(_augment)
+    # The two hundred operations of it take longer to launch than to run. One program serves images
+    # of all sizes; another number of images, or size of windows, is another program.
+    return torch.compile(_augment, dynamic=False)
 
 
 def _new_generator() -> torch.Generator:

@@ -189,7 +189,9 @@ def test_images_of_four_channels_keep_their_order_and_their_colours():
 @pytest.mark.slow
 @pytest.mark.parametrize('cat_max_ratio', [1.0, 0.2])
 def test_one_compiled_program_augments_batches_of_all_sizes(cat_max_ratio, monkeypatch):
-    program = torch.compile(batch_preprocessor._augment, backend='aot_eager', fullgraph=True)
+    program = torch.compile(
+        batch_preprocessor._augment, dynamic=False, backend='aot_eager', fullgraph=True
+    )
     monkeypatch.setattr(batch_preprocessor, '_compiled_augment', lambda: program)
     options = {**OPTIONS, 'cat_max_ratio': cat_max_ratio}
     eager, compiled = (
