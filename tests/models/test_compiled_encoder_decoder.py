@@ -44,7 +44,7 @@ def test_by_default_only_images_on_a_cuda_device_are_compiled(batch, monkeypatch
     monkeypatch.setattr(torch, 'compile', compile)
     model = MODELS.build({'type': 'CompiledEncoderDecoder', **CONFIG})
     model.loss(*batch)
-    assert (asked, passed) == ([{'mode': 'reduce-overhead'}], [])
+    assert (asked, passed) == ([{'mode': 'reduce-overhead', 'dynamic': False}], [])
     images = SimpleNamespace(is_cuda=True)
     model.loss(images, batch[1])
     assert passed == [images]

@@ -28,8 +28,8 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
     Args:
         *args: As for EncoderDecoder.
         compile_cfg (dict, optional): Arguments of ``torch.compile``. By default
-            ``dict(mode='reduce-overhead')``, CUDA graphs, for images on a CUDA device, and no
-            compilation for others.
+            ``dict(mode='reduce-overhead', dynamic=False)``, CUDA graphs, for images on a CUDA
+            device, and no compilation for others.
         inference_graphs (bool): Whether inference is replayed on a CUDA device.
         **kwargs: As for EncoderDecoder.
 
@@ -49,7 +49,7 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
             self.test_cfg = ConfigDict(self.test_cfg)
         self.compiles_anywhere = compile_cfg is not None
         self.inference_graphs = inference_graphs
-        self.compile_options = dict(compile_cfg or {'mode': 'reduce-overhead'})
+        self.compile_options = dict(compile_cfg or {'mode': 'reduce-overhead', 'dynamic': False})
         self._eager_for: set[str] = set()
         self._compile()
 
