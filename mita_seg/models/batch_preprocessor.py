@@ -2,14 +2,17 @@
 
 import functools
 from collections.abc import Callable
+from logging import WARNING
 
 import torch
 from mmengine.dist import get_rank
+from mmengine.logging import print_log
 from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from mita_seg.augment import (
     JoinedImages,
@@ -56,7 +59,7 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         batch_augments (Callable, optional): Called with images and samples of a training batch,
             normalised, and returns both.
         compiled (bool, optional): Augment by a program that ``torch.compile`` makes in the first
-            two iterations; by default on CUDA devices.
+            iteration; by default on CUDA devices, if it can.
         **kwargs: Other arguments of SegDataPreProcessor (pad_val, seg_pad_val, test_cfg).
 
     Raises:
@@ -148,10 +151,7 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         # Batches differ in nothing but these sizes.
         torch._dynamo.maybe_mark_dynamic(images.pixels, 0)
         torch._dynamo.maybe_mark_dynamic(images.labels, 0)
-        compiles = images.pixels.is_cuda if self.compiled is None else self.compiled
-        augment = _compiled_augment() if compiles else _augment
-        inputs, labels = augment(
-            self,
+        inputs, labels = self._augment(
             images.pixels,
             images.labels,
             images.channels,
@@ -169,6 +169,19 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         if self.batch_augments is not None:
             inputs, augmented = self.batch_augments(inputs, augmented)
         return {'inputs': inputs, 'data_samples': augmented}
+
+    def _augment(self, *args) -> tuple[Tensor, Tensor]:
+        if self.compiled is False or (self.compiled is None and self.device.type != 'cuda'):
+            return _augment(self, *args)
+        try:
+            return _compiled_augment()(self, *args)
+        except TorchDynamoException as error:  # of which those of the compilers behind it are
+            if self.compiled:
+                raise
+            self.compiled = False
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            print_log(f'Images are augmented without torch.compile: {reason}', 'current', WARNING)
+        return _augment(self, *args)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """Without a wait."""

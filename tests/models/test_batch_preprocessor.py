@@ -1,9 +1,14 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from mmseg.structures import SegDataSample
+from torch._dynamo.exc import TorchDynamoException
 
+from mita_seg.augment import JoinedImages
+from mita_seg.datasets import join_samples
 from mita_seg.models import BatchSegDataPreProcessor, batch_preprocessor
 
 OPTIONS = {
@@ -210,3 +215,32 @@ def test_one_compiled_program_augments_batches_of_all_sizes(cat_max_ratio, monke
         for got, expected in zip(*(result['data_samples'] for result in results), strict=True):
             assert torch.equal(got.gt_sem_seg.data, expected.gt_sem_seg.data)
     assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 1
+
+
+@pytest.mark.parametrize('compiled', [None, True])
+def test_what_cannot_be_compiled_is_said_once_or_raised(compiled, monkeypatch):
+    calls, said = [], []
+
+    def fail(*_):
+        calls.append(1)
+        raise TorchDynamoException('no\ncompiler')
+
+    monkeypatch.setattr(batch_preprocessor, '_compiled_augment', lambda: fail)
+    monkeypatch.setattr(batch_preprocessor, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(
+        BatchSegDataPreProcessor, 'device', SimpleNamespace(type='cuda'), raising=False
+    )
+    preprocessor = BatchSegDataPreProcessor((32, 48), **OPTIONS, compiled=compiled)
+    monkeypatch.setattr(preprocessor, '_to_device', lambda tensor: tensor)
+    data = join_samples(
+        [{'inputs': i, 'data_samples': s} for i, s in zip(*batch((32, 48)).values(), strict=True)]
+    )
+    monkeypatch.setattr(JoinedImages, 'to', lambda self, device: self)
+    if compiled:
+        with pytest.raises(TorchDynamoException, match='no\ncompiler'):
+            preprocessor(data, training=True)
+        return
+    for _ in range(2):
+        assert preprocessor(data, training=True)['inputs'].shape == (1, 3, 32, 48)
+    assert len(calls) == 1
+    assert said == ['Images are augmented without torch.compile: TorchDynamoException: no compiler']
