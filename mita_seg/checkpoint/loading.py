@@ -161,7 +161,7 @@ def _compare_checksums(file):
 
 
 def _refuse_overlap(archive):
-    """Refuse a zip file whose entries share their bytes, by which a small one may hold terabytes."""
+    """Refuse a zip file whose entries share their bytes: a small one could hold terabytes."""
     archive.fp.seek(0, os.SEEK_END)
     if sum(entry.compress_size for entry in archive.infolist()) > archive.fp.tell():
         raise ValueError('the entries are larger than the file')
