@@ -1,0 +1,44 @@
+"""Exported ViT-T gives the labels of PyTorch by ONNX Runtime on a CPU."""
+
+import pytest
+
+pytest.importorskip('mmseg')
+for package in ('onnx', 'onnxscript', 'onnxruntime'):
+    pytest.importorskip(package, reason=f'{package}, of the extra export, is not installed')
+
+from benchmarks import exported
+
+pytestmark = pytest.mark.filterwarnings('ignore')
+
+
+def lowest_share(tmp_path, cfg, size, count):
+    """Of the pixels with equal labels in `count` images."""
+    pair = exported.export_to_onnx(exported.build(cfg), size, str(tmp_path / 'model.onnx'))
+    labels = pair.eager(exported.make_images((1, 3, *size)))
+    assert len(labels.unique()) > 5  # they tell something
+    return min(exported.equal_labels(pair, size, count))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['full', pytest.param('mita-encdec', marks=pytest.mark.long)])
+def test_labels_of_one_block_are_equal(tmp_path, name):
+    cfg = exported.find_config(name)
+    cfg.model.backbone.num_layers = cfg.model.decode_head.num_layers = 1
+    assert lowest_share(tmp_path, cfg, (128, 96), 2) >= 0.9999
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize(('name', 'layers'), [('full', 12), ('mita-encdec', 3)])
+def test_labels_at_512_pixels_are_equal(tmp_path, name, layers):
+    """With MiTA of a few layers only: exporting all of them takes a minute and a half."""
+    cfg = exported.find_config(name)
+    cfg.model.backbone.num_layers = layers
+    assert lowest_share(tmp_path, cfg, exported.SIZE, 2) >= 0.9999
+
+
+def test_the_median_of_calls_after_two_is_taken(monkeypatch):
+    calls, now = [], iter((0, 9, 9, 18, 20, 21, 30, 32, 40, 43))
+    monkeypatch.setattr(exported.time, 'perf_counter', lambda: next(now))
+    assert exported.latency(calls.append, 'images', 3) == 2000.0
+    assert calls == ['images'] * 5
