@@ -29,8 +29,9 @@ def training_loaders(cfg):
 def check_data(cfg, loaders=LOADERS):
     """Check that the data of a config are in place, and that model and metrics can work with them.
 
-    Folders are listed, a few dozen images and label maps are loaded as the pipeline does. Data sets that are no
-    ``BaseSegDataset``, and data behind a remote storage back end, are left to their own checks.
+    Folders are listed, a few dozen images and label maps are loaded as the pipeline does. Data
+    sets that are no ``BaseSegDataset``, and data behind a remote storage back end, are left to
+    their own checks.
 
     What would let a run go on, but to no good end, is a warning: a head with more classes than the
     data, training labels of one class alone, images with an EXIF orientation, images that are
