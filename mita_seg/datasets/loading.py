@@ -50,7 +50,7 @@ class LoadCheckedImage(LoadImageFromFile):
 
     def transform(self, results):
         path = results['img_path']
-        _check_header(path, self.imdecode_backend)
+        check_header(path, self.imdecode_backend)
         try:
             return super().transform(results)
         except FileNotFoundError as error:
@@ -196,8 +196,17 @@ class LoadCheckedLabels(LoadAnnotations):
         return table.astype(np.uint8 if ignored == IGNORE else np.uint16)
 
 
-def _check_header(path, backend):
-    """Refuse an image by its header, before gigabytes are filled with its pixels."""
+def check_header(path, backend='cv2'):
+    """Refuse an image by its header, before gigabytes are filled with its pixels.
+
+    Args:
+        path (str): The image.
+        backend (str): What will decode it.
+
+    Raises:
+        ValueError: It is too large, too small for the size that its header says, or has values
+            that the back end cuts off.
+    """
     try:
         with Image.open(path) as image:
             kind, mode, (width, height) = image.format, image.mode, image.size

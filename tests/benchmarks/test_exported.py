@@ -3,8 +3,8 @@
 import pytest
 
 pytest.importorskip('mmseg')
-for package in ('onnx', 'onnxscript', 'onnxruntime'):
-    pytest.importorskip(package, reason=f'{package}, of the extra export, is not installed')
+pytest.importorskip('onnxscript', reason='onnxscript, of the extra export, is not installed')
+pytest.importorskip('onnxruntime', reason='onnxruntime, of the extra export, is not installed')
 
 from benchmarks import exported
 
@@ -29,7 +29,7 @@ def test_labels_of_one_block_are_equal(tmp_path, name):
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize(('name', 'layers'), [('full', 12), ('mita-encdec', 3)])
+@pytest.mark.parametrize(('name', 'layers'), [('full', 12), ('mita-encdec', 2)])
 def test_labels_at_512_pixels_are_equal(tmp_path, name, layers):
     """With MiTA of a few layers only: exporting all of them takes a minute and a half."""
     cfg = exported.find_config(name)
