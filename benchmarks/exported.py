@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,14 +92,15 @@ def equal_labels(exported: Exported, size: tuple[int, int], count: int) -> list[
     return shares
 
 
-def latency(run: Callable[[Tensor], Tensor], images: Tensor, repeats: int) -> float:
-    """Median time of a call in milliseconds, after two that do not count."""
-    times = []
+def latencies(runs: Sequence[Callable], images: Tensor, repeats: int) -> list[list[float]]:
+    """Times of calls in milliseconds, in turn, of each `repeats` after two that do not count."""
+    times: list[list[float]] = [[] for _ in runs]
     for _ in range(2 + repeats):
-        begin = time.perf_counter()
-        run(images)
-        times.append(1e3 * (time.perf_counter() - begin))
-    return statistics.median(times[2:])
+        for each, run in zip(times, runs, strict=True):
+            begin = time.perf_counter()
+            run(images)
+            each.append(1e3 * (time.perf_counter() - begin))
+    return [each[2:] for each in times]
 
 
 def main() -> None:
@@ -110,18 +111,17 @@ def main() -> None:
     parser.add_argument('--images', type=int, default=8, help='whose labels are compared')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print('| model | equal labels, % (lowest of the images) | PyTorch, ms | ONNX Runtime, ms |')
+    print('| model | equal labels, % (lowest) | PyTorch, ms (lowest) | ONNX Runtime, ms (lowest) |')
     print('|---|---|---|---|')
     for name in NAMES:
         with tempfile.TemporaryDirectory() as folder:
             exported = export_to_onnx(build(find_config(name)), SIZE, f'{folder}/model.onnx')
             shares = [100 * share for share in equal_labels(exported, SIZE, args.images)]
             images = make_images((1, 3, *SIZE))
-            eager, onnx = (latency(run, images, args.repeats) for run in exported)
-        mean = statistics.mean(shares)
-        print(
-            f'| `{name}` | {mean:.4f} ({min(shares):.4f}) | {eager:.0f} | {onnx:.0f} |', flush=True
-        )
+            times = latencies(exported, images, args.repeats)
+        figures = [f'{statistics.mean(shares):.4f} ({min(shares):.4f})']
+        figures += [f'{statistics.median(each):.0f} ({min(each):.0f})' for each in times]
+        print('|', ' | '.join([f'`{name}`', *figures]), '|', flush=True)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """MMSegmentation's loading transforms with errors that name the file."""
 
+import io
 import os
 import re
 
@@ -17,6 +18,7 @@ from .orientation import exif_orientation
 
 # The ignored label by the bits of a label map: the largest that they hold.
 IGNORE, IGNORE_16_BITS = 255, 65535
+_PNG = b'\x89PNG\r\n\x1a\n'
 
 
 @STOCK_NAMES.register_module(name='LoadImageFromFile')
@@ -148,6 +150,8 @@ class LoadCheckedLabels(LoadAnnotations):
         try:
             data = fileio.get(path, backend_args=self.backend_args)
             _refuse_what_changes_values(path, data)
+            if data[:8] == _PNG and not _chunks_fit(io.BytesIO(data)):
+                raise ValueError('a chunk is larger than the file')
             labels = mmcv.imfrombytes(data, flag='unchanged', backend=self.imdecode_backend)
             if labels is None:  # OpenCV's answer
                 raise ValueError('not an image')
@@ -211,6 +215,8 @@ def check_header(path, backend='cv2'):
         with Image.open(path) as image:
             kind, mode, (width, height) = image.format, image.mode, image.size
         count = os.path.getsize(path)
+        with open(path, 'rb') as file:
+            whole = kind != 'PNG' or _chunks_fit(file)
     except Image.DecompressionBombError as error:
         raise ValueError(_too_large('image', path, error)) from error
     # Behind a storage back end, missing, damaged, or of a kind that Pillow does not know, for which
@@ -223,11 +229,28 @@ def check_header(path, backend='cv2'):
             f'image {path!r} cannot be decoded: a file of {count:,} bytes is no JPEG of '
             f'{width}x{height} pixels, as its header says'
         )
+    if not whole:
+        raise ValueError(f'image {path!r} cannot be decoded: truncated, or not an image')
     if backend == 'pillow' and mode.startswith(('I', 'F')):
         raise ValueError(
             f'image {path!r} has more than 8 bits a channel ({mode}), which imdecode_backend='
             "'pillow' cuts off: take 'cv2', or save it with 8 bits"
         )
+
+
+def _chunks_fit(file):
+    """Whether a PNG is as long as its chunks say, for which OpenCV takes up to 4 GB each."""
+    end = file.seek(0, os.SEEK_END)
+    place = len(_PNG)
+    while place < end:
+        file.seek(place)
+        head = file.read(8)
+        if len(head) < 8:
+            return True  # what follows the image
+        place += 12 + int.from_bytes(head[:4], 'big')
+        if head[4:] == b'IEND':
+            return True
+    return place == end
 
 
 class _ChangesValues(ValueError):
@@ -238,7 +261,7 @@ def _refuse_what_changes_values(path, data):
     why = None
     if data[:3] == b'\xff\xd8\xff':
         why = 'is a JPEG, which changes the values of classes'
-    elif data[:8] == b'\x89PNG\r\n\x1a\n' and data[24:26] in (b'\x02\x00', b'\x04\x00'):
+    elif data[:8] == _PNG and data[24:26] in (b'\x02\x00', b'\x04\x00'):
         why = f'is a PNG of {data[24]} bits of grey, which decoders stretch over 0 to 255'
     if why:
         raise _ChangesValues(f'label map {path!r} {why}: save it as PNG of 8 or 16 bits')

@@ -55,6 +55,7 @@ def test_lists_of_something_else_are_refused(tmp_path, parts, words):
         {'images': [{**IMAGE, 'height': 10**6, 'width': 10**6}]},
         {'images': [{**IMAGE, 'height': -1}]},
         {'images': [{**IMAGE, 'width': None}]},
+        {'images': [{**IMAGE, 'width': True}]},
         {'images': [{'id': 0, 'file_name': 'a.jpg'}]},
         {'annotations': [{**ANNOTATION, 'category_id': 5}]},
         {'annotations': [{**ANNOTATION, 'category_id': []}]},

@@ -89,7 +89,7 @@ def empty_canvas(height, width):
         ValueError: An annotation file says another size than an image can have.
     """
     sizes = (height, width)
-    sound = all(isinstance(side, int) and side > 0 for side in sizes)
+    sound = all(type(side) is int and side > 0 for side in sizes)
     if not sound or height * width > MOST_PIXELS:
         raise ValueError('image with a damaged annotation')
     return np.zeros(sizes, np.int32)
