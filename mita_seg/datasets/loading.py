@@ -150,7 +150,7 @@ class LoadCheckedLabels(LoadAnnotations):
         try:
             data = fileio.get(path, backend_args=self.backend_args)
             _refuse_what_changes_values(path, data)
-            if data[:8] == _PNG and not _chunks_fit(io.BytesIO(data)):
+            if not _chunks_fit(io.BytesIO(data)):
                 raise ValueError('a chunk is larger than the file')
             labels = mmcv.imfrombytes(data, flag='unchanged', backend=self.imdecode_backend)
             if labels is None:  # OpenCV's answer
@@ -211,12 +211,14 @@ def check_header(path, backend='cv2'):
         ValueError: It is too large, too small for the size that its header says, or has values
             that the back end cuts off.
     """
+    if os.path.isfile(path):
+        with open(path, 'rb') as file:
+            if not _chunks_fit(file):
+                raise ValueError(f'image {path!r} cannot be decoded: truncated, or not an image')
     try:
         with Image.open(path) as image:
             kind, mode, (width, height) = image.format, image.mode, image.size
         count = os.path.getsize(path)
-        with open(path, 'rb') as file:
-            whole = kind != 'PNG' or _chunks_fit(file)
     except Image.DecompressionBombError as error:
         raise ValueError(_too_large('image', path, error)) from error
     # Behind a storage back end, missing, damaged, or of a kind that Pillow does not know, for which
@@ -229,8 +231,6 @@ def check_header(path, backend='cv2'):
             f'image {path!r} cannot be decoded: a file of {count:,} bytes is no JPEG of '
             f'{width}x{height} pixels, as its header says'
         )
-    if not whole:
-        raise ValueError(f'image {path!r} cannot be decoded: truncated, or not an image')
     if backend == 'pillow' and mode.startswith(('I', 'F')):
         raise ValueError(
             f'image {path!r} has more than 8 bits a channel ({mode}), which imdecode_backend='
@@ -240,6 +240,8 @@ def check_header(path, backend='cv2'):
 
 def _chunks_fit(file):
     """Whether a PNG is as long as its chunks say, for which OpenCV takes up to 4 GB each."""
+    if file.read(len(_PNG)) != _PNG:
+        return True
     end = file.seek(0, os.SEEK_END)
     place = len(_PNG)
     while place < end:

@@ -19,8 +19,9 @@ def lowest_share(tmp_path, cfg, size, count):
     return min(exported.equal_labels(pair, size, count))
 
 
+@pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['full', pytest.param('mita-encdec', marks=pytest.mark.long)])
+@pytest.mark.parametrize('name', ['full', 'mita-encdec'])
 def test_labels_of_one_block_are_equal(tmp_path, name):
     cfg = exported.find_config(name)
     cfg.model.backbone.num_layers = cfg.model.decode_head.num_layers = 1

@@ -25,7 +25,7 @@ from fuzz.readers import make_readers
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ('checkpoint', 'image', 'labels', 'results', 'settings', 'classes', 'coco', 'labelme')
 SECONDS = float(os.environ.get('MITA_SEG_FUZZ_SECONDS', 0))
-CASES = {'coco': 6, 'labelme': 6}  # without seconds; 25 of the others
+CASES = {'coco': 4, 'labelme': 4}  # without seconds; 12 of the others
 LONGEST = 5  # seconds for one file
 GROWTH = 200  # MiB in all, once memory has settled
 
@@ -97,7 +97,7 @@ def test_changed_files_are_read_or_refused(name, readers, tmp_path):
     begin, seconds = time.monotonic(), SECONDS / len(NAMES)
     # Another course for every length, the same one every time.
     draw = random.Random(f'{name} {SECONDS}')
-    most = CASES.get(name, 25)
+    most = CASES.get(name, 12)
     while time.monotonic() - begin < seconds if seconds else cases < most:
         chosen = draw.choice(sorted(reader.files))
         data = reader.mutate(reader.files[chosen], draw)

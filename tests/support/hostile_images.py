@@ -119,6 +119,7 @@ def refused():
         'short.png': png(100, 100, data=bytes(50)),
         'nothing.png': png(0, 10),
         'chunk.png': noise_png[:33] + b'\xff' + noise_png[34:],
+        'chunks.png': noise_png[:29] + b'\xff' * 8 + noise_png[37:],  # no PNG for Pillow
         'depth.png': png(10, 10, depth=3, data=bytes(400)),
         'huge.jpg': jpeg(60000, 60000),
         'larger.jpg': jpeg(12000, 8000),
