@@ -247,12 +247,10 @@ def _chunks_fit(file):
     while place < end:
         file.seek(place)
         head = file.read(8)
-        if len(head) < 8:
-            return True  # what follows the image
         place += 12 + int.from_bytes(head[:4], 'big')
         if head[4:] == b'IEND':
-            return True
-    return place == end
+            break  # anything may follow the image
+    return place <= end
 
 
 class _ChangesValues(ValueError):

@@ -120,6 +120,7 @@ def refused():
         'nothing.png': png(0, 10),
         'chunk.png': noise_png[:33] + b'\xff' + noise_png[34:],
         'chunks.png': noise_png[:29] + b'\xff' * 8 + noise_png[37:],  # no PNG for Pillow
+        'last-chunk.png': noise_png[:-12] + b'\xff' + noise_png[-11:],
         'depth.png': png(10, 10, depth=3, data=bytes(400)),
         'huge.jpg': jpeg(60000, 60000),
         'larger.jpg': jpeg(12000, 8000),
