@@ -37,10 +37,10 @@ def require_matching_checkpoint(runner, prog, backbone_only=False):
         with user_errors(prog):
             try:
                 return resume(filename, *args, **kwargs)
+            except (OSError, MemoryError):
+                raise
             # MMEngine takes the state of a training as it finds it.
             except Exception as error:
-                if isinstance(error, (OSError, MemoryError)):
-                    raise
                 raise ValueError(
                     f'checkpoint {filename!r} cannot be resumed: the state of the training in it '
                     f'does not fit ({type(error).__name__}: {error})'
