@@ -10,6 +10,9 @@
 #                      MMSegmentation's tools that need more, in an environment inside .venv
 # make test-upstream   what concerns MMSegmentation, with the upstream packages in place of the
 #                      maintained ones, in an environment inside .venv; about 20 minutes
+# make test-matrix     one environment after another: Python 3.10 to 3.13, the lowest and the newest
+#                      torch, without Triton, without MMSegmentation; about an hour, gigabytes each
+# make test-fuzz       changed checkpoints, images, label maps and annotations, for ten minutes
 # make check-kernels   compile every Triton kernel for every GPU that is known; needs no GPU, and
 #                      about 20 minutes on two cores
 # make docs    build the documentation into site/, in an environment inside .venv
@@ -26,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-quick test-long bench-check test-properties test-families test-upstream
-.PHONY: check-kernels lint docs clean
+.PHONY: test-matrix test-fuzz check-kernels lint docs clean
 
 demo: $(VENV)/.runtime
 	@echo 'Drawing 860 images:'
@@ -93,6 +96,16 @@ $(UPSTREAM)/.installed: $(VENV)/.test tests/support/upstream_mmcv_ext.py
 	    mmcv-lite==2.1.0 mmengine==0.10.7 mmsegmentation==1.2.2
 	cp tests/support/upstream_mmcv_ext.py "$$($(UPSTREAM)/bin/python $(PURELIB))"/mmcv/_ext.py
 	@touch $@
+
+# The environments of the matrix are inside .venv too; any Python 3.10 or newer runs the script.
+test-matrix:
+	$(PYTHON) .ci/test_matrix.py
+
+MITA_SEG_FUZZ_SECONDS ?= 600
+
+test-fuzz: $(VENV)/.test
+	MITA_SEG_FUZZ_SECONDS=$(MITA_SEG_FUZZ_SECONDS) MITA_SEG_FUZZ_FOUND=work_dirs/fuzz \
+	    OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s $(PYTEST_ARGS) tests/fuzz
 
 check-kernels: $(VENV)/.test
 	$(BIN)/python tools/check_kernels.py --json work_dirs/kernels.json

@@ -40,6 +40,7 @@ BENCHMARKS = {
 BENCHMARKS_OF_MODELS = {
     'models.py': {'mmengine', 'mmseg', 'mita_seg'},
     'training.py': {'mmengine', 'mita_seg'},
+    'exported.py': {'mmengine', 'mmseg', 'mita_seg'},
     'request.py': {'mita_seg.utils.cli', 'mita_seg.models', 'mita_seg.utils.quiet'},
 }
 

@@ -1,6 +1,7 @@
 """MMEngine's own loading of checkpoints, made safe."""
 
 from .loading import load_checkpoint_safely, load_pickle_safely
+from .structure import check_structure
 
 
 def guard_mmengine_loading():
@@ -27,21 +28,22 @@ def guard_mmengine_loading():
 # MMEngine logs these names from the eleventh character on.
 def load_from_file(filename, map_location=None):
     """Load a file in place of MMEngine's ``load_from_local``."""
-    return _without_config(load_checkpoint_safely(filename, map_location))
+    return _for_mmengine(load_checkpoint_safely(filename, map_location), filename)
 
 
 def load_from_http(filename, map_location=None, model_dir=None, progress=True):
     """Load from an address in place of MMEngine's function of this name."""
-    return _without_config(load_checkpoint_safely(filename, map_location))
+    return _for_mmengine(load_checkpoint_safely(filename, map_location), filename)
 
 
 def load_pickle(file, map_location=None, weights_only=True):
     """Load an open file in place of MMEngine's ``_safe_torch_load``."""
-    return _without_config(load_pickle_safely(file, map_location))
+    return _for_mmengine(load_pickle_safely(file, map_location), 'of a stream')
 
 
-def _without_config(checkpoint):
-    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+def _for_mmengine(checkpoint, source):
+    if isinstance(checkpoint, dict):
+        check_structure(checkpoint, source)
         # Runner.resume would execute this text as a Python config.
-        checkpoint['meta'].pop('config', None)
+        checkpoint.get('meta', {}).pop('config', None)
     return checkpoint

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import pickle
 import re
@@ -36,6 +37,7 @@ def load_checkpoint_safely(path_or_url, map_location='cpu'):
         DamagedCheckpoint: The file is empty or damaged.
         ValueError: The file holds objects that are not allowed (they are named and never built), or
             is not a dictionary; or the address is of another kind or cannot be fetched.
+        MemoryError: The file holds more than there is memory for.
     """
     source = os.path.expanduser(os.fspath(path_or_url))
     if source.startswith(('http://', 'https://')):
@@ -119,14 +121,18 @@ def _damage(source, whole=False):
     """
     try:
         yield
-    except (PermissionError, ImportError, MemoryError):
+    except (PermissionError, ImportError):
         raise
+    except MemoryError as error:
+        raise MemoryError(f'checkpoint {os.fspath(source)!r} does not fit into memory') from error
     # A damaged file fails anywhere inside its reader, with almost any exception.
     except Exception as error:
         # Not of the file, but of the disk or the machine. A seek to nowhere is of the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         name = f'checkpoint {os.fspath(source)!r}'
+        if 'TorchScript' in str(error):
+            raise ValueError(f'{name} is refused: it is a program (TorchScript)') from error
         named = re.search(r'GLOBAL (\S+)', str(error))
         if named:
             raise ValueError(
@@ -143,6 +149,7 @@ def _compare_checksums(file):
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
+        _refuse_overlap(archive)
         for entry in archive.infolist():
             if entry.CRC:  # zero where torch was told not to compute it
                 with archive.open(entry) as content:
@@ -151,6 +158,13 @@ def _compare_checksums(file):
     if hasattr(file, 'seek'):
         file.seek(0)
     return True
+
+
+def _refuse_overlap(archive):
+    """Refuse a zip file whose entries share their bytes: a small one could hold terabytes."""
+    archive.fp.seek(0, os.SEEK_END)
+    if sum(entry.compress_size for entry in archive.infolist()) > archive.fp.tell():
+        raise ValueError('the entries are larger than the file')
 
 
 def _read_safetensors(path):
@@ -169,14 +183,30 @@ def _read_npz(path):
 
     tensors = {}
     with np.load(path, allow_pickle=False) as arrays:
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError('a single array')
+        _refuse_overlap(arrays.zip)
         for name in arrays.files:
-            try:
-                array = arrays[name]
-            except ValueError as error:
-                if 'Object arrays' not in str(error):
-                    raise
-                array = None  # a pickle, which stays unread
-            if not isinstance(array, np.ndarray) or array.dtype.kind not in 'biuf':
-                raise pickle.UnpicklingError(f'Unsupported array: GLOBAL {name}')
-            tensors[name] = torch.from_numpy(array)
+            _check_array_header(arrays.zip, name)
+            array = arrays[name]
+            tensors[name] = torch.from_numpy(
+                array.astype(array.dtype.newbyteorder('='), copy=False)
+            )
     return tensors
+
+
+def _check_array_header(archive, name):
+    """Refuse an array of a zip file by its header, from which numpy takes what memory it needs."""
+    from numpy.lib import format as npy
+
+    if f'{name}.npy' not in archive.NameToInfo:
+        raise pickle.UnpicklingError(f'Unsupported member: GLOBAL {name}')
+    entry = archive.getinfo(f'{name}.npy')
+    with archive.open(entry) as file:
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        shape, _, dtype = read[npy.read_magic(file)](file)
+    # Neither objects, which are pickles, nor text nor records.
+    if dtype.kind not in 'biuf' or dtype.itemsize > 8:
+        raise pickle.UnpicklingError(f'Unsupported array: GLOBAL {name}')
+    if dtype.itemsize * math.prod(shape) > entry.file_size:
+        raise ValueError(f'{name} has fewer values than its header says')

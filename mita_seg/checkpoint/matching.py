@@ -1,13 +1,15 @@
 """Refusing checkpoints that do not fit the model."""
 
-from mita_seg.checkpoint import load_checkpoint_safely
+from mita_seg.checkpoint.guard import load_from_file
+from mita_seg.checkpoint.structure import weights_of
 from mita_seg.utils.cli import user_errors
 
 
 def require_matching_checkpoint(runner, prog, backbone_only=False):
     """Make a runner refuse a checkpoint that does not fit its model.
 
-    MMEngine only logs the mismatch and goes on with random weights.
+    MMEngine only logs the mismatch and goes on with random weights. What cannot be resumed, and
+    pretrained weights that do not fit, end the program with a sentence too.
 
     Args:
         runner (Runner): The runner, before it has loaded anything.
@@ -15,7 +17,8 @@ def require_matching_checkpoint(runner, prog, backbone_only=False):
         backbone_only (bool): Refuse only weights of the backbone of another shape, and a checkpoint
             of which nothing fits, so that training may start from a model for other classes.
     """
-    load = runner.load_checkpoint
+    load, resume = runner.load_checkpoint, runner.resume
+    initialise = getattr(runner, '_init_model_weights', None)  # not of every kind of runner
 
     def load_strictly(filename, map_location='cpu', **kwargs):
         with user_errors(prog):
@@ -25,8 +28,32 @@ def require_matching_checkpoint(runner, prog, backbone_only=False):
                 return load(filename, map_location, **{**kwargs, 'strict': True})
             except RuntimeError as error:
                 raise ValueError(describe_mismatch(filename, error)) from error
+            except ValueError as error:
+                if str(filename) in str(error):
+                    raise
+                raise ValueError(f'checkpoint {filename!r}: {error}') from error
+
+    def resume_or_refuse(filename, *args, **kwargs):
+        with user_errors(prog):
+            try:
+                return resume(filename, *args, **kwargs)
+            except (OSError, MemoryError):
+                raise
+            # MMEngine takes the state of a training as it finds it.
+            except Exception as error:
+                raise ValueError(
+                    f'checkpoint {filename!r} cannot be resumed: the state of the training in it '
+                    f'does not fit ({type(error).__name__}: {error})'
+                ) from error
+
+    def initialise_or_refuse():
+        with user_errors(prog, (ValueError, FileNotFoundError)):  # of pretrained weights
+            initialise()
 
     runner.load_checkpoint = load_strictly
+    runner.resume = resume_or_refuse
+    if initialise is not None:
+        runner._init_model_weights = initialise_or_refuse
 
 
 def describe_mismatch(filename, error):
@@ -48,7 +75,7 @@ def _load_what_fits(runner, load, filename, map_location, **kwargs):
         checkpoint = load(filename, map_location, **kwargs)
     finally:
         handle.remove()
-    weights = checkpoint.get('state_dict', checkpoint)
+    weights = weights_of(checkpoint)
     own = model.state_dict()
     shapes = {name: getattr(value, 'shape', None) for name, value in weights.items()}
     other = {name for name, value in own.items() if shapes.get(name, value.shape) != value.shape}
@@ -66,8 +93,7 @@ def _try_backbone(model, filename):
     backbone = getattr(model, 'backbone', None)
     if backbone is None:
         return
-    weights = load_checkpoint_safely(filename)
-    weights = weights.get('state_dict', weights)
+    weights = weights_of(load_from_file(filename))
     prefix = 'backbone.'
     own = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
     backbone.load_state_dict(own, strict=False)

@@ -9,10 +9,12 @@ import argparse
 import datetime
 import pickle
 import re
+from collections import OrderedDict
 
 import numpy as np
 
 from .history import history, read_history
+from .structure import plain_metadata
 
 # The attributes that MMEngine's checkpoints refer to: statistics of a log buffer, and the function
 # that the state of a OneCycleLR holds.
@@ -167,6 +169,15 @@ def allowed_globals():
     return allowed + [(stand_in, name) for name, stand_in in stand_ins.items()]
 
 
+def _settle_attributes(ordered, seen):
+    """Leave an OrderedDict the versions of modules; a file could name its methods otherwise."""
+    attributes = dict(vars(ordered))
+    vars(ordered).clear()
+    if '_metadata' in attributes:
+        metadata = settle(attributes['_metadata'], seen)
+        vars(ordered)['_metadata'] = OrderedDict(plain_metadata(metadata))
+
+
 def settle(value, seen=None):
     """Put real values in the place of stand-ins.
 
@@ -194,6 +205,8 @@ def settle(value, seen=None):
         if isinstance(value, dict) and (found := read_history(value)) is not None:
             result = found
         elif isinstance(value, dict):
+            if isinstance(value, OrderedDict):
+                _settle_attributes(value, seen)
             value.update((key, settle(entry, seen)) for key, entry in list(value.items()))
         elif isinstance(value, list):
             value[:] = [settle(entry, seen) for entry in value]

@@ -2,6 +2,8 @@
 
 import ast
 
+from .structure import meta_of
+
 _PARTS = ('backbone', 'decode_head')
 _OURS = ('MiTAVisionTransformer', 'MiTAMaskTransformerHead')
 _SWAPPED = 'build_swapped'
@@ -19,7 +21,7 @@ def describe_other_attention(checkpoint, cfg):
     Returns:
         str | None: One sentence; None where they agree or nothing is known of the training.
     """
-    text = (checkpoint.get('meta') or {}).get('cfg')
+    text = meta_of(checkpoint).get('cfg')
     trained = _kinds(_model_of(text)) if isinstance(text, str) else {}
     evaluated = _kinds(cfg.get('model'))
     differing = [part for part in trained if trained[part] != evaluated.get(part, trained[part])]
@@ -62,7 +64,7 @@ def _model_of(text):
             if isinstance(node, ast.Assign) and ast.unparse(node.targets) == 'model':
                 return _plain(node.value)
     # Of a stranger's checkpoint, the text may be anything.
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
     return None
 

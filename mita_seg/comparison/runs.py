@@ -57,7 +57,10 @@ class Run:
         found = read_json(path)
         if found is None:
             return False
-        tested = (self.work_dir / found['checkpoint']).resolve()
+        checkpoint = found.get('checkpoint')
+        if not isinstance(checkpoint, str):
+            raise ValueError(f'file {str(path)!r} names no checkpoint: delete it to evaluate again')
+        tested = (self.work_dir / checkpoint).resolve()
         if self.checkpoint is None:
             return self.folder.resolve() in tested.parents
         # A checkpoint given by the user may have been replaced since.

@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 
 from mita_seg.checkpoint import find_newest
 from mita_seg.checkpoint.matching import require_matching_checkpoint
+from mita_seg.checkpoint.structure import meta_of
 from mita_seg.engine.peak_memory import PeakMemoryHook, peak_memory
 from mita_seg.utils.cli import (
     build_runner,
@@ -89,10 +90,10 @@ def main(argv=None):
 
 def _is_trained(checkpoint, cfg):
     """Whether a checkpoint is the last one of its training."""
-    meta = (checkpoint or {}).get('meta') or {}
+    done = {unit: meta_of(checkpoint).get(unit) for unit in ('iter', 'epoch')}
     return any(
-        meta.get(unit, 0) >= cfg.train_cfg.get(f'max_{unit}s', float('inf'))
-        for unit in ('iter', 'epoch')
+        isinstance(count, int) and count >= cfg.train_cfg.get(f'max_{unit}s', float('inf'))
+        for unit, count in done.items()
     )
 
 

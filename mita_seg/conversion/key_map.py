@@ -98,7 +98,8 @@ def rename_keys(
             continue
         new_key = prefix + our_name(key.removeprefix(prefix))
         renamed[new_key] = value
-        if new_key != key and lacks_projection_bias(key, state_dict):
+        is_matrix = isinstance(value, Tensor) and value.ndim == 2  # a file may hold anything
+        if new_key != key and is_matrix and lacks_projection_bias(key, state_dict):
             renamed[new_key.removesuffix('weight') + 'bias'] = torch.zeros_like(value[:, 0])
     return renamed
 

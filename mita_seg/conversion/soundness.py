@@ -30,14 +30,16 @@ def check_weights(weights: Mapping[str, Tensor]) -> None:
         weights: By the names in the file.
 
     Raises:
-        ValueError: A name is no text; a weight is empty, sparse, quantised, without values, or has
-            another number of dimensions than its name says.
+        ValueError: A name is no text; a weight is empty, sparse, quantised, complex, without
+            values, or has another number of dimensions than its name says.
     """
     for name, value in weights.items():
         if not isinstance(name, str):
             raise ValueError(f'the names of weights must be text, got {name!r}')
         if value.layout != torch.strided or value.is_nested or value.is_quantized:
             raise ValueError(f'{name} is a sparse, nested or quantised tensor, not a dense one')
+        if value.is_complex():
+            raise ValueError(f'{name} holds complex numbers, not real ones')
         stored = 0 if value.is_meta else value.untyped_storage().nbytes()
         if value.numel() * value.element_size() > stored:
             raise ValueError(f'{name} of shape {list(value.shape)} has fewer values than that')

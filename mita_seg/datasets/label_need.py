@@ -26,8 +26,20 @@ def find_label_loading(pipeline):
     Returns:
         tuple[type, dict] | None: Its class, ``LoadAnnotations`` or one derived from it, and config.
     """
-    loading = (found for found in _transforms(pipeline) if _is_a(found[0], LoadAnnotations))
-    return next(loading, None)
+    return find_transform(pipeline, LoadAnnotations)
+
+
+def find_transform(pipeline, kind):
+    """Find the first transform of a class, also inside others such as CacheInMemory.
+
+    Args:
+        pipeline (Sequence): Configs of transforms, or lists of them.
+        kind (type): The class.
+
+    Returns:
+        tuple[type, dict] | None: Its class, `kind` or one derived from it, and config.
+    """
+    return next((found for found in _transforms(pipeline) if _is_a(found[0], kind)), None)
 
 
 def leave_out_label_loading(pipeline):

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 from mmseg.registry import TRANSFORMS
 
-from .label_need import find_label_loading
-from .loading import LoadCheckedLabels
+from .label_need import find_label_loading, find_transform
+from .loading import LoadCheckedImage, LoadCheckedLabels
 from .orientation import exif_orientation
 
 _LOOKED_AT = 32
@@ -35,7 +35,7 @@ class SeenLabels:
         self.why_ignored = ''
 
     def look(self, dataset, samples, pipeline):
-        """Read label maps as the pipeline does; without one that loads them nothing is read.
+        """Read images and label maps as the pipeline does, as far as it loads them.
 
         Args:
             dataset (BaseSegDataset): The data set.
@@ -43,18 +43,24 @@ class SeenLabels:
             pipeline (Sequence): Configs of its transforms.
 
         Raises:
-            FileNotFoundError: As :class:`LoadCheckedLabels`, where the pipeline has it.
-            ValueError: As :class:`LoadCheckedLabels`, where the pipeline has it.
+            FileNotFoundError, ValueError: As :class:`LoadCheckedImage` and
+                :class:`LoadCheckedLabels`, where the pipeline has them.
         """
+        images = find_transform(pipeline, LoadCheckedImage)
+        samples = _with_images(samples, images and TRANSFORMS.build(images[1]))
         kind, config = find_label_loading(pipeline) or (None, None)
         if kind is None:
+            for _ in samples:
+                pass
             return
         load = TRANSFORMS.build(config)
         checked = isinstance(load, LoadCheckedLabels)
         ignored = load.ignore_index if checked else dataset.ignore_index
-        for sample in samples:
+        for sample, size in samples:
+            if 'seg_map_path' not in sample:
+                continue
             try:
-                labels = load(copy.deepcopy(sample))['gt_seg_map']
+                labels = load({**copy.deepcopy(sample), **size})['gt_seg_map']
                 values = np.unique(labels).tolist()
             # The stock transform answers in many ways: training will, too.
             except Exception as error:
@@ -84,6 +90,13 @@ class SeenLabels:
             f'the label maps looked at ({self.maps}) hold {held}{beside}: a model learns nothing '
             f'from them, whatever accuracy it reports{advice}'
         )
+
+
+def _with_images(samples, load):
+    """Samples, each with the size of its image, which is loaded for that if `load` is given."""
+    for sample in samples:
+        results = load(copy.deepcopy(sample)) if load else {}
+        yield sample, {key: results[key] for key in ('ori_shape', 'img_shape') if key in results}
 
 
 def warn_of_orientations(samples):

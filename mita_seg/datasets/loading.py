@@ -1,5 +1,7 @@
 """MMSegmentation's loading transforms with errors that name the file."""
 
+import io
+import os
 import re
 
 import mmcv
@@ -16,6 +18,7 @@ from .orientation import exif_orientation
 
 # The ignored label by the bits of a label map: the largest that they hold.
 IGNORE, IGNORE_16_BITS = 255, 65535
+_PNG = b'\x89PNG\r\n\x1a\n'
 
 
 @STOCK_NAMES.register_module(name='LoadImageFromFile')
@@ -37,7 +40,8 @@ class LoadCheckedImage(LoadImageFromFile):
 
     Raises:
         FileNotFoundError: There is no such image.
-        ValueError: The file cannot be decoded, or is too large.
+        ValueError: The file cannot be decoded or is too large, its header says a size for which the
+            file is too small, or it has 16 bits a channel, which the back end 'pillow' cuts off.
     """
 
     def __init__(self, *args, **kwargs):
@@ -48,7 +52,7 @@ class LoadCheckedImage(LoadImageFromFile):
 
     def transform(self, results):
         path = results['img_path']
-        _refuse_huge(path)
+        check_header(path, self.imdecode_backend)
         try:
             return super().transform(results)
         except FileNotFoundError as error:
@@ -81,8 +85,9 @@ class LoadCheckedLabels(LoadAnnotations):
 
     Raises:
         FileNotFoundError: There is no such label map.
-        ValueError: The label map cannot be decoded or is too large, is not of the image's size,
-            does not hold integers or holds values that are not accepted; they are listed.
+        ValueError: The label map cannot be decoded or is too large, is not of the image's size, is
+            in a format that changes values, does not hold integers or holds values that are not
+            accepted; they are listed.
     """
 
     def __init__(
@@ -144,6 +149,9 @@ class LoadCheckedLabels(LoadAnnotations):
     def _read(self, path):
         try:
             data = fileio.get(path, backend_args=self.backend_args)
+            _refuse_what_changes_values(path, data)
+            if not _chunks_fit(io.BytesIO(data)):
+                raise ValueError('a chunk is larger than the file')
             labels = mmcv.imfrombytes(data, flag='unchanged', backend=self.imdecode_backend)
             if labels is None:  # OpenCV's answer
                 raise ValueError('not an image')
@@ -151,6 +159,8 @@ class LoadCheckedLabels(LoadAnnotations):
             raise FileNotFoundError(f'label map {path!r} does not exist') from error
         except Image.DecompressionBombError as error:
             raise ValueError(_too_large('label map', path, error)) from error
+        except _ChangesValues:
+            raise
         except Exception as error:
             raise ValueError(
                 f'label map {path!r} cannot be decoded: truncated, or not an image'
@@ -190,16 +200,71 @@ class LoadCheckedLabels(LoadAnnotations):
         return table.astype(np.uint8 if ignored == IGNORE else np.uint16)
 
 
-def _refuse_huge(path):
-    """Refuse an image by its header, before gigabytes are filled with its pixels."""
+def check_header(path, backend='cv2'):
+    """Refuse an image by its header, before gigabytes are filled with its pixels.
+
+    Args:
+        path (str): The image.
+        backend (str): What will decode it.
+
+    Raises:
+        ValueError: It is too large, too small for the size that its header says, or has values
+            that the back end cuts off.
+    """
+    if os.path.isfile(path):
+        with open(path, 'rb') as file:
+            if not _chunks_fit(file):
+                raise ValueError(f'image {path!r} cannot be decoded: truncated, or not an image')
     try:
-        Image.open(path).close()
+        with Image.open(path) as image:
+            kind, mode, (width, height) = image.format, image.mode, image.size
+        count = os.path.getsize(path)
     except Image.DecompressionBombError as error:
         raise ValueError(_too_large('image', path, error)) from error
     # Behind a storage back end, missing, damaged, or of a kind that Pillow does not know, for which
     # it has half a dozen exceptions: loading tells.
     except Exception:
-        pass
+        return
+    # A JPEG has a bit or more for each block of 8x8 pixels. Decoders paint what is missing grey.
+    if kind == 'JPEG' and width * height > 64 * 8 * count:
+        raise ValueError(
+            f'image {path!r} cannot be decoded: a file of {count:,} bytes is no JPEG of '
+            f'{width}x{height} pixels, as its header says'
+        )
+    if backend == 'pillow' and mode.startswith(('I', 'F')):
+        raise ValueError(
+            f'image {path!r} has more than 8 bits a channel ({mode}), which imdecode_backend='
+            "'pillow' cuts off: take 'cv2', or save it with 8 bits"
+        )
+
+
+def _chunks_fit(file):
+    """Whether a PNG is as long as its chunks say, for which OpenCV takes up to 4 GB each."""
+    if file.read(len(_PNG)) != _PNG:
+        return True
+    end = file.seek(0, os.SEEK_END)
+    place = len(_PNG)
+    while place < end:
+        file.seek(place)
+        head = file.read(8)
+        place += 12 + int.from_bytes(head[:4], 'big')
+        if head[4:] == b'IEND':
+            break  # anything may follow the image
+    return place <= end
+
+
+class _ChangesValues(ValueError):
+    """A label map in a format that does not hold the values of the classes as they are."""
+
+
+def _refuse_what_changes_values(path, data):
+    why = None
+    if data[:3] == b'\xff\xd8\xff':
+        why = 'is a JPEG, which changes the values of classes'
+    elif data[:8] == _PNG and data[24:26] in (b'\x02\x00', b'\x04\x00'):
+        why = f'is a PNG of {data[24]} bits of grey, which decoders stretch over 0 to 255'
+    if why:
+        raise _ChangesValues(f'label map {path!r} {why}: save it as PNG of 8 or 16 bits')
 
 
 def _too_large(what, path, error):

@@ -29,8 +29,9 @@ def training_loaders(cfg):
 def check_data(cfg, loaders=LOADERS):
     """Check that the data of a config are in place, and that model and metrics can work with them.
 
-    Folders are listed, a few dozen images and training labels are opened. Data sets that are no
-    ``BaseSegDataset``, and data behind a remote storage back end, are left to their own checks.
+    Folders are listed, a few dozen images and label maps are loaded as the pipeline does. Data
+    sets that are no ``BaseSegDataset``, and data behind a remote storage back end, are left to
+    their own checks.
 
     What would let a run go on, but to no good end, is a warning: a head with more classes than the
     data, training labels of one class alone, images with an EXIF orientation, images that are
@@ -43,7 +44,8 @@ def check_data(cfg, loaders=LOADERS):
     Raises:
         FileNotFoundError: A folder, a split file, images or label maps are missing.
         ValueError: A head has fewer classes than the data, label maps are needed but the data set
-            has none, or one of those looked at is refused by :class:`LoadCheckedLabels`.
+            has none, files are empty, or one of the images and label maps looked at is refused by
+            :class:`LoadCheckedImage` or :class:`LoadCheckedLabels`.
     """
     found = []
     for loader in loaders:
@@ -54,9 +56,8 @@ def check_data(cfg, loaders=LOADERS):
             require_labels(cfg, loader, samples, pipeline)
             some = spread(samples)
             found += [_skipped_files(dataset), warn_of_orientations(some)]
-            if loader == 'train_dataloader':
-                seen.look(dataset, some, pipeline)
-        if seen.warning():
+            seen.look(dataset, some, pipeline)
+        if loader == 'train_dataloader' and seen.warning():
             found.append(f'{loader}: {seen.warning()}')
     # One process of a run speaks for all.
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
@@ -96,14 +97,21 @@ def _check_dataset(dataset, loader):
         folder = dataset.data_prefix.get(key)
         if folder:
             present = _files_below(folder)
-            missing = [s[key] for s in samples if os.path.normpath(s[key]) not in present]
-            if missing:
-                shown = ', '.join(map(repr, missing[:3])) + (', ...' if missing[3:] else '')
-                raise FileNotFoundError(
-                    f'{loader}: {len(missing)} of {len(samples)} {what} are missing: {shown}; '
-                    f'{hint}'
-                )
+            sizes = [present.get(os.path.normpath(sample[key])) for sample in samples]
+            files = [sample[key] for sample in samples]
+            if None in sizes:
+                raise FileNotFoundError(f'{_name(loader, what, files, sizes, None)}; {hint}')
+            if 0 in sizes:
+                raise ValueError(_name(loader, what, files, sizes, 0))
     return samples
+
+
+def _name(loader, what, files, sizes, size):
+    """A sentence about the files of a size; None is that of missing ones."""
+    bad = [file for file, each in zip(files, sizes, strict=True) if each == size]
+    shown = ', '.join(map(repr, bad[:3])) + (', ...' if bad[3:] else '')
+    state = 'missing' if size is None else 'empty'
+    return f'{loader}: {len(bad)} of {len(files)} {what} are {state}: {shown}'
 
 
 def _hint(dataset):
@@ -132,9 +140,13 @@ def _skipped_files(dataset):
 
 
 def _files_below(folder):
-    """Every file below a folder; one listing is far quicker than asking for each file."""
-    return {
-        os.path.normpath(os.path.join(parent, name))
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    }
+    """The bytes of every file below a folder; listing is far quicker than asking for each file."""
+    found, folders = {}, [folder]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif entry.is_file():
+                    found[os.path.normpath(entry.path)] = entry.stat().st_size
+    return found

@@ -10,7 +10,7 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from mita_seg.checkpoint import plain_checkpoint
 
-from .random_state import random_state, restore_random_state
+from .random_state import kept_random_state, random_state, restore_random_state
 
 
 class ExactResumeHook(Hook):
@@ -47,8 +47,14 @@ class ExactResumeHook(Hook):
         checkpoint.update(plain)
 
     def after_load_checkpoint(self, runner, checkpoint):
-        """Keep the states of a checkpoint, should it be resumed."""
+        """Keep the states of a checkpoint, should it be resumed.
+
+        Raises:
+            ValueError: They are none.
+        """
         self.saved = checkpoint.get('random_state')
+        if self.saved:
+            _try_states(self.saved)
 
     def before_train(self, runner):
         """Find out now what no checkpoint could hold; place a resumed run within its epoch."""
@@ -96,6 +102,19 @@ class ExactResumeHook(Hook):
         if sentence not in self.told:
             self.told.add(sentence)
             print_log(sentence, logger='current', level=logging.WARNING)
+
+
+def _try_states(saved):
+    """Restore every state once: a file may hold anything."""
+    with kept_random_state():
+        try:
+            for state in saved['processes']:
+                restore_random_state({k: v for k, v in state.items() if k != 'cuda'})
+            int(saved['batches_per_epoch'] or 0)
+        except Exception as error:
+            raise ValueError(
+                f'its random_state is none ({type(error).__name__}: {error})'
+            ) from error
 
 
 def _length(loader):

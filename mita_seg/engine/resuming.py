@@ -5,6 +5,7 @@ import os
 from mmengine.dist import all_gather_object
 
 from mita_seg.checkpoint import find_newest, load_checkpoint_safely
+from mita_seg.checkpoint.structure import meta_of
 
 
 def settle_start(cfg, resume, named=None, say=print):
@@ -80,14 +81,22 @@ def _load(source):
 
 
 def _has_state(checkpoint):
-    meta = checkpoint.get('meta')
-    known = isinstance(meta, dict) and all(isinstance(meta.get(k), int) for k in ('iter', 'epoch'))
+    meta = meta_of(checkpoint)
+    known = all(_is_count(meta.get(unit), 2**63) for unit in ('iter', 'epoch'))
     return known and isinstance(checkpoint.get('message_hub'), dict)
+
+
+def _is_count(number, end):
+    return isinstance(number, int) and 0 <= number < end
 
 
 def _repeat_seed(cfg, checkpoint):
     """Let the samplers, built before MMEngine reads the checkpoint, have the seed in it."""
-    seed = ((checkpoint or {}).get('meta') or {}).get('seed')
+    seed = meta_of(checkpoint).get('seed')
     randomness = cfg.get('randomness') or {}
+    if seed is not None and not _is_count(seed, 2**32):
+        raise ValueError(
+            f'checkpoint {cfg.load_from!r} cannot be resumed: its seed is no number of 32 bits'
+        )
     if seed is not None and randomness.get('seed') is None:
         cfg.randomness = {**randomness, 'seed': seed}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
 
 from mita_seg.utils.files import replacing
 
@@ -19,6 +20,10 @@ class WholeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner):
         """Remove what a killed run has left half written."""
+        known = runner.message_hub.runtime_info.get('keep_ckpt_ids', [])
+        # A checkpoint that was resumed says what is to be removed; it may be anybody's.
+        if not isinstance(known, list) or any(type(step) is not int for step in known):
+            runner.message_hub.update_info('keep_ckpt_ids', [])
         super().before_train(runner)
         if not is_main_process():
             return
@@ -75,13 +80,25 @@ class WholeCheckpointHook(CheckpointHook):
         best = {getattr(self, 'best_ckpt_path', None)}
         best.update(getattr(self, 'best_ckpt_path_dict', {}).values())
         for path in set(outdated) - best:
-            self._remove(path)
+            if self._is_own_best(path):
+                self._remove(path)
+            else:
+                print_log(f'not removed, since it is none of this run: {path!r}', 'current')
 
     def _remove(self, path):
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):
             self.file_backend.rmtree(path)
+
+    def _is_own_best(self, path):
+        """Whether a path, which a resumed checkpoint may have named, is a best one of this run."""
+        folder, name = os.path.split(str(path))
+        if not name.startswith('best_'):
+            return False
+        if '://' in str(self.out_dir):
+            return folder == str(self.out_dir)
+        return os.path.realpath(folder) == os.path.realpath(self.out_dir)
 
 
 class _RemovesLater:

@@ -50,4 +50,5 @@ def describe(
     meta = load_checkpoint_safely(checkpoint).get('meta')
     data = meta.get('dataset_meta') if isinstance(meta, dict) else None
     classes = data.get('classes') if isinstance(data, dict) else None
-    return {**described, 'classes': json.dumps(list(classes or ()))}
+    names = [str(name) for name in classes] if isinstance(classes, list | tuple) else []
+    return {**described, 'classes': json.dumps(names)}

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram, export
 
+_MOST = 2**20  # images, and steps a side
+
 
 def export_program(
     model: nn.Module, channels: int, size: tuple[int, int], step: int | None = None
@@ -19,14 +21,16 @@ def export_program(
     Raises:
         ValueError: PyTorch's exporter does not take the model.
     """
-    shapes = {0: Dim('batch', min=1)}
+    # Torch 2.7 takes a size without an end for one that may be the largest number.
+    shapes = {0: Dim('batch', min=1, max=_MOST)}
     if step is not None:
-        shapes |= {2: step * Dim('rows', min=2), 3: step * Dim('columns', min=2)}
+        rows, columns = (Dim(side, min=2, max=_MOST) for side in ('rows', 'columns'))
+        shapes |= {2: step * rows, 3: step * columns}
     # Of one image, the batch would become a constant.
     images = torch.zeros(2, channels, *size)
     try:
         with torch.no_grad():
-            return export(model, (images,), dynamic_shapes=(shapes,))
+            return export(model, (images,), dynamic_shapes=(shapes,), strict=False)
     # Whatever the code of a model does not let be traced.
     except Exception as error:
         sizes = 'one image size' if step is None else 'every image size'

@@ -7,6 +7,7 @@ import numpy as np
 from mmseg.registry import DATASETS
 
 from mita_seg.datasets.label_need import class_of
+from mita_seg.utils.cli import printable
 from mita_seg.utils.palette import distinct_colours
 
 
@@ -39,21 +40,36 @@ def find_classes(model, meta, cfg):
         Classes: As many as the model has; names and colours that are nowhere are made up.
     """
     of_config = _dataset_meta(cfg)
-    of_checkpoint = meta.get('dataset_meta') or {
-        key.lower(): meta[key] for key in ('CLASSES', 'PALETTE') if meta.get(key)
-    }
+    of_checkpoint = meta.get('dataset_meta')
+    if not isinstance(of_checkpoint, dict):
+        of_checkpoint = {key.lower(): meta.get(key) for key in ('CLASSES', 'PALETTE')}
     known = {
         **of_config,
         **{key: value for key, value in of_checkpoint.items() if value is not None},
     }
-    names = [str(name) for name in known.get('classes') or ()]
+    names = [printable(str(name)) for name in _list(known.get('classes'))]
     count = getattr(model, 'num_classes', None) or len(names) or 256
     count = 2 if count == 1 else count  # one channel tells two classes apart
     names = names[:count] + [f'class {index}' for index in range(len(names), count)]
     palette = distinct_colours(count)
-    given = np.array(known.get('palette') or np.zeros((0, 3)), np.uint8).reshape(-1, 3)[:count]
+    given = _colours(known.get('palette'))[:count]
     palette[: len(given)] = given
     return Classes(tuple(names), palette, int(bool(known.get('reduce_zero_label'))))
+
+
+def _list(value):
+    """A list, tuple or array as a list; of anything else, which a file may hold, an empty one."""
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else []
+
+
+def _colours(value):
+    """Colours `[K, 3]`, uint8; none where the value, which a file may hold, is of another kind."""
+    colours = [_list(colour) for colour in _list(value)]
+    sound = all(
+        len(colour) == 3 and all(isinstance(part, int | np.integer) for part in colour)
+        for colour in colours
+    )
+    return np.array(colours if sound else [], np.int64).reshape(-1, 3).clip(0, 255).astype(np.uint8)
 
 
 def _dataset_meta(cfg):

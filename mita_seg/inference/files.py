@@ -7,6 +7,8 @@ from PIL import Image
 from mita_seg.utils.files import replacing, write_json
 from mita_seg.utils.palette import colour_labels
 
+_LONGEST_JPEG = 65500  # pixels a side that libjpeg takes
+
 
 def write_labels(path, labels, palette, first_value):
     """Write a label map as PNG, with the values that label files of the data set have.
@@ -28,8 +30,12 @@ def write_labels(path, labels, palette, first_value):
 
 
 def write_overlay(path, picture):
-    """Write a picture `[h, w, 3]` (uint8, RGB) as JPEG."""
-    _save(path, Image.fromarray(picture), 'JPEG', quality=92)
+    """Write a picture `[h, w, 3]` (uint8, RGB) as JPEG, shrunk where it is too long for one."""
+    image = Image.fromarray(picture)
+    if max(image.size) > _LONGEST_JPEG:
+        scale = _LONGEST_JPEG / max(image.size)
+        image = image.resize([max(1, int(side * scale)) for side in image.size])
+    _save(path, image, 'JPEG', quality=92)
 
 
 def write_classes(path, classes, palette, first_value):

@@ -117,7 +117,7 @@ class Segmentor:
         if isinstance(image, (str, os.PathLike)):
             return self._load({'img_path': os.fspath(image)})['img']
         if isinstance(image, Image.Image):
-            image = np.asarray(image.convert('RGB'))[..., ::-1]
+            image = _pixels_of_pillow(image)
         if not isinstance(image, np.ndarray):
             raise TypeError(
                 'an image must be a path, an array or an image of Pillow, got '
@@ -202,6 +202,16 @@ class Segmentor:
         for (key, pixels, _), result in zip(group, results, strict=True):
             labels = result.pred_sem_seg.data.reshape(pixels.shape[:2])
             yield key, pixels, labels.cpu().numpy().astype(np.uint8 if small else np.int16)
+
+
+def _pixels_of_pillow(image):
+    """Pixels `[h, w, 3]`, uint8; blue, green, red. Of 16 bits the upper eight, as of files."""
+    if image.mode.startswith('I;16'):
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ('I', 'F'):
+        raise ValueError(f'an image of Pillow must have 8 or 16 bits a channel, got {image.mode!r}')
+    return np.asarray(image.convert('RGB'))[..., ::-1]
 
 
 def _find_device(device):

@@ -62,6 +62,17 @@ def build_attention(
     return MODELS.build({**passed, 'embed_dims': embed_dims, 'num_heads': num_heads, **attn_cfg})
 
 
+def find_model(kind: object) -> object:
+    """What a config's ``type`` names; None for a name that nothing is registered under."""
+    if not isinstance(kind, str):
+        return kind
+    try:
+        return MODELS.get(kind)
+    # MMEngine imports a package of the name before a dot, whatever it is.
+    except Exception:
+        return None
+
+
 def find_attention(attn_cfg: dict, where: str = 'attn_cfg') -> Callable:
     """The class or function that the config of an attention names, its options checked.
 
@@ -75,8 +86,8 @@ def find_attention(attn_cfg: dict, where: str = 'attn_cfg') -> Callable:
     if not isinstance(attn_cfg, dict):
         raise TypeError(f'{where} must be a dict with a type, got {attn_cfg!r}')
     kind = attn_cfg.get('type')
-    attention = MODELS.get(kind) if isinstance(kind, str) else kind
-    if attention is None:
+    attention = find_model(kind)
+    if not callable(attention):
         raise ValueError(
             f'{where} must have the type of an attention registered in mmseg.registry.MODELS '
             f'(known: {", ".join(_known_attentions())}), got {kind!r}'

@@ -1,12 +1,11 @@
 """The attention settings of a config, checked before anything is built from it."""
 
 import torch
-from mmseg.registry import MODELS
 
 from mita_seg.layers import Attention, FullAttention, MiTAAttention
 from mita_seg.swap.mixer import build_bare_attention
 
-from .builder import find_attention
+from .builder import find_attention, find_model
 from .swapped import build_swapped
 
 
@@ -37,7 +36,7 @@ def check_attention_configs(config, where: str = 'model') -> None:
 
 def _check(attn_cfg, owner: dict, where: str) -> None:
     kind = owner.get('type')
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    kind = find_model(kind)
     if kind is build_swapped:
         _name_place(where, build_bare_attention, attn_cfg, 1, 8)
         return
@@ -55,7 +54,7 @@ def _check(attn_cfg, owner: dict, where: str) -> None:
 
 def _names_ours(attn_cfg) -> bool:
     kind = attn_cfg.get('type') if isinstance(attn_cfg, dict) else None
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    kind = find_model(kind)
     return isinstance(kind, type) and issubclass(kind, Attention)
 
 

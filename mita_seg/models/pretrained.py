@@ -36,6 +36,8 @@ def read_weights(
     """
     checkpoint = load_checkpoint_safely(source)
     found = find_weights(checkpoint)
+    if not all(isinstance(name, str) for name in found):
+        raise ValueError(f'checkpoint {source!r}: the names of weights must be text')
     if not prefix and any(name.startswith('backbone.') for name in found):
         prefix = 'backbone.'
     weights = OrderedDict(

@@ -4,8 +4,11 @@ Nothing here depends on the values of sizes, so that batch and image may vary in
 program. No floats are read as integers and no operators of this package are used.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 from torch.nn.functional import one_hot
 
 from .options import MiTAOptions
@@ -82,7 +85,10 @@ def _at_most(topk: int, num_tokens: int) -> int:
     """The smaller one, also where the number of tokens is not known yet."""
     if isinstance(num_tokens, Tensor):  # in a trace
         return torch.minimum(num_tokens, torch.full_like(num_tokens, topk))
-    return torch.sym_min(topk, num_tokens)
+    # Dynamo, of a strict export, takes Python's own function for open sizes too, and before torch
+    # 2.12 no sym_min of two numbers that it knows.
+    smaller: Callable[[int, int], int] = min if is_dynamo_compiling() else torch.sym_min
+    return smaller(topk, num_tokens)
 
 
 TOOLS = Tools(

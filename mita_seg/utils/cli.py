@@ -8,9 +8,11 @@ from pathlib import Path
 
 from mita_seg.utils.quiet import import_mmseg_quietly
 
+USER_ERRORS = (ValueError, TypeError, OSError, KeyError, ImportError, MemoryError)
+
 
 @contextlib.contextmanager
-def user_errors(prog):
+def user_errors(prog, kinds=USER_ERRORS):
     """Turn an error of the input into one sentence on stderr and exit status 2.
 
     Only to be put around the checks of what the user gave; an error of the program itself must keep
@@ -18,15 +20,22 @@ def user_errors(prog):
 
     Args:
         prog (str): Name of the tool, the prefix of the sentence.
+        kinds (tuple[type, ...]): Which errors are of the input.
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, KeyError, ImportError) as error:
+    except kinds as error:
         message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
         if isinstance(error, ModuleNotFoundError):
             message = _what_to_install((error.name or '').split('.')[0])
-        print(f'{prog}: {" ".join(message.split())}', file=sys.stderr)
+        print(f'{prog}: {printable(message)}', file=sys.stderr)
         sys.exit(2)
+
+
+def printable(message):
+    """A message on one line, without what would steer a terminal; names in files may hold it."""
+    line = ' '.join(message.split())
+    return ''.join(letter if letter.isprintable() else '?' for letter in line)
 
 
 def _what_to_install(package):

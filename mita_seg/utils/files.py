@@ -60,12 +60,21 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """Read a JSON file; None if there is none."""
+    """Read a JSON file that holds an object; None if there is none.
+
+    Raises:
+        ValueError: The file is damaged, or holds something else.
+    """
     try:
         with open(path) as file:
-            return json.load(file)
+            value = json.load(file)
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'file {str(path)!r} is damaged: it is no JSON') from error
+    if not isinstance(value, dict):
+        raise ValueError(f'file {str(path)!r} holds a {type(value).__name__}, not an object')
+    return value
 
 
 def save_figure(figure, path):

@@ -259,10 +259,10 @@ def test_outlines_fill_the_pixels_whose_centres_are_inside():
 
 def test_run_lengths():
     mask = np.array([[0, 1, 1], [0, 0, 1]], bool)  # by columns: 2 zeros, 1 one, 1 zero, 2 ones
-    assert np.array_equal(decode_runs({'size': [2, 3], 'counts': [2, 1, 1, 2]}), mask)
+    assert np.array_equal(decode_runs({'size': [2, 3], 'counts': [2, 1, 1, 2]}, (2, 3)), mask)
     # As text: each count from the fourth on is the difference to the last but one.
-    assert np.array_equal(decode_runs({'size': [2, 3], 'counts': '2111'}), mask)
-    long = decode_runs({'size': [10, 10], 'counts': [40, 60]})
-    assert np.array_equal(decode_runs({'size': [10, 10], 'counts': 'X1l1'}), long)
+    assert np.array_equal(decode_runs({'size': [2, 3], 'counts': '2111'}, (2, 3)), mask)
+    long = decode_runs({'size': [10, 10], 'counts': [40, 60]}, (10, 10))
+    assert np.array_equal(decode_runs({'size': [10, 10], 'counts': 'X1l1'}, (10, 10)), long)
     with pytest.raises(ValueError, match='do not fit'):
-        decode_runs({'size': [2, 3], 'counts': [2]})
+        decode_runs({'size': [2, 3], 'counts': [2]}, (2, 3))

@@ -7,6 +7,7 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
+from PIL import Image
 
 from dataset_converters.camvid import PARTS, check_source, write_camvid
 from mita_seg.datasets import CacheInMemory, CamVidDataset, check_data
@@ -22,13 +23,13 @@ def scope():
 
 @pytest.fixture
 def root(tmp_path):
-    """Two empty images a part."""
+    """Two images a part, of two pixels."""
     for part in PARTS:
         (tmp_path / f'{part}.txt').write_text(f'{part}_1\n{part}_0\n')
         for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
             (tmp_path / folder / part).mkdir(parents=True)
             for index in range(2):
-                (tmp_path / folder / part / f'{part}_{index}.{suffix}').touch()
+                Image.new('L', (2, 1)).save(tmp_path / folder / part / f'{part}_{index}.{suffix}')
     return tmp_path
 
 

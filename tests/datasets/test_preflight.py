@@ -16,7 +16,7 @@ def root(tmp_path):
     for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
         (tmp_path / folder / 'training').mkdir(parents=True)
         for index in range(5):
-            (tmp_path / folder / 'training' / f'{index}.{suffix}').touch()
+            Image.new('L', (2, 1)).save(tmp_path / folder / 'training' / f'{index}.{suffix}')
     return tmp_path
 
 

@@ -1,5 +1,7 @@
 """Predictions are drawn over the pixels that they are of."""
 
+from types import SimpleNamespace
+
 import mmcv
 import numpy as np
 import pytest
@@ -57,7 +59,7 @@ def test_mmsegmentations_hook_draws_what_was_predicted(oriented, orientation, tm
     sample = SegDataSample(metainfo={'img_path': oriented(orientation)}, pred_sem_seg=pixels)
     drawn = []
     visualizer.add_image = lambda name, image, step=0: drawn.append(image)
-    hook.after_test_iter(None, 0, None, [sample])
+    hook.after_test_iter(SimpleNamespace(iter=0), 0, None, [sample])
     # The first class is black, drawn with an opacity of 0.8.
     assert drawn[0].shape == PIXELS.shape
     assert np.abs(drawn[0] - 0.2 * PIXELS).mean() < 5

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+
+pytest.importorskip('mmseg')
+
 from mmcv.cnn.bricks.transformer import BaseTransformerLayer, MultiheadAttention
 from mmseg.models.backbones import (
     MAE,

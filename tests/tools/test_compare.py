@@ -168,7 +168,8 @@ def test_different_data_are_refused(shapes_root, shapes_configs, tmp_path):
     other = tmp_path / 'other.py'
     other.write_text(
         f'_base_ = {shapes_configs[0]!r}\n'
-        'test_dataloader = dict(dataset=dict(reduce_zero_label=False))\n'
+        "test_dataloader = dict(dataset=dict(data_prefix=dict(img_path='images/training', "
+        "seg_map_path='annotations/training')))\n"
     )
     with pytest.raises(ValueError, match='different data'):
         make_runs([shapes_configs[0], str(other)], tmp_path / 'work', cfg_options=options)

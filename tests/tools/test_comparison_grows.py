@@ -59,7 +59,8 @@ def test_results_of_another_checkpoint_than_the_one_asked_for_are_left_out(
 def test_other_data_than_those_of_the_folder_are_refused(shapes_configs, options, tmp_path):
     full, mita = shapes_configs
     make_runs([full], tmp_path, cfg_options=options)
-    other = {**options, 'test_dataloader.dataset.reduce_zero_label': False}
+    prefix = {'img_path': 'images/training', 'seg_map_path': 'annotations/training'}
+    other = {**options, 'test_dataloader.dataset.data_prefix': prefix}
     with pytest.raises(ValueError, match=rf'{Path(mita).stem} and {Path(full).stem} use different'):
         make_runs([mita], tmp_path, cfg_options=other)
     assert not (tmp_path / Path(mita).stem).exists()

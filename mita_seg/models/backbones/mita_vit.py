@@ -287,7 +287,11 @@ class MiTAVisionTransformer(BaseModule):
         key = f'{prefix}pos_embed'
         loaded = state_dict.get(key)
         # One of another width is left to the loader, which names both shapes.
-        if loaded is None or loaded.ndim != 3 or loaded.shape[2] != self.pos_embed.shape[2]:
+        if (
+            not isinstance(loaded, Tensor)
+            or loaded.ndim != 3
+            or loaded.shape[2] != self.pos_embed.shape[2]
+        ):
             return
         pretrained = None
         if self.pretrained_size is not None:

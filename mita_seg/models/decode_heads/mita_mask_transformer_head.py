@@ -215,7 +215,8 @@ class MiTAMaskTransformerHead(PixelLosses, BaseDecodeHead):
         loaded = state_dict.get(f'{prefix}mask_norm.{"weight" if scales else "scale"}')
         # Loaders that are not strict would pass over it, and the classes be none of theirs.
         # A stock head of one channel has learned nothing that could be kept.
-        if loaded is not None and loaded.shape == (self.out_channels,) and self.out_channels > 1:
+        shape = getattr(loaded, 'shape', None)  # a file may hold anything
+        if shape == (self.out_channels,) and self.out_channels > 1:
             here, there = ('scale', 'norm') if scales else ('norm', 'scale')
             raise ValueError(
                 f'the weights {prefix}* are of a head with mask_norm={there!r}, got '

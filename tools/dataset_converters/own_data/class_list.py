@@ -48,8 +48,9 @@ def read_class_file(path):
     try:
         text = path.read_text(encoding='utf-8-sig')
         entries = _from_json(json.loads(text)) if path.suffix == '.json' else _from_lines(text)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'class list {str(path)!r} cannot be read: {error}') from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = ' '.join(str(error).split())
+        raise ValueError(f'class list {str(path)!r} cannot be read: {reason}') from error
     names = [name for name, _, _ in entries]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:

@@ -5,9 +5,7 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from .pairs import Found, Pair, split_named
+from .pairs import Found, Pair, check_entries, empty_canvas, split_named
 from .polygons import fill
 from .run_lengths import decode_runs
 
@@ -23,7 +21,7 @@ def find_coco(folder, files):
         Found: A pair for each image that a file lists and that has an annotation.
 
     Raises:
-        ValueError: Files disagree about a category.
+        ValueError: Files disagree about a category, or hold something else.
     """
     found = Found('COCO polygons', [], names={})
     present = defaultdict(list)
@@ -31,7 +29,10 @@ def find_coco(folder, files):
         for name in names:
             present[name].append(Path(parent, name))
     codes, listed = {}, {}
-    for content in files.values():
+    for file, content in files.items():
+        check_entries(file, 'categories', content['categories'], id=int, name=(str, int))
+        check_entries(file, 'images', content['images'], id=(int, str), file_name=str)
+        check_entries(file, 'annotations', content['annotations'], image_id=(int, str))
         for category in sorted(content['categories'], key=lambda category: category['id']):
             name = str(category['name'])
             if listed.setdefault(category['id'], name) != name:
@@ -62,17 +63,17 @@ def find_coco(folder, files):
 
 def _draw(image, annotations, codes, listed):
     """Codes of an image, the largest annotations first so that small ones stay visible."""
-    canvas = np.zeros((image['height'], image['width']), np.int32)
+    canvas = empty_canvas(image.get('height'), image.get('width'))
     try:
         for annotation in sorted(annotations, key=lambda each: -each.get('area', 0)):
             code = codes[listed[annotation['category_id']]]
             shape = annotation.get('segmentation')
             if isinstance(shape, dict):
-                canvas[decode_runs(shape)] = code
+                canvas[decode_runs(shape, canvas.shape)] = code
             elif shape:
                 for ring in shape:
                     fill(canvas, ring, code)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise ValueError('image with a damaged annotation') from error
     return canvas
 

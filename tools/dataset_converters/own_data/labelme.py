@@ -1,10 +1,11 @@
 """Annotations of LabelMe, a JSON file beside each image."""
 
+import os
 from functools import partial
 
 import numpy as np
 
-from .pairs import Found, Pair, split_named
+from .pairs import Found, Pair, check_entries, empty_canvas, split_named
 from .polygons import fill, fill_circle
 
 
@@ -17,15 +18,21 @@ def find_labelme(folder, files):
 
     Returns:
         Found: A pair for each file whose image is there.
+
+    Raises:
+        ValueError: A file holds something else.
     """
     found = Found('LabelMe outlines', [], names={})
+    for file, content in files.items():
+        check_entries(file, 'shapes', content['shapes'], label=(str, int))
     labels = sorted({str(shape['label']) for each in files.values() for shape in each['shapes']})
     codes = {label: code for code, label in enumerate(labels, 1)}
     found.names = {code: label for label, code in codes.items()}
     for file, content in files.items():
         # Files from Windows have backslashes.
         image = file.parent / str(content.get('imagePath', '')).replace('\\', '/')
-        if not image.is_file():
+        # Unlike Path.is_file, it takes any text.
+        if not os.path.isfile(image) or folder.resolve() not in image.resolve().parents:
             found.leave_out('annotated image that is missing', image)
             continue
         read = partial(_draw, content, codes)
@@ -36,12 +43,12 @@ def find_labelme(folder, files):
 def _draw(content, codes):
     try:
         return _draw_shapes(content, codes)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, OverflowError) as error:
         raise ValueError('image with a damaged annotation') from error
 
 
 def _draw_shapes(content, codes):
-    canvas = np.zeros((int(content['imageHeight']), int(content['imageWidth'])), np.int32)
+    canvas = empty_canvas(content.get('imageHeight'), content.get('imageWidth'))
     # In the order of the file: later outlines lie over earlier ones.
     for shape in content['shapes']:
         points, code = np.array(shape['points'], float), codes[str(shape['label'])]

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+# Of an image, as for the loading of data sets.
+MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _SPLITS = {
     'training': ('train', 'training', 'trn'),
@@ -56,6 +59,40 @@ class Found:
     def leave_out(self, reason, file):
         """Note a file that is left out."""
         self.problems.setdefault(reason, []).append(str(file))
+
+
+def check_entries(file, name, entries, /, **kinds):
+    """Make sure that a list of an annotation file holds what it has to.
+
+    Args:
+        file (Path): The file.
+        name (str): Name of the list in it.
+        entries: The list; the file may hold anything in its place.
+        **kinds (type | tuple): The type of each value that an entry must have.
+
+    Raises:
+        ValueError: It is no list of objects with such values.
+    """
+    if not isinstance(entries, list):
+        raise ValueError(f'{str(file)!r}: {name} is no list')
+    for place, entry in enumerate(entries):
+        for key, kind in kinds.items():
+            value = entry.get(key) if isinstance(entry, dict) else None
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ValueError(f'{str(file)!r}: {name}[{place}] has no valid {key}')
+
+
+def empty_canvas(height, width):
+    """A map of codes `[height, width]` to be drawn on.
+
+    Raises:
+        ValueError: An annotation file says another size than an image can have.
+    """
+    sizes = (height, width)
+    sound = all(type(side) is int and side > 0 for side in sizes)
+    if not sound or height * width > MOST_PIXELS:
+        raise ValueError('image with a damaged annotation')
+    return np.zeros(sizes, np.int32)
 
 
 def split_named(path):

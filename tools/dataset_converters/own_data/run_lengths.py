@@ -3,21 +3,24 @@
 import numpy as np
 
 
-def decode_runs(segmentation):
+def decode_runs(segmentation, size):
     """Decode a run-length mask.
 
     Args:
         segmentation (dict): ``size`` (height, width) and ``counts``, a list, or text with five bits
             a character in which each count but the first three is the difference to the last but
             one.
+        size (tuple[int, int]): That of the image.
 
     Returns:
         ndarray: `[h, w]`, bool.
 
     Raises:
-        ValueError: The lengths do not add up to the size.
+        ValueError: The lengths do not add up to the size, or it is not the image's.
     """
-    height, width = segmentation['size']
+    height, width = size
+    if tuple(segmentation['size']) != tuple(size):
+        raise ValueError('run lengths of another size')
     counts = segmentation['counts']
     if isinstance(counts, (str, bytes)):
         counts = _unpack(counts.encode() if isinstance(counts, str) else counts)
@@ -33,6 +36,8 @@ def _unpack(text):
         bits = byte - 48
         value |= (bits & 31) << shift
         shift += 5
+        if shift > 60:
+            raise ValueError('a run length of more than 60 bits')
         if bits & 32:  # another character follows
             continue
         if bits & 16:  # negative

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from mmcv import imread
 
+from mita_seg.datasets.loading import check_header
 from mita_seg.datasets.orientation import exif_orientation
 
 
@@ -69,8 +70,9 @@ def survey(found, advance=lambda: None):
 def read_pixels(path):
     """An image as its pixels are stored, `[h, w, 3]`, uint8; blue, green, red. None if damaged."""
     try:
+        check_header(str(path))
         return imread(str(path), 'color_ignore_orientation', backend='cv2')
-    except (cv2.error, OSError):
+    except (cv2.error, OSError, ValueError):
         return None
 
 
