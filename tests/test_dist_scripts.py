@@ -97,6 +97,7 @@ def test_several_machines(script, args, tmp_path):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_machines_train_without_a_gpu(shapes_root, tmp_path):
     pytest.importorskip('mmseg')

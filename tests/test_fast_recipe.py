@@ -85,6 +85,7 @@ def test_losses_and_gradients_of_a_batch_equal_the_stock_ones_without_augmentati
         torch.testing.assert_close(fast, stock, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_trains_on_real_images_of_several_sizes_and_resumes(ade20k_samples, tmp_path):
     def run(iterations, resume=False):

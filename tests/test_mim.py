@@ -143,7 +143,8 @@ def test_download_gives_the_config_where_there_are_no_weights(editable, tmp_path
         (tmp_path / f'{name}.py').unlink()
 
 
-@pytest.mark.parametrize('way', ['editable', pytest.param('installed', marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize('way', ['editable', 'installed'])
 def test_with_mmsegmentations_tools(way, request, shapes_root, tmp_path):
     environment = request.getfixturevalue(way)
     names = ('onedl-mmsegmentation', 'mmsegmentation')

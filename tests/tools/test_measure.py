@@ -32,6 +32,7 @@ def test_forward_passes_run_in_the_precision_of_training(optim_wrapper, dtype):
     assert seen == {dtype}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_compiled_model_of_a_process_is_compiled(tmp_path):
     backbone = {'type': 'MiTAVisionTransformer', 'img_size': 32, 'patch_size': 8}

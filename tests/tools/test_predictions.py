@@ -72,7 +72,7 @@ def names_below(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('flags', [[], ['--tta']])
+@pytest.mark.parametrize('flags', [pytest.param([], marks=pytest.mark.long), ['--tta']])
 def test_images_of_equal_names_are_kept_apart(tool, two_towns, tmp_path, shapes_root, flags):
     config, checkpoint = two_towns
     out, painted = tmp_path / 'out', tmp_path / 'painted'
@@ -87,6 +87,7 @@ def test_images_of_equal_names_are_kept_apart(tool, two_towns, tmp_path, shapes_
     assert len(names_below(painted)) == 8
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_several_evaluators(tool, two_towns, tmp_path):
     config, checkpoint = two_towns

@@ -50,6 +50,7 @@ def train(tool, tiny, shapes_configs, tmp_path):
     return train
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_stats_are_logged_and_training_ends_with_the_same_bits(train):
     _, expected = train('without')

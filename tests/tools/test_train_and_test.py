@@ -282,6 +282,7 @@ def test_amp_takes_the_wrapper_by_name_and_as_a_class(kind):
     assert cfg.optim_wrapper.type == expected
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_custom_imports_of_a_user_do_not_hide_our_models(shapes_configs, tmp_path):
     (tmp_path / 'my_project.py').write_text('')

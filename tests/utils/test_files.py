@@ -39,6 +39,7 @@ def test_figure_that_cannot_be_saved_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_importing_the_package_needs_nothing_that_windows_lacks():
     script = """
