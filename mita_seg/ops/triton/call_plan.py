@@ -7,6 +7,7 @@ repeat its launches with the addresses of their own tensors, in one piece of scr
 """
 
 from collections.abc import Callable, Hashable
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -134,6 +135,7 @@ class _Recording(NamedTuple):
 
 
 _recordings: dict[tuple, _Recording] = {}
+_changing = Lock()  # two threads may drop the oldest one
 
 
 def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) -> list[Tensor]:
@@ -164,10 +166,11 @@ def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) 
     body(plan, *plan.tensors, options)
     recording = plan.recording()
     if recording:
-        _recordings.pop(signature, None)  # after a watched call; the new one is the newest
-        while len(_recordings) >= _MOST_RECORDINGS:
-            del _recordings[next(iter(_recordings))]  # the oldest
-        _recordings[signature] = recording
+        with _changing:
+            _recordings.pop(signature, None)  # after a watched call; the new one is the newest
+            while len(_recordings) >= _MOST_RECORDINGS:
+                del _recordings[next(iter(_recordings))]  # the oldest
+            _recordings[signature] = recording
     return plan.results
 
 

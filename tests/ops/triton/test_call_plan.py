@@ -1,6 +1,8 @@
 """Recorded calls: on kernels that copy bytes, which need no GPU, and on the operator's."""
 
 import ctypes
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -67,6 +69,40 @@ def test_recorded_call_works_on_the_tensors_of_the_next_one(kernel):
         (out,) = plans.call(swap_halves, (first, second.clone()), kernel)
         assert out.tolist() == [start + 2, start + 3, start + 4, start + 5]
     assert kernel.launches == ['inspected'] * 4 + ['repeated'] * 8
+
+
+class EmptyPlan:
+    """A plan of a call that launches nothing and returns its options."""
+
+    def __init__(self, tensors):
+        self.tensors, self.results = tensors, []
+
+    def recording(self):
+        return SimpleNamespace(repeat=lambda tensors: self.results)
+
+
+def test_threads_record_and_forget_side_by_side(monkeypatch):
+    monkeypatch.setattr(plans, '_recordings', {})
+    monkeypatch.setattr(plans, '_MOST_RECORDINGS', 4)
+    monkeypatch.setattr(plans, 'Plan', EmptyPlan)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    tensor = torch.zeros(1)
+
+    def body(plan, *given):
+        plan.results.append(given[-1])
+
+    def serve(first):
+        for number in range(first, first + 4000):
+            options = 7 * number % 13
+            assert plans.call(body, (tensor,), options) == [options]
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(serve, range(8)))
+    finally:
+        sys.setswitchinterval(before)
+    assert len(plans._recordings) == 4
 
 
 def test_tensor_given_twice_may_be_two_the_next_time(kernel):
