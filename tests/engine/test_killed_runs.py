@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import random
 import signal
+import time
 
 import pytest
 
@@ -120,3 +122,70 @@ def test_best_weights_are_there_while_better_ones_are_written(tmp_path):
     start = str(folder / f'iter_{SECOND}.pth')
     make_runner(folder, ITERATIONS, 3, start, **OPTIONS, best='acc').train()
     assert [path.name for path in folder.glob('*best*')] == [f'best_acc_iter_{LAST}.pth']
+
+
+MANY = {'by_epoch': False, 'max_iters': 60, 'val_interval': 20}
+KILLS = 5  # of each of six settings
+
+
+def train(folder, **options):
+    """Go on from the newest checkpoint, in a process that is about to train."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+
+    def child():
+        newest = find_newest(folder)
+        runner = make_runner(folder, MANY, 1, newest and newest[0], num_workers=0, **options)
+        writer.send('begun')
+        runner.train()
+
+    process = multiprocessing.get_context('fork').Process(target=child)
+    process.start()
+    reader.recv()
+    return process
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'keep': keep, 'ema': ema, 'amp': amp}
+        for keep, ema, amp in [
+            (-1, False, False),
+            (1, False, False),
+            (2, True, False),
+            (-1, True, False),
+            (1, False, True),
+            (2, True, True),
+        ]
+    ],
+    ids=lambda options: '-'.join(f'{name}={value}' for name, value in options.items()),
+)
+def test_killed_at_random_moments(options, tmp_path):
+    """60 iterations, a checkpoint after each: half of the time is spent on writing them."""
+    start = time.perf_counter()
+    whole = train(tmp_path / 'whole', **options)
+    whole.join()
+    assert whole.exitcode == 0
+    seconds = time.perf_counter() - start
+    expected = weights(tmp_path / 'whole/iter_60.pth')
+    assert any(name.startswith('ema.') for name in expected) == options['ema']
+
+    folder = tmp_path / 'run'
+    killed = 0
+    while killed < KILLS:
+        process = train(folder, **options)
+        time.sleep(random.random() * seconds / (KILLS + 1))  # never long enough to end
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        last = folder / 'last_checkpoint'
+        if last.exists():
+            load_checkpoint_safely(last.read_text())  # a whole one
+    process = train(folder, **options)
+    process.join()
+    assert process.exitcode == 0
+    got = weights(folder / 'iter_60.pth')
+    assert got.keys() == expected.keys()
+    for name, value in got.items():
+        assert torch.equal(value, expected[name]), name

@@ -66,6 +66,8 @@ def make_runner(
     sampler='InfiniteSampler',
     keep=-1,
     best=None,
+    ema=False,
+    amp=False,
     **options,
 ):
     """A runner that saves every `interval` iterations, and draws wherever a training may."""
@@ -80,8 +82,12 @@ def make_runner(
         val_dataloader=loader('DefaultSampler', shuffle=False, num_workers=0),
         val_cfg={},
         val_evaluator=[{'type': Draws}],
-        optim_wrapper={'optimizer': {'type': 'Adam', 'lr': 0.1}},
+        optim_wrapper={
+            'type': 'BFloat16OptimWrapper' if amp else 'OptimWrapper',
+            'optimizer': {'type': 'Adam', 'lr': 0.1},
+        },
         default_hooks={'logger': None, 'checkpoint': checkpoint},
+        custom_hooks=[{'type': 'EMAHook'}] if ema else [],
         load_from=resume,
         resume=resume is not None,
         randomness={'seed': 5},
@@ -95,6 +101,7 @@ def weights(path):
     checkpoint = load_checkpoint_safely(path)
     return {
         **checkpoint['state_dict'],
+        **{f'ema.{name}': each for name, each in checkpoint.get('ema_state_dict', {}).items()},
         **{'moment': checkpoint['optimizer']['state'][0]['exp_avg']},
     }
 
