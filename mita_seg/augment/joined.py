@@ -11,6 +11,8 @@ from torch import Tensor
 class JoinedImages:
     """The images of a batch and their labels, one after the other.
 
+    Its length is the number of images, and its elements are the images [C, H, W], views.
+
     Attributes:
         pixels: Of all images, each [H, W, C], flat; uint8.
         labels: Of all images, each [H, W], flat; uint8, or int16 for values of 16 bits, which torch
@@ -23,6 +25,20 @@ class JoinedImages:
     labels: Tensor
     sizes: list[tuple[int, int]]
     channels: int
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self._image(each) for each in range(len(self))[index]]
+        return self._image(range(len(self))[index])
+
+    def _image(self, index: int) -> Tensor:
+        height, width = self.sizes[index]
+        start = sum(h * w for h, w in self.sizes[:index])
+        pixels = self.pixels[start * self.channels :][: height * width * self.channels]
+        return pixels.view(height, width, self.channels).permute(2, 0, 1)
 
     def pin_memory(self) -> 'JoinedImages':
         """A copy in memory that a GPU reads from; a loader with ``pin_memory=True`` calls it."""

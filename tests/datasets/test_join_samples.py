@@ -90,6 +90,18 @@ def test_a_loader_hands_over_two_tensors(workers):
     assert all('gt_sem_seg' in sample['data_samples'] for sample in samples)
 
 
+def test_the_images_of_a_joined_batch_are_those_that_were_joined():
+    samples = packed(PackSegInputs, read())
+    joined = join_samples(samples)['inputs']
+    assert len(joined) == 3
+    for got, sample in zip(joined, samples, strict=True):
+        assert torch.equal(got, sample['inputs'])
+    assert torch.equal(joined[-1], samples[-1]['inputs'])
+    assert [len(each) for each in (joined[:2], joined[1:], joined[5:])] == [2, 2, 0]
+    with pytest.raises(IndexError):
+        joined[3]
+
+
 def test_images_of_different_channels_are_refused():
     samples = packed(PackSegViews, [read(3)[0], read(1)[1]])
     with pytest.raises(ValueError, match=r'have \[1, 3\] channels; one is needed'):

@@ -10,12 +10,16 @@ pytest.importorskip('mmseg')
 
 import numpy as np
 import torch
+from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmseg.registry import MODELS
 from PIL import Image
 
 from mita_seg.checkpoint import load_checkpoint_safely
+from mita_seg.datasets import PackSegViews, join_samples
 from mita_seg.engine import MiTAStatsHook, mita_stats
+from support.small_segmentor import CONFIG
 
 
 @HOOKS.register_module()
@@ -91,3 +95,35 @@ def test_numbers_out_of_range_are_refused(options):
     (name,) = options
     with pytest.raises(ValueError, match=rf'{name} must be an int of at least'):
         MiTAStatsHook(**options)
+
+
+def test_a_joined_batch_is_looked_at_as_a_list_of_images(monkeypatch):
+    draw = np.random.default_rng(0)
+    results = [
+        {
+            'img': draw.integers(0, 256, (32, 48, 3), dtype=np.uint8),
+            'gt_seg_map': draw.integers(0, 3, (32, 48), dtype=np.uint8),
+        }
+        for _ in range(3)
+    ]
+    samples = [PackSegViews().transform(result) for result in results]
+    preprocessor = {'type': 'BatchSegDataPreProcessor', 'size': (32, 48)}
+    model = MODELS.build(
+        {'type': 'EncoderDecoder', 'data_preprocessor': preprocessor, **CONFIG}
+    ).train()
+    monkeypatch.setattr(mita_stats, 'print_log', lambda *_, **__: None)
+    logged = []
+    for batch in (pseudo_collate(samples), join_samples(samples)):
+        scalars = {}
+        visualizer = SimpleNamespace(
+            add_scalars=lambda values, step, scalars=scalars: scalars.update(values),
+            add_image=lambda name, image, step, scalars=scalars: scalars.update({name: image}),
+        )
+        runner = SimpleNamespace(model=model, iter=0, visualizer=visualizer)
+        hook = MiTAStatsHook(interval=1, images=2)
+        hook.before_train(runner)
+        hook.after_train_iter(runner, 0, batch)
+        logged.append(scalars)
+    assert logged[0].keys() == logged[1].keys() and 'mita_experts' in logged[0]
+    for name, value in logged[0].items():
+        np.testing.assert_array_equal(value, logged[1][name])
