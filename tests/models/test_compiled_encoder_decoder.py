@@ -7,6 +7,8 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from mita_seg.models import MiTAMaskTransformerHead
 from support.small_segmentor import CONFIG
@@ -48,6 +50,25 @@ def test_by_default_only_images_on_a_cuda_device_are_compiled(batch, monkeypatch
     images = SimpleNamespace(is_cuda=True)
     model.loss(images, batch[1])
     assert passed == [images]
+
+
+def test_one_graph_where_gradients_are_summed_in_parts(batch, tmp_path):
+    graphs = []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    config = {'type': 'CompiledEncoderDecoder', 'compile_cfg': {'backend': count}, **CONFIG}
+    images, samples = batch
+    store = distributed.FileStore(str(tmp_path / 'store'), 1)
+    distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    try:
+        model = DistributedDataParallel(MODELS.build(config), bucket_cap_mb=0.01)
+        model(images, samples, mode='loss')['decode.loss_ce'].backward()
+    finally:
+        distributed.destroy_process_group()
+    assert len(graphs) == 1
 
 
 def test_a_copy_trains_its_own_weights(batch):

@@ -61,7 +61,7 @@ SETTINGS = {
     'accumulated gradients': Setting(_MITA, wrapper={'accumulative_counts': 2}),
     'clipped gradients': Setting(_MITA, wrapper={'clip_grad': {'max_norm': 0.1}}),
     'sharded weights': Setting(_ALL, sharded=True),
-    # Gradients are summed in several parts, at whose borders the compiled graph is divided.
+    # Gradients are summed in several parts; the compiled graph is one.
     'compiled': Setting(
         _ALL, segmentor={**_COMPILED, 'compile_cfg': {'backend': 'eager'}}, bucket_cap_mb=0.01
     ),

@@ -118,7 +118,10 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
             return super().loss(inputs, data_samples)
         # The logits of the iteration before are not needed any more.
         torch.compiler.cudagraph_mark_step_begin()
-        logits = self._compiled_forward(self, inputs)
+        # One graph, too, where gradients are summed over several GPUs in parts: a graph for each part
+        # costs Python more than it gains by summing while the next one runs.
+        with torch._dynamo.config.patch(optimize_ddp=False):
+            logits = self._compiled_forward(self, inputs)
         losses = {}
         for (name, head), of_head in zip(self._heads(), logits, strict=True):
             losses.update(add_prefix(head.loss_by_feat(of_head, data_samples), name))
