@@ -1,4 +1,4 @@
-_base_ = '../_base_/ade20k_512x512_stock.py'
+_base_ = '../_base_/ade20k_512x512_fast.py'
 checkpoint = 'https://mmassets.onedl.ai/mmsegmentation/v0.5/pretrain/segmenter/vit_base_p16_384_20220308-96dfe169.pth'
 model = dict(
     backbone=dict(

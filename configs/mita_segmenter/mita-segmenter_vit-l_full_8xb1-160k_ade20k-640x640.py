@@ -1,4 +1,4 @@
-_base_ = '../_base_/ade20k_640x640_stock.py'
+_base_ = '../_base_/ade20k_640x640_fast.py'
 checkpoint = 'https://mmassets.onedl.ai/mmsegmentation/v0.5/pretrain/segmenter/vit_large_p16_384_20220308-d4efb41d.pth'
 data_preprocessor = dict(size=(640, 640))
 model = dict(
