@@ -1,7 +1,6 @@
 """On a full disk every tool ends with one sentence, and no file is half written."""
 
 import functools
-import sys
 
 import cv2
 import numpy as np
@@ -9,9 +8,9 @@ import pytest
 
 pytest.importorskip('mmseg')
 
+from mita_seg.inference.files import OverlayVideo
+from mita_seg.utils.cli import ends_on_full_disk
 from support.small_disk import call, can_mount
-
-PIXELS = 16  # a side of a swatch of noise, which no format makes much smaller
 
 
 @functools.cache
@@ -68,22 +67,24 @@ def arguments(tiny, shapes_configs, trained, shapes_root, pictures, video, disk)
     }
 
 
-CASES = [
-    'train',
-    'test',
-    'test --show-dir',
-    'convert_checkpoint',
-    'convert_checkpoint safetensors',
-    'predict',
-    'predict video',
-    'export',
-    'export onnx',
-    'make_shapes_dataset',
-    'prepare_dataset',
-    'complexity',
-    'visualize_routing',
-    'analyze_routing',
-]
+# How much of what a tool writes there is room for.
+SHARES = {
+    'train': (0.0, 0.3, 0.8),
+    'test': (0.1, 0.7, 0.95),
+    'test --show-dir': (0.15, 0.5, 0.9),
+    'convert_checkpoint': (0.0, 0.9),
+    'convert_checkpoint safetensors': (0.5,),
+    'predict': (0.0, 0.1, 0.9),
+    'predict video': (0.0, 0.5),
+    'export': (0.5,),
+    'export onnx': (0.9,),
+    'make_shapes_dataset': (0.0, 0.4, 0.95),
+    'prepare_dataset': (0.0, 0.4, 0.95),
+    'complexity': (0.0, 0.5),
+    'visualize_routing': (0.5,),
+    'analyze_routing': (0.15, 0.7),
+    'compare': (0.01, 0.5),
+}
 
 
 def check(ended, name, disk, whole):
@@ -98,22 +99,63 @@ def check(ended, name, disk, whole):
     assert not [path for path in left if 'tmp' in path or '.partial' in path], left
 
 
-SHARES = (0.0, 0.15, 0.4, 0.7, 0.95)
+@pytest.fixture
+def run(arguments, tool, repository, monkeypatch):
+    """A call of the tool of a case, perhaps with more arguments."""
+    monkeypatch.syspath_prepend(str(repository / 'tools'))
+
+    def make(case, *more):
+        return functools.partial(tool(case.split()[0]).main, [*arguments[case], *more])
+
+    return make
 
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize('case', CASES)
-def test_a_full_disk_ends_a_tool_with_one_sentence(
-    case, arguments, tool, repository, disk, monkeypatch
-):
-    monkeypatch.syspath_prepend(str(repository / 'tools'))
-    monkeypatch.setattr(sys, 'argv', ['tool'])
-    name = case.split()[0]
-    run = functools.partial(tool(name).main, arguments[case])
-    whole = call(run, disk)
+@pytest.mark.parametrize('case', SHARES)
+def test_a_full_disk_ends_a_tool_with_one_sentence(case, run, disk):
+    whole = call(run(case), disk)
     assert whole.status == 0 and not whole.damaged, whole.printed
-    for share in SHARES:
-        ended = call(run, disk, room=int(share * whole.used))
-        print(share, ended.printed.splitlines()[-1:])
-        check(ended, name, disk, whole)
+    for share in SHARES[case]:
+        check(call(run(case), disk, room=int(share * whole.used)), case.split()[0], disk, whole)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'case, more',
+    [
+        ('train', ['train_cfg.max_iters=8']),
+        ('convert_checkpoint', []),
+        ('make_shapes_dataset', ['--seed', '1']),
+    ],
+)
+def test_a_full_disk_leaves_earlier_files_as_they_are(case, more, run, disk):
+    whole = call(run(case, *more), disk, before=run(case))
+    assert whole.status == 0 and whole.earlier
+    ended = call(run(case, *more), disk, room=20_000, before=run(case))
+    check(ended, case, disk, whole)
+    for path, digest in ended.earlier.items():
+        # The config of a run is written anew, whole.
+        assert ended.files[path] == digest or path.endswith('.py'), path
+
+
+def test_half_a_video_is_removed(disk):
+    frames = np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), np.uint8)
+
+    def write():
+        with OverlayVideo(disk / 'video.mp4', (128, 128), 10) as video:
+            for frame in frames:
+                video.write(frame)
+
+    def write_or_say():
+        with ends_on_full_disk('predict.py'):
+            write()
+
+    whole = call(write, disk)
+    assert list(whole.files) == ['video.mp4'] and not whole.damaged
+    for share in (0.0, 0.5, 0.99):
+        ended = call(write_or_say, disk, room=int(share * whole.used))
+        assert ended.status == 2 and not ended.files
+        said = f'predict.py: {str(disk / "video.mp4")!r} cannot be written: no space left'
+        assert said in ended.printed

@@ -55,7 +55,7 @@ def write_pairs(pairs, splits, index, palette, folder, suffix, advance=lambda: N
         for path in (image, labels):
             path.parent.mkdir(parents=True, exist_ok=True)
         if _spelling(pair.image) == suffix:
-            with naming(image, image):
+            with naming(image, pair.image):  # an error of copying names the source
                 shutil.copyfile(pair.image, image)
         else:
             write_picture(image, read_pixels(pair.image))
