@@ -1,0 +1,84 @@
+"""A comparison that is interrupted at any moment goes on, and ends as one that is not."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+
+from mita_seg.checkpoint import load_checkpoint_safely
+from support.forked_workers import start_compare
+
+KILLS = 4  # of each signal
+FIGURES = ('config', 'seed', 'mIoU', 'aAcc', 'mAcc', 'checkpoint')
+
+
+@pytest.fixture
+def start(repository, shapes_configs, tiny, tmp_path):
+    """Start a comparison of two configs in a folder; what it prints goes to a file beside it."""
+
+    def make(name):
+        arguments = [*shapes_configs, '--work-dir', str(tmp_path / name), '--no-timing']
+        arguments += ['--cfg-options', *tiny, 'train_cfg.max_iters=12']
+        with open(tmp_path / f'{name}.txt', 'wb') as output:
+            return start_compare(repository / 'tools/compare.py', arguments, output)
+
+    return make
+
+
+def interrupt(process, number):
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.kill()
+
+
+def weights(folder):
+    return {
+        path.parent.parent.name: load_checkpoint_safely(path)['state_dict']
+        for path in folder.glob('*/seed0/iter_12.pth')
+    }
+
+
+def rows(folder):
+    results = json.loads((folder / 'results.json').read_text())['runs']
+    return [{name: row[name] for name in FIGURES} for row in results]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGINT], ids=lambda each: each.name)
+def test_interrupted_at_random_moments(number, start, tmp_path):
+    begun = time.perf_counter()
+    assert start('whole').wait() == 0, (tmp_path / 'whole.txt').read_text()
+    seconds = time.perf_counter() - begun
+
+    ended = []
+    for _ in range(KILLS):
+        process = start('run')
+        time.sleep(random.random() * seconds)
+        interrupt(process, number)
+        ended.append(process.wait())
+        if number == signal.SIGINT and ended[-1]:
+            assert ended[-1] == 130
+            said = (tmp_path / 'run.txt').read_text()
+            assert said.splitlines()[-1].endswith('run the same command again to go on')
+            assert 'Traceback' not in said
+        for path in (tmp_path / 'run').glob('*/seed0/last_checkpoint'):
+            load_checkpoint_safely(path.read_text())
+    print(f'{seconds:.1f} s without interruption; ended with {ended}')
+    assert start('run').wait() == 0, (tmp_path / 'run.txt').read_text()
+
+    got, expected = weights(tmp_path / 'run'), weights(tmp_path / 'whole')
+    assert got.keys() == expected.keys() and len(got) == 2
+    for name, each in got.items():
+        assert all(torch.equal(value, expected[name][key]) for key, value in each.items()), name
+    assert rows(tmp_path / 'run') == rows(tmp_path / 'whole')
+    table, whole = ((tmp_path / name / 'results.md').read_text() for name in ('run', 'whole'))
+    assert table.count('\n|') == whole.count('\n|')
+    assert not list((tmp_path / 'run').rglob('*.tmp*'))
