@@ -70,8 +70,14 @@ def check_destination(path, endings, *, overwrite=False):
 
 def write_config(path, cfg):
     """Write a config of MMEngine as Python."""
+    try:
+        text = cfg.pretty_text
+    except SyntaxError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # which MMEngine takes for a fault
+            raise error.__context__ from None
+        raise
     with replacing(path) as file:
-        file.write(cfg.pretty_text)
+        file.write(text)
 
 
 def write_json(path, value):

@@ -87,7 +87,7 @@ def start_compare(tool, arguments, output):
         os.setsid()
         for descriptor in (1, 2):
             os.dup2(output.fileno(), descriptor)
-        sys.stdout, sys.stderr = (open(number, 'w', closefd=False) for number in (1, 2))
+        sys.stdout, sys.stderr = (os.fdopen(number, 'w', closefd=False) for number in (1, 2))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         workers.start_attached = start_attached
         sys.argv = [str(tool), *arguments]

@@ -55,13 +55,11 @@ def arguments(tiny, shapes_configs, trained, shapes_root, pictures, video, disk)
         'predict': [*model, str(pictures), '--out', str(disk / 'out')],
         'predict video': [*model, str(video), '--out', str(disk / 'out')],
         'export': [*model, '--out', str(disk / 'a.pt2'), '--format', 'torch-export', '--overwrite'],
-        'export onnx': [*model, '--out', str(disk / 'a.onnx'), '--overwrite'],
         'make_shapes_dataset': [
             *(str(disk / 'shapes'), '--size', '64', '--num-train', '6', '--num-val', '2')
         ],
         'prepare_dataset': [str(shapes_root), '--out', str(disk / 'mine')],
         'complexity': [config, '--out', str(disk / 'out'), '--sizes', '64', '128'],
-        'visualize_routing': [*model, str(pictures / '3.jpg'), '--out', str(disk / 'out')],
         'analyze_routing': [*model, *work_dir, '--images', '1', *data],
         'compare': [shapes_configs[1], *work_dir, '--no-timing', '--cfg-options', *tiny],
     }
@@ -70,20 +68,18 @@ def arguments(tiny, shapes_configs, trained, shapes_root, pictures, video, disk)
 # How much of what a tool writes there is room for.
 SHARES = {
     'train': (0.0, 0.3, 0.8),
-    'test': (0.1, 0.7, 0.95),
+    'test': (0.7,),
     'test --show-dir': (0.15, 0.5, 0.9),
     'convert_checkpoint': (0.0, 0.9),
     'convert_checkpoint safetensors': (0.5,),
     'predict': (0.0, 0.1, 0.9),
     'predict video': (0.0, 0.5),
     'export': (0.5,),
-    'export onnx': (0.9,),
     'make_shapes_dataset': (0.0, 0.4, 0.95),
     'prepare_dataset': (0.0, 0.4, 0.95),
-    'complexity': (0.0, 0.5),
-    'visualize_routing': (0.5,),
-    'analyze_routing': (0.15, 0.7),
-    'compare': (0.01, 0.5),
+    'complexity': (0.5,),
+    'analyze_routing': (0.7,),
+    'compare': (0.5,),
 }
 
 
