@@ -47,7 +47,7 @@ def test_an_interruption_while_a_config_is_formatted_is_one(tmp_path, monkeypatc
     def interrupt(*_, **__):
         raise error
 
-    monkeypatch.setattr('mmengine.config.config.FormatCode', interrupt)
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', interrupt)
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else SyntaxError):
         write_config(tmp_path / 'config.py', cfg)
     assert not list(tmp_path.iterdir())
