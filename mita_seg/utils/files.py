@@ -69,15 +69,17 @@ def check_destination(path, endings, *, overwrite=False):
 
 
 def write_config(path, cfg):
-    """Write a config of MMEngine as Python."""
+    """Write a config of MMEngine; the ending of the file says the format, as for ``cfg.dump``."""
+    path = Path(path)
+    # MMEngine chooses the format by the ending, so the temporary name keeps it.
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp{path.suffix}')
     try:
-        text = cfg.pretty_text
+        with taking_place(temporary, path):
+            cfg.dump(temporary)
     except SyntaxError as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # which MMEngine takes for a fault
             raise error.__context__ from None
         raise
-    with replacing(path) as file:
-        file.write(text)
 
 
 def write_json(path, value):

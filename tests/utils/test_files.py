@@ -53,6 +53,15 @@ def test_an_interruption_while_a_config_is_formatted_is_one(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('ending', ['.py', '.json', '.yaml'])
+def test_a_config_is_written_in_the_format_of_its_name(ending, tmp_path):
+    config = pytest.importorskip('mmengine.config')
+    path = tmp_path / f'config{ending}'
+    write_config(path, config.Config({'a': {'b': 1}}))
+    assert config.Config.fromfile(path).a.b == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.long
 @pytest.mark.slow
 def test_importing_the_package_needs_nothing_that_windows_lacks():
