@@ -102,12 +102,12 @@ class OverlayVideo:
         return self
 
     def __exit__(self, kind, error, trace):
+        self._writer.release()
+        if error is not None:
+            self._temporary.unlink(missing_ok=True)
+            return
         with taking_place(self._temporary, self._path):
-            self._writer.release()
-            if error is not None:
-                raise error  # which removes the file
             if count_frames(str(self._temporary)) < self._frames:
-                self._temporary.unlink(missing_ok=True)
                 raise_unwritten(self._path)
 
     def write(self, picture):

@@ -137,10 +137,11 @@ def test_a_full_disk_leaves_earlier_files_as_they_are(case, more, run, disk):
 
 
 def test_half_a_video_is_removed(disk):
-    frames = np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), np.uint8)
+    # More than 1 MiB, so that what is removed would leave room enough for a probe.
+    frames = np.random.default_rng(0).integers(0, 256, (24, 512, 512, 3), np.uint8)
 
     def write():
-        with OverlayVideo(disk / 'video.mp4', (128, 128), 10) as video:
+        with OverlayVideo(disk / 'video.mp4', (512, 512), 10) as video:
             for frame in frames:
                 video.write(frame)
 
@@ -150,6 +151,7 @@ def test_half_a_video_is_removed(disk):
 
     whole = call(write, disk)
     assert list(whole.files) == ['video.mp4'] and not whole.damaged
+    assert whole.used > 2**21
     for share in (0.0, 0.5, 0.99):
         ended = call(write_or_say, disk, room=int(share * whole.used))
         assert ended.status == 2 and not ended.files
