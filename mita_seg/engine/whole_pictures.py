@@ -40,8 +40,10 @@ def write_whole_files(visualizer):
     """Let a visualizer use :class:`WholeLocalVisBackend` for every stock LocalVisBackend.
 
     Args:
-        visualizer (Visualizer): Changed in place, before it has written anything.
+        visualizer (Visualizer): Changed in place; its backends keep their names.
     """
-    for backend in visualizer._vis_backends.values():
+    for name, backend in visualizer._vis_backends.items():
         if type(backend) is LocalVisBackend:
-            backend.__class__ = WholeLocalVisBackend  # which has the same attributes
+            whole = WholeLocalVisBackend(backend._save_dir)
+            vars(whole).update(vars(backend))  # its paths, which depend on what was written
+            visualizer._vis_backends[name] = whole
