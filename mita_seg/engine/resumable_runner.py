@@ -38,26 +38,10 @@ class ResumableRunner(Runner):
 
     batches = None
 
-    @classmethod
-    def from_cfg(cls, cfg):
-        """Build a runner from a config."""
-        with naming(cfg['work_dir']):
-            return super().from_cfg(cfg)
-
-    def train(self):
-        """Train; see ``Runner``."""
+    def call_hook(self, fn_name, **kwargs):
+        """Call the hooks, which write all files but the config."""
         with naming(self.work_dir):
-            return super().train()
-
-    def val(self):
-        """Validate; see ``Runner``."""
-        with naming(self.work_dir):
-            return super().val()
-
-    def test(self):
-        """Test; see ``Runner``."""
-        with naming(self.work_dir):
-            return super().test()
+            super().call_hook(fn_name, **kwargs)
 
     def build_logger(self, *args, **kwargs):
         """Build the logger, whose files raise when they cannot be written."""

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import traceback
 
 _REASONS = {
     errno.ENOSPC: 'no space left on the disk',
@@ -46,9 +47,13 @@ def find_full_disk(error):
 
 
 def describe_full_disk(error):
-    """A sentence for what :func:`find_full_disk` found."""
-    name = 'a file' if error.filename is None else repr(os.fspath(error.filename))
-    return f'{name} cannot be written: {_REASONS[error.errno]}'
+    """A sentence for what :func:`find_full_disk` found; the line of code for want of a name."""
+    sentence = f'cannot be written: {_REASONS[error.errno]}'
+    if error.filename is not None:
+        return f'{str(error.filename)!r} {sentence}'
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f' (in {frames[-1].filename}, line {frames[-1].lineno})' if frames else ''
+    return f'a file {sentence}{where}'
 
 
 def raise_unwritten(path, size=2**20):

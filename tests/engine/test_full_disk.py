@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip('mmseg')
 
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.visualization import LocalVisBackend
 
@@ -49,14 +50,30 @@ def test_other_errors_of_a_log_are_as_before(runner, capsys):
     assert 'Logging error' in capsys.readouterr().err
 
 
-def test_a_write_without_a_name_is_told_by_the_folder(runner, monkeypatch):
-    def fail(*_, **__):
+class Writing(Hook):
+    """A hook of a user, whose write fails."""
+
+    def before_train(self, runner):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(runner, 'call_hook', fail)
+
+def test_a_hook_that_names_no_file_is_told_by_the_folder(runner):
+    runner.register_hook(Writing())
     with pytest.raises(OSError) as caught:
         runner.train()
     assert caught.value.filename == runner.work_dir
+
+
+def test_other_errors_are_not_of_the_folder(runner, monkeypatch):
+    """Such as a full /dev/shm, which semaphores of loaders need."""
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runner.model, 'train_step', fail)
+    with pytest.raises(OSError) as caught:
+        runner.train()
+    assert caught.value.filename is None
 
 
 def test_local_pictures_are_whole(runner, monkeypatch):
