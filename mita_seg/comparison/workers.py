@@ -20,7 +20,6 @@ _POLL_SECONDS = 0.2
 _TAIL_LINES = 15
 _SECONDS_BETWEEN_LINES = 15  # of a display without bars
 
-
 DISK_FULL = 28  # exit status of a process that could not write
 _UNWRITTEN = (DISK_FULL, 120)  # 120: Python's own, of one that could not even write to its log
 

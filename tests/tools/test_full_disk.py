@@ -1,6 +1,9 @@
 """On a full disk every tool ends with one sentence, and no file is half written."""
 
+import errno
 import functools
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,6 +11,8 @@ import pytest
 
 pytest.importorskip('mmseg')
 
+from mita_seg.comparison import measure, workers
+from mita_seg.comparison.runs import Run
 from mita_seg.inference.files import OverlayVideo
 from mita_seg.utils.cli import ends_on_full_disk
 from support.small_disk import call, can_mount
@@ -157,3 +162,72 @@ def test_half_a_video_is_removed(disk):
         assert ended.status == 2 and not ended.files
         said = f'predict.py: {str(disk / "video.mp4")!r} cannot be written: no space left'
         assert said in ended.printed
+
+
+def full():
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+TOOLS = sorted(path.stem for path in (Path(__file__).parents[2] / 'tools').glob('*.py'))
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_every_tool_ends_with_a_sentence(name, tool, repository, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(repository / 'tools'))
+    monkeypatch.setenv('TRITON_INTERPRET', '0')  # tools/check_kernels.py takes it away
+
+    def parse_args(argv):
+        raise RuntimeError('of a library') from full()
+
+    module = tool(name)
+    monkeypatch.setattr(module, 'parse_args', parse_args)
+    with pytest.raises(SystemExit) as end:
+        module.main([])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f'{name}.py: a file cannot be written: no space left')
+
+
+class Worker:
+    """A process that has ended with a status, or still runs."""
+
+    def __init__(self, status):
+        self.status, self.killed = status, False
+
+    def poll(self):
+        return self.status
+
+    wait = poll
+
+    def kill(self):
+        self.killed = True
+
+
+# What a worker ends with that could not write a file, and one that could not write its log.
+@pytest.mark.parametrize('status', [workers.DISK_FULL, 120])
+def test_a_full_disk_of_one_run_ends_the_comparison(status, monkeypatch, tmp_path):
+    runs = [Run(tmp_path, 'a', 0), Run(tmp_path, 'a', 1)]
+    for run in runs:
+        run.folder.mkdir(parents=True)
+    started = [Worker(status), Worker(None)]
+    left = list(started)
+    monkeypatch.setattr(workers, 'start_attached', lambda *_: left.pop(0))
+    with pytest.raises(OSError) as caught:
+        workers.run_workers(runs, jobs=2)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(runs[0].folder)
+    assert started[1].killed
+
+    left.append(Worker(status))
+    with pytest.raises(OSError) as caught:
+        workers.measure_runs(runs, jobs=1, train=False)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path)
+
+
+def test_measuring_ends_on_a_full_disk_alone(monkeypatch, tmp_path):
+    errors = [ValueError('first'), full()]
+
+    def fail(*_, **__):
+        raise errors.pop(0)
+
+    monkeypatch.setattr(measure, 'measure', fail)
+    with pytest.raises(OSError, match='No space'):
+        measure.main([str(tmp_path / 'a/seed0'), str(tmp_path / 'b/seed0')])
