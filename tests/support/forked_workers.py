@@ -5,50 +5,11 @@ import os
 import runpy
 import signal
 import sys
-import traceback
 
 from mita_seg.comparison import measure, single_run, workers  # noqa: F401  (imported once)
+from support.forks import Fork
 
 _pipes = []  # whose ends must not stay open in workers: they tell that the main process is gone
-
-
-class Fork:
-    """What of ``subprocess.Popen`` is needed."""
-
-    def __init__(self, work):
-        """Call ``work``, which exits, in a fork."""
-        self.status = None
-        self.pid = os.fork()
-        if not self.pid:
-            status = 1
-            try:
-                work()
-                status = 0
-            except SystemExit as stop:
-                status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                for stream in (sys.stdout, sys.stderr):
-                    stream.flush()
-                os._exit(status)
-
-    def poll(self, options=os.WNOHANG):
-        """The exit status; None while it runs."""
-        if self.status is None:
-            pid, status = os.waitpid(self.pid, options)
-            if pid:
-                self.status = os.waitstatus_to_exitcode(status)
-        return self.status
-
-    def wait(self):
-        """Wait for the end; returns the exit status."""
-        return self.poll(0)
-
-    def kill(self):
-        """End it at once."""
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
 
 
 def start_attached(module, arguments, log, environment):

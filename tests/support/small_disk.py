@@ -9,9 +9,10 @@ import os
 import re
 import sys
 import tempfile
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.forks import Fork, exit_status
 
 _NEW_MOUNTS, _NEW_USERS = 0x00020000, 0x10000000  # of unshare(2)
 _PRIVATE = 0x4000 | 0x40000  # MS_REC | MS_PRIVATE of mount(2)
@@ -45,14 +46,14 @@ def can_mount():
     if not sys.platform.startswith('linux'):
         return False
     with tempfile.TemporaryDirectory() as folder:
-        child = os.fork()
-        if not child:
+
+        def mount():
             try:
                 _mount(folder)
-                os._exit(0)
             except OSError:
-                os._exit(1)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                return 1
+
+        return Fork(mount).wait() == 0
 
 
 def call(function, folder, room=None, before=None):
@@ -68,43 +69,38 @@ def call(function, folder, room=None, before=None):
         Ended: How it ended. The disk is gone then.
     """
     with tempfile.TemporaryFile('w+') as printed, tempfile.TemporaryFile('w+') as found:
-        child = os.fork()
-        if not child:
-            try:
-                _mount(folder)
-                for descriptor in (1, 2):
-                    os.dup2(printed.fileno(), descriptor)
-                sys.stdout = open(1, 'w', closefd=False)  # noqa: SIM115
-                sys.stderr = open(2, 'w', closefd=False)  # noqa: SIM115
-                if before is not None:
-                    assert _status(before) == 0
-                    sys.stdout.flush()
-                    printed.truncate(0)
-                    printed.seek(0)
-                earlier = _digests(folder)
-                if room is not None:
-                    _fill(folder, room)
-                free = os.statvfs(folder).f_bfree
-                status = _status(function)
-                logging.shutdown()  # as at the end of a program
-                gc.collect()
-                space = os.statvfs(folder)
-                used = (free - space.f_bfree) * space.f_frsize
-                files = _digests(folder)
-                damaged = [name for name in files if not _is_whole(folder / name)]
-                json.dump([earlier, files, damaged, used], found)
-                sys.stdout.flush()
-                found.flush()
-                os._exit(status)
-            except BaseException:
-                traceback.print_exc()
-                sys.stderr.flush()
-                os._exit(99)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        for stream in (printed, found):
-            stream.seek(0)
-        assert status != 99, printed.read()
-        return Ended(status, printed.read(), *json.load(found))
+
+        def call_and_look():
+            _mount(folder)
+            for descriptor in (1, 2):
+                os.dup2(printed.fileno(), descriptor)
+            sys.stdout = open(1, 'w', closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, 'w', closefd=False)  # noqa: SIM115
+            if before is not None:
+                assert exit_status(before) == 0
+                printed.truncate(0)
+                printed.seek(0)
+            earlier = _digests(folder)
+            if room is not None:
+                _fill(folder, room)
+            free = os.statvfs(folder).f_bfree
+            status = exit_status(function)
+            logging.shutdown()  # as at the end of a program
+            gc.collect()
+            space = os.statvfs(folder)
+            used = (free - space.f_bfree) * space.f_frsize
+            files = _digests(folder)
+            damaged = [name for name in files if not _is_whole(folder / name)]
+            json.dump([earlier, files, damaged, used], found)
+            found.flush()
+            return status
+
+        status = Fork(call_and_look).wait()
+        printed.seek(0)
+        found.seek(0)
+        looked = found.read()
+        assert looked, printed.read()
+        return Ended(status, printed.read(), *json.loads(looked))
 
 
 def _digests(folder):
@@ -143,22 +139,6 @@ def _fill(folder, room):
     with open(folder / '.filling', 'wb') as file:
         for _ in range(space.f_bavail - room // space.f_frsize):
             file.write(bytes(space.f_frsize))
-
-
-def _status(function):
-    try:
-        return function() or 0
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-            return 1
-        return stop.code or 0
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
 
 
 def _mount(folder):
