@@ -188,15 +188,17 @@ def test_every_tool_ends_with_a_sentence(name, tool, repository, monkeypatch, ca
 
 
 class Worker:
-    """A process that has ended with a status, or still runs."""
+    """A process that has ended when it is looked at for the last of some times."""
 
-    def __init__(self, status):
-        self.status, self.killed = status, False
+    def __init__(self, status, looks=1):
+        self.status, self.looks, self.killed = status, looks, False
 
     def poll(self):
-        return self.status
+        self.looks -= 1
+        return None if self.looks > 0 else self.status
 
-    wait = poll
+    def wait(self):
+        return self.status
 
     def kill(self):
         self.killed = True
@@ -208,7 +210,7 @@ def test_a_full_disk_of_one_run_ends_the_comparison(status, monkeypatch, tmp_pat
     runs = [Run(tmp_path, 'a', 0), Run(tmp_path, 'a', 1)]
     for run in runs:
         run.folder.mkdir(parents=True)
-    started = [Worker(status), Worker(None)]
+    started = [Worker(status), Worker(0, looks=3)]
     left = list(started)
     monkeypatch.setattr(workers, 'start_attached', lambda *_: left.pop(0))
     with pytest.raises(OSError) as caught:
