@@ -4,7 +4,12 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from mita_seg.utils.cli import load_evaluation_config, parse_runner_args, user_errors
+from mita_seg.utils.cli import (
+    ends_on_full_disk,
+    load_evaluation_config,
+    parse_runner_args,
+    user_errors,
+)
 from mita_seg.utils.spread import spread
 
 PROG = 'analyze_routing.py'
@@ -74,6 +79,7 @@ def analyze_gradients(runner, images):
     return average(collected)
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):

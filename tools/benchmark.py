@@ -9,7 +9,7 @@ from pathlib import Path
 # What is measured is this checkout, whatever else is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mita_seg.utils.cli import prepare_work_dir, user_errors
+from mita_seg.utils.cli import ends_on_full_disk, prepare_work_dir, user_errors
 
 PROG = 'benchmark.py'
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,6 +182,7 @@ def draw(out, results):
     print(draw_operator(out, results))
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool; the exit status is 1 if a result was wrong or a measurement failed."""
     command = shlex.join([PROG, *(sys.argv[1:] if argv is None else argv)])

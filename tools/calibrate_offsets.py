@@ -7,7 +7,7 @@ starts from. Nothing is trained. The config that is written has the offsets of t
 import argparse
 from pathlib import Path
 
-from mita_seg.utils.cli import parse_runner_args, user_errors
+from mita_seg.utils.cli import ends_on_full_disk, parse_runner_args, user_errors
 from mita_seg.utils.spread import spread
 
 PROG = 'calibrate_offsets.py'
@@ -73,6 +73,7 @@ def calibrate(runner, images):
     return best_offsets(collected)
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):
@@ -84,7 +85,7 @@ def main(argv=None):
     from mita_seg.layer_choice.choice import with_options
     from mita_seg.layer_choice.costs import encoder_layers
     from mita_seg.utils.cli import build_runner, load_config
-    from mita_seg.utils.files import write_json
+    from mita_seg.utils.files import write_config, write_json
 
     runner = build_runner(cfg)
     require_matching_checkpoint(runner, PROG, backbone_only=True)
@@ -114,7 +115,7 @@ def main(argv=None):
     given = load_config(args.config, args.cfg_options, data_root=args.data_root)
     options = {number: {'shared_offset': each.offset} for number, each in by_layer.items()}
     written = work_dir / f'{Path(args.config).stem}_calibrated.py'
-    with_options(given, options).dump(written)
+    write_config(written, with_options(given, options))
     print(written)
 
 

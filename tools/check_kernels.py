@@ -1,12 +1,11 @@
 """Compile the Triton kernels for GPUs that need not be there, and say what they take."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
-from mita_seg.utils.cli import user_errors
+from mita_seg.utils.cli import ends_on_full_disk, user_errors
 
 PROG = 'check_kernels.py'
 
@@ -66,6 +65,7 @@ def show_progress(done, jobs):
         print(f'\r{done} of {jobs} kernels compiled', end=end, file=sys.stderr, flush=True)
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     # Kernels that are to be interpreted can't be compiled; Triton reads this when it is imported.
@@ -87,6 +87,7 @@ def main(argv=None):
     )
     from mita_seg.kernel_check.check import check_kernels
     from mita_seg.kernel_check.finding_tables import format_check
+    from mita_seg.utils.files import write_json
 
     check = check_kernels(
         args.arch,
@@ -97,7 +98,7 @@ def main(argv=None):
     )
     print(format_check(check))
     if args.json:
-        Path(args.json).write_text(json.dumps(check.as_json(), indent=2) + '\n')
+        write_json(args.json, check.as_json())
     return 1 if check.failures else 0
 
 

@@ -7,7 +7,12 @@ Nothing is trained: each layer is swapped alone, then more and more of them, the
 import argparse
 from pathlib import Path
 
-from mita_seg.utils.cli import load_evaluation_config, parse_runner_args, user_errors
+from mita_seg.utils.cli import (
+    ends_on_full_disk,
+    load_evaluation_config,
+    parse_runner_args,
+    user_errors,
+)
 
 PROG = 'choose_layers.py'
 
@@ -123,6 +128,7 @@ def measure(runner, cfg, args, path, known):
     return order
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):
@@ -134,7 +140,7 @@ def main(argv=None):
     from mita_seg.layer_choice.costs import encoder_layers
     from mita_seg.layer_choice.picture import draw_choice
     from mita_seg.utils.cli import build_runner, load_config
-    from mita_seg.utils.files import write_json
+    from mita_seg.utils.files import write_config, write_json
 
     work_dir = Path(cfg.work_dir)
     path = work_dir / 'choose_layers.json'
@@ -165,7 +171,7 @@ def main(argv=None):
             chosen = choose(found, **budget, by=args.by)
         written = work_dir / f'{Path(args.config).stem}_chosen.py'
         given = load_config(args.config, args.cfg_options, data_root=args.data_root)
-        with_layers(given, chosen['layers']).dump(written)
+        write_config(written, with_layers(given, chosen['layers']))
         print(f'\nMiTA in layers {", ".join(map(str, chosen["layers"]))}: {written}')
     write_json(path, {**known, 'steps': found, 'chosen': chosen})
     print(path)

@@ -8,7 +8,7 @@ import textwrap
 from functools import partial
 from pathlib import Path
 
-from mita_seg.utils.cli import add_data_root, prepare_work_dir, say, user_errors
+from mita_seg.utils.cli import add_data_root, ends_on_full_disk, prepare_work_dir, say, user_errors
 from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'compare.py'
@@ -101,6 +101,7 @@ def compare(args, runs, command):
     return 1 if failed else 0
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):

@@ -3,7 +3,13 @@
 import argparse
 from pathlib import Path
 
-from mita_seg.utils.cli import add_config_options, load_config, prepare_work_dir, user_errors
+from mita_seg.utils.cli import (
+    add_config_options,
+    ends_on_full_disk,
+    load_config,
+    prepare_work_dir,
+    user_errors,
+)
 
 PROG = 'complexity.py'
 
@@ -79,6 +85,7 @@ def measure_all(models, sizes):
     return rows
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mita_seg.utils.cli import user_errors
+from mita_seg.utils.cli import ends_on_full_disk, user_errors
 
 PROG = 'convert_checkpoint.py'
 
@@ -49,6 +49,7 @@ def parse_args(argv=None):
     return args
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     args = parse_args(argv)

@@ -9,7 +9,7 @@ kept it runs on several batches and sizes and is compared with the model.
 
 import argparse
 
-from mita_seg.utils.cli import add_config_options, load_config, say, user_errors
+from mita_seg.utils.cli import add_config_options, ends_on_full_disk, load_config, say, user_errors
 
 PROG = 'export.py'
 
@@ -47,6 +47,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mita_seg.utils.cli import user_errors
+from mita_seg.utils.cli import ends_on_full_disk, user_errors
 from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'make_shapes_dataset.py'
@@ -21,6 +21,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     args = parse_args(argv)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from mita_seg.utils.cli import add_config_options, prepare_work_dir, user_errors
+from mita_seg.utils.cli import add_config_options, ends_on_full_disk, prepare_work_dir, user_errors
 from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'predict.py'
@@ -25,6 +25,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool; the exit status is 0 if all is well, 1 if files were skipped."""
     with user_errors(PROG):

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mita_seg.utils.cli import user_errors
+from mita_seg.utils.cli import ends_on_full_disk, user_errors
 from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'prepare_ade20k.py'
@@ -35,6 +35,7 @@ def show_progress(pairs, total):
             advance()
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool; the exit status is 0 if all is well, 1 if not."""
     args = parse_args(argv)

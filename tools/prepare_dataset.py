@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mita_seg.utils.cli import prepare_work_dir, user_errors
+from mita_seg.utils.cli import ends_on_full_disk, prepare_work_dir, user_errors
 from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'prepare_dataset.py'
@@ -55,6 +55,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool; the exit status is 0 if all was used, 1 if files were left out."""
     args = parse_args(argv)

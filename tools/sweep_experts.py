@@ -3,7 +3,12 @@
 import argparse
 from pathlib import Path
 
-from mita_seg.utils.cli import load_evaluation_config, parse_runner_args, user_errors
+from mita_seg.utils.cli import (
+    ends_on_full_disk,
+    load_evaluation_config,
+    parse_runner_args,
+    user_errors,
+)
 
 PROG = 'sweep_experts.py'
 
@@ -39,6 +44,7 @@ def parse_args(argv=None):
     return parse_runner_args(parser, argv)
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):

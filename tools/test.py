@@ -3,6 +3,7 @@
 import argparse
 
 from mita_seg.utils.cli import (
+    ends_on_full_disk,
     load_evaluation_config,
     parse_runner_args,
     prepare_work_dir,
@@ -66,6 +67,7 @@ def use_tta(cfg):
     cfg.model = {**cfg.tta_model, 'module': cfg.model}
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):

@@ -5,6 +5,7 @@ from functools import partial
 
 from mita_seg.utils.cli import (
     check_initial_weights,
+    ends_on_full_disk,
     leave_out_pretrained,
     load_runner_config,
     parse_runner_args,
@@ -54,6 +55,7 @@ def prepare_config(args):
     return cfg
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool."""
     with user_errors(PROG):

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mita_seg.utils.cli import add_config_options, prepare_work_dir, user_errors
+from mita_seg.utils.cli import add_config_options, ends_on_full_disk, prepare_work_dir, user_errors
 from mita_seg.utils.quiet import import_mmseg_quietly
 
 PROG = 'visualize_routing.py'
@@ -68,6 +68,7 @@ def draw_all(view, images):
     return drawn, len(names) - len(drawn)
 
 
+@ends_on_full_disk(PROG)
 def main(argv=None):
     """Run the tool; the exit status is 1 if an image was left out."""
     with user_errors(PROG):

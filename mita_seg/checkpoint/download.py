@@ -5,6 +5,8 @@ import os
 import re
 from http.client import HTTPException
 
+from mita_seg.utils.full_disk import naming
+
 # torch.hub's convention: a name ends in the first digits of the SHA-256 of the content.
 _HASH = re.compile(r'-([a-f0-9]{8,64})\.\w+$')
 
@@ -33,7 +35,8 @@ def download(url):
         if not os.path.exists(path):
             try:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
-                torch.hub.download_url_to_file(url, path)
+                with naming(path):
+                    torch.hub.download_url_to_file(url, path)
             except (OSError, HTTPException) as error:
                 raise ValueError(f'checkpoint {url!r} cannot be downloaded ({error})') from error
         _check_hash(path, url)

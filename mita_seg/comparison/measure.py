@@ -10,11 +10,12 @@ import torch
 
 from mita_seg.engine.amp import training_precision
 from mita_seg.utils import environment
-from mita_seg.utils.cli import leave_out_pretrained, register_parts
+from mita_seg.utils.cli import ends_on_full_disk, leave_out_pretrained, register_parts
 from mita_seg.utils.files import read_json, write_json
+from mita_seg.utils.full_disk import find_full_disk
 from mita_seg.utils.timing import Timer
 
-from .workers import end_with_parent
+from .workers import DISK_FULL, end_with_parent
 
 _REPEATS = 20
 _MIN_REPEATS = 5
@@ -36,7 +37,9 @@ def main(argv=None):
         try:
             measured = measure_once(folder.parent / 'config.py', train=not args.no_training)
             complete(folder, measured)
-        except Exception:
+        except Exception as error:
+            if find_full_disk(error):
+                raise
             failures.append(f'{folder}:\n{traceback.format_exc()}')
     if failures:
         sys.exit('\n'.join(failures))
@@ -204,4 +207,5 @@ def _median_ms(function):
 
 if __name__ == '__main__':
     end_with_parent()
-    main()
+    with ends_on_full_disk('measure', DISK_FULL):
+        main()

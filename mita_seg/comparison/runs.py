@@ -1,6 +1,5 @@
 """What is to be run, and what of it is done."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from mita_seg.checkpoint.trained_attention import describe_other_attention
 from mita_seg.datasets import check_data, training_loaders
 from mita_seg.datasets.wrapped import LOADERS
 from mita_seg.utils.cli import check_initial_weights, load_config, prepare_work_dir
-from mita_seg.utils.files import read_json, write_json
+from mita_seg.utils.files import read_json, write_config, write_json
 
 from .variants import check_keys, parse_variant
 
@@ -262,6 +261,4 @@ def _keep_config(folder, cfg, variant):
         return  # the time of the file tells when the config was added
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / VARIANT, {'config_file': variant.config, 'options': variant.options})
-    temporary = folder / f'config.{os.getpid()}.tmp.py'
-    cfg.dump(temporary)
-    temporary.replace(path)
+    write_config(path, cfg)

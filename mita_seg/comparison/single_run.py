@@ -20,13 +20,14 @@ from mita_seg.engine.peak_memory import PeakMemoryHook, peak_memory
 from mita_seg.utils.cli import (
     build_runner,
     check_initial_weights,
+    ends_on_full_disk,
     leave_out_pretrained,
     user_errors,
 )
 from mita_seg.utils.files import read_json, replacing, write_json
 
 from .measure import describe_environment
-from .workers import end_with_parent
+from .workers import DISK_FULL, end_with_parent
 
 _SAMPLES = 4  # test images whose predictions are drawn
 _SECONDS_BETWEEN_WRITES = 0.5  # of the progress
@@ -190,4 +191,5 @@ def _pixels(segmentation):
 
 if __name__ == '__main__':
     end_with_parent()
-    main()
+    with ends_on_full_disk('single_run', DISK_FULL):
+        main()

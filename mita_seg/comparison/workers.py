@@ -1,5 +1,6 @@
 """Running runs in processes of their own, a few at a time, and showing how far they are."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -19,6 +20,9 @@ _POLL_SECONDS = 0.2
 _TAIL_LINES = 15
 _SECONDS_BETWEEN_LINES = 15  # of a display without bars
 
+DISK_FULL = 28  # exit status of a process that could not write
+_UNWRITTEN = (DISK_FULL, 120)  # 120: Python's own, of one that could not even write to its log
+
 
 class Failure(Exception):
     """A process ended badly; its text is the end of the log."""
@@ -33,6 +37,9 @@ def run_workers(runs, jobs):
 
     Returns:
         dict[Run, str]: The runs that failed, with the end of their logs.
+
+    Raises:
+        OSError: The disk is full; all runs are ended.
     """
     waiting, active, failures = list(runs), {}, {}
     free = list(range(jobs))
@@ -51,6 +58,7 @@ def run_workers(runs, jobs):
                     else:
                         free.append(slot)
                         del active[run]
+                        _check_disk(status, run.folder)
                         state = {
                             'state': 'failed' if status else 'evaluated',
                             'step': 1,
@@ -77,6 +85,7 @@ def measure_runs(runs, jobs, train):
 
     Raises:
         Failure: A run could not be measured; the others were.
+        OSError: The disk is full.
     """
     log = runs[0].work_dir / 'measure.log'
     arguments = [] if train else ['--no-training']
@@ -89,8 +98,15 @@ def measure_runs(runs, jobs, train):
         finally:
             process.kill()
             process.wait()
+    _check_disk(status, log.parent)
     if status:
         raise Failure(_tail(log))
+
+
+def _check_disk(status, folder):
+    """Raise the error that a process ended with, if that was of a full disk."""
+    if status in _UNWRITTEN:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _labels(runs):

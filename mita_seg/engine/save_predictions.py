@@ -10,6 +10,7 @@ from mmseg.registry import METRICS
 from PIL import Image
 
 from mita_seg.utils.distinct_names import distinct_names
+from mita_seg.utils.files import replacing
 
 
 class SavePredictionsHook(Hook):
@@ -43,7 +44,8 @@ class SavePredictionsHook(Hook):
                 self.names = distinct_names([*self.names, sample.img_path])
             path = self.out / f'{self.names[sample.img_path]}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(labels.astype(np.uint8)).save(path)
+            with replacing(path, 'wb') as file:
+                Image.fromarray(labels.astype(np.uint8)).save(file, 'PNG')
 
 
 def leave_files_to_evaluators(cfg, out):

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import io
 import json
 import logging
 from collections.abc import Callable
@@ -72,8 +73,10 @@ def open_onnx(path: str) -> Callable[[Tensor], Tensor]:
 
 def write_torch(program: ExportedProgram, path: str, description: dict[str, str]) -> None:
     """Write what ``torch.export.load`` reads, with the description as an extra file."""
-    with open(path, 'wb') as file:  # whose name may have any ending, while it is temporary
-        torch.export.save(program, file, extra_files={'description.json': json.dumps(description)})
+    content = io.BytesIO()  # torch ends the whole process when it cannot write to a file
+    torch.export.save(program, content, extra_files={'description.json': json.dumps(description)})
+    with open(path, 'wb') as file:
+        file.write(content.getbuffer())
 
 
 def open_torch(path: str) -> Callable[[Tensor], Tensor]:

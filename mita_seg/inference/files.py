@@ -4,8 +4,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mita_seg.utils.files import replacing, write_json
+from mita_seg.utils.files import replacing, taking_place, write_json
+from mita_seg.utils.full_disk import raise_unwritten
 from mita_seg.utils.palette import colour_labels
+
+from .sources import count_frames
 
 _LONGEST_JPEG = 65500  # pixels a side that libjpeg takes
 
@@ -72,6 +75,8 @@ def overlay(image, labels, palette):
 class OverlayVideo:
     """A video of overlays, MPEG-4 in ``.mp4``; a last odd row or column may not be shown.
 
+    A context manager: the file is there whole when the block has ended, or not at all.
+
     Args:
         path (Path): The file.
         size (tuple[int, int]): Width and height, pixels.
@@ -83,17 +88,32 @@ class OverlayVideo:
 
     def __init__(self, path, size, rate):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
+        self._path, self._frames = path, 0
+        # FFmpeg chooses the format by the ending, so the temporary name keeps it.
+        self._temporary = path.with_name(f'.{path.name}.tmp.mp4')
+        self._writer = cv2.VideoWriter(
+            str(self._temporary), cv2.VideoWriter_fourcc(*'mp4v'), rate, size
+        )
         if not self._writer.isOpened():
-            raise OSError(f'OpenCV cannot write the video {str(path)!r}')
+            self._temporary.unlink(missing_ok=True)
+            raise_unwritten(path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._writer.release()
+        if error is not None:
+            self._temporary.unlink(missing_ok=True)
+            return
+        with taking_place(self._temporary, self._path):
+            if count_frames(str(self._temporary)) < self._frames:
+                raise_unwritten(self._path)
 
     def write(self, picture):
         """Add a frame `[h, w, 3]`, uint8, RGB."""
         self._writer.write(picture[..., ::-1])
-
-    def close(self):
-        """Finish the file."""
-        self._writer.release()
+        self._frames += 1
 
 
 def _save(path, image, kind, **options):

@@ -64,8 +64,9 @@ def predict_files(segmentor, paths, out, on_bad, advance):
                 if path != current:
                     videos.close()
                     size = blend.shape[1::-1]
-                    video = OverlayVideo(out / 'overlays' / f'{names[path]}.mp4', size, rate)
-                    videos.callback(video.close)
+                    video = videos.enter_context(
+                        OverlayVideo(out / 'overlays' / f'{names[path]}.mp4', size, rate)
+                    )
                     current = path
                 video.write(blend)
             sheet.add(name, shown, blend, labels)

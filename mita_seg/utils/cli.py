@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mita_seg.utils.full_disk import describe_full_disk, find_full_disk
 from mita_seg.utils.quiet import import_mmseg_quietly
 
 USER_ERRORS = (ValueError, TypeError, OSError, KeyError, ImportError, MemoryError)
@@ -28,8 +29,33 @@ def user_errors(prog, kinds=USER_ERRORS):
         message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
         if isinstance(error, ModuleNotFoundError):
             message = _what_to_install((error.name or '').split('.')[0])
+        full = find_full_disk(error)
+        if full is not None:
+            message = describe_full_disk(full)
         print(f'{prog}: {printable(message)}', file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def ends_on_full_disk(prog, status=2):
+    """Let a tool, or a part of it, end with one sentence when a disk is full.
+
+    As a decorator of ``main``, or around a block. Other errors go on.
+
+    Args:
+        prog (str): Name of the tool, the prefix of the sentence.
+        status (int): Its exit status then.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = find_full_disk(error)
+        if full is None:
+            raise
+        # Where the output goes may be full as well.
+        with contextlib.suppress(OSError):
+            print(f'{prog}: {printable(describe_full_disk(full))}', file=sys.stderr, flush=True)
+        sys.exit(status)
 
 
 def printable(message):

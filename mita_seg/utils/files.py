@@ -3,29 +3,45 @@
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout  # which torch needs too
+
+from .full_disk import naming
 
 
 @contextlib.contextmanager
 def replacing(path, mode='w'):
     """Open a temporary file that takes the place of ``path`` once it is written.
 
-    It is removed when the writer raises.
+    It is removed when the writer raises. A device, such as ``/dev/stdout``, is written as it is.
     """
+    encoding = None if 'b' in mode else 'utf-8'
+    if os.path.exists(path) and not os.path.isfile(path):
+        with naming(path), open(path, mode, encoding=encoding) as file:
+            yield file
+        return
     temporary = f'{path}.{os.getpid()}.tmp'
-    with taking_place(temporary, path), open(temporary, mode) as file:
+    with taking_place(temporary, path), open(temporary, mode, encoding=encoding) as file:
         yield file
 
 
 @contextlib.contextmanager
 def taking_place(temporary, path):
-    """Move a file into place at the end of the block, or remove it when the block raises."""
+    """Move a file or a folder into place at the end of the block, or remove it when that raises.
+
+    A folder replaces one that is there. The error of a full disk names ``path``.
+    """
     try:
-        yield
-        os.replace(temporary, path)
+        with naming(path, temporary):
+            yield
+            if os.path.isdir(temporary) and os.path.isdir(path):
+                shutil.rmtree(path)
+            os.replace(temporary, path)
     except BaseException:
+        if os.path.isdir(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.remove(temporary)
         raise
@@ -50,6 +66,20 @@ def check_destination(path, endings, *, overwrite=False):
         raise ValueError(f'destination {str(path)!r}: {str(path.parent)!r} is no writable folder')
     if path.exists() and not overwrite:
         raise ValueError(f'destination {str(path)!r} exists')
+
+
+def write_config(path, cfg):
+    """Write a config of MMEngine; the ending of the file says the format, as for ``cfg.dump``."""
+    path = Path(path)
+    # MMEngine chooses the format by the ending, so the temporary name keeps it.
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp{path.suffix}')
+    try:
+        with taking_place(temporary, path):
+            cfg.dump(temporary)
+    except SyntaxError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # which MMEngine takes for a fault
+            raise error.__context__ from None
+        raise
 
 
 def write_json(path, value):

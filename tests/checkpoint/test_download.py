@@ -1,12 +1,15 @@
 """Fetched files are what their names say."""
 
+import errno
 import hashlib
+import os
 import shutil
 
 import pytest
 import torch
 
 from mita_seg.checkpoint import load_checkpoint_safely
+from mita_seg.utils.full_disk import find_full_disk
 
 
 @pytest.fixture
@@ -36,3 +39,14 @@ def test_damaged_file_in_the_cache_is_named(served, tmp_path):
     cached.write_bytes(cached.read_bytes()[:-1])
     with pytest.raises(ValueError, match=f'delete {str(cached)!r} to fetch it again'):
         load_checkpoint_safely(address)
+
+
+def test_a_full_disk_names_the_file_in_the_cache(served, tmp_path, monkeypatch):
+    def fail(url, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fail)
+    with pytest.raises(ValueError) as caught:
+        load_checkpoint_safely(f'https://example.org/vit-{served}.pth')
+    cached = tmp_path / f'hub/checkpoints/vit-{served}.pth'
+    assert find_full_disk(caught.value).filename == str(cached)

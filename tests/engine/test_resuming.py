@@ -1,6 +1,7 @@
 """What a run that is asked to resume starts from."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -96,12 +97,31 @@ def test_last_checkpoint_may_be_empty_or_name_a_file_that_is_gone(tmp_path, cont
             settle(tmp_path)
 
 
-def test_damaged_file_is_passed_over_in_a_sentence(tmp_path):
+def flip(path, share):
+    """One bit, at a share of the file."""
+    content = bytearray(Path(path).read_bytes())
+    content[int(share * len(content))] ^= 16
+    Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    'damage_file, word',
+    [
+        (damage, 'truncated'),
+        (lambda path: os.truncate(path, 0), 'empty'),
+        (lambda path: flip(path, 0.2), 'damaged'),  # in the weights
+        (lambda path: flip(path, 0.03), 'damaged'),  # in their description
+    ],
+    ids=['truncated', 'empty', 'flipped weights', 'flipped description'],
+)
+def test_damaged_file_is_passed_over_in_a_sentence(tmp_path, damage_file, word):
     whole = save(tmp_path / 'iter_2.pth')
-    damage(save(tmp_path / 'iter_4.pth'))
+    newest = save(tmp_path / 'iter_4.pth', state_dict={'weight': torch.randn(1000)})
+    (tmp_path / 'last_checkpoint').write_text(newest)
+    damage_file(newest)
     source, said, _ = settle(tmp_path)
     assert source == whole
-    assert len(said) == 2 and "iter_4.pth' is truncated" in said[0]
+    assert len(said) == 2 and "iter_4.pth' is" in said[0] and word in said[0]
 
 
 def test_only_damaged_files_stop_the_run(tmp_path):

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, init_default_scope
 from mmseg.registry import MODELS
 from PIL import Image
 
+import mita_seg.models  # noqa: F401  (registers what is built)
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.datasets import PackSegViews, join_samples
 from mita_seg.engine import MiTAStatsHook, mita_stats
@@ -98,6 +99,7 @@ def test_numbers_out_of_range_are_refused(options):
 
 
 def test_a_joined_batch_is_looked_at_as_a_list_of_images(monkeypatch):
+    init_default_scope('mmseg')
     draw = np.random.default_rng(0)
     results = [
         {

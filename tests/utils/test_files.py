@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mita_seg.utils.files import replacing, save_figure
+from mita_seg.utils.files import replacing, save_figure, write_config
 
 
 def test_file_is_replaced_when_it_is_written(tmp_path):
@@ -37,6 +37,29 @@ def test_figure_that_cannot_be_saved_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError):
         save_figure(Figure(), tmp_path / 'figure.png')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError])
+def test_an_interruption_while_a_config_is_formatted_is_one(tmp_path, monkeypatch, error):
+    config = pytest.importorskip('mmengine.config')
+    cfg = config.Config({'a': 1})
+
+    def interrupt(*_, **__):
+        raise error
+
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', interrupt)
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else SyntaxError):
+        write_config(tmp_path / 'config.py', cfg)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('ending', ['.py', '.json', '.yaml'])
+def test_a_config_is_written_in_the_format_of_its_name(ending, tmp_path):
+    config = pytest.importorskip('mmengine.config')
+    path = tmp_path / f'config{ending}'
+    write_config(path, config.Config({'a': {'b': 1}}))
+    assert config.Config.fromfile(path).a.b == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.long

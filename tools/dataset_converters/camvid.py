@@ -6,6 +6,8 @@ import cv2
 
 from mita_seg.datasets.camvid import CLASSES
 from mita_seg.datasets.loading import IGNORE
+from mita_seg.utils.files import replacing
+from mita_seg.utils.pictures import write_picture
 
 PARTS = {'train': 367, 'val': 101, 'test': 233}
 _UNLABELLED = len(CLASSES)  # in SegNet's files
@@ -55,13 +57,15 @@ def write_camvid(source, out, on_image=None):
             if labels.ndim != 2 or labels.max() > _UNLABELLED:
                 raise ValueError(f'{part}annot/{path.name}: expected one channel of 0..11')
             labels[labels == _UNLABELLED] = IGNORE
-            _write(out / 'annotations' / part / path.name, labels)
+            write_picture(out / 'annotations' / part / path.name, labels)
             image = _read(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-            _write(out / 'images' / part / f'{path.stem}.jpg', image, cv2.IMWRITE_JPEG_QUALITY, 92)
+            name = out / 'images' / part / f'{path.stem}.jpg'
+            write_picture(name, image, cv2.IMWRITE_JPEG_QUALITY, 92)
             if on_image is not None:
                 on_image()
         # The list of a part is written last: it says that the part is complete.
-        (out / f'{part}.txt').write_text(''.join(f'{path.stem}\n' for path in paths))
+        with replacing(out / f'{part}.txt') as file:
+            file.writelines(f'{path.stem}\n' for path in paths)
 
 
 def _read(path, flags):
@@ -69,8 +73,3 @@ def _read(path, flags):
     if pixels is None:
         raise ValueError(f'{str(path)!r} cannot be decoded')
     return pixels
-
-
-def _write(path, pixels, *options):
-    if not cv2.imwrite(str(path), pixels, options):
-        raise OSError(f'{str(path)!r} cannot be written')

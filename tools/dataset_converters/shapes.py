@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 
 from mita_seg.datasets.shapes import CLASSES, PALETTE, draw_scene
+from mita_seg.utils.files import taking_place, write_json
+from mita_seg.utils.pictures import write_picture
 
 _MARK = 'shapes.json'
 # Raised whenever the drawing changes, so that folders of an older version are drawn again.
@@ -63,20 +65,20 @@ def write_shapes(out, num_train=800, num_val=60, size=128, seed=0, on_image=None
     # Drawn beside the target and moved as a whole: an interrupted run leaves no half set behind.
     partial = out.with_name(out.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)
-    for stream, (split, count) in enumerate({'training': num_train, 'validation': num_val}.items()):
-        for folder in ('images', 'annotations'):
-            (partial / folder / split).mkdir(parents=True)
-        for index in range(count):
-            image, labels = draw_scene(np.random.default_rng([seed, stream, index]), size)
-            name = f'shapes_{split}_{index:05d}'
-            _write(partial / 'images' / split / f'{name}.jpg', image)
-            _write(partial / 'annotations' / split / f'{name}.png', labels)
-            if on_image is not None:
-                on_image()
-    (partial / _MARK).write_text(json.dumps(settings, indent=2) + '\n')
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
+    splits = {'training': num_train, 'validation': num_val}
+    with taking_place(partial, out):
+        for stream, (split, count) in enumerate(splits.items()):
+            for folder in ('images', 'annotations'):
+                (partial / folder / split).mkdir(parents=True)
+            for index in range(count):
+                image, labels = draw_scene(np.random.default_rng([seed, stream, index]), size)
+                name = f'shapes_{split}_{index:05d}'
+                options = [cv2.IMWRITE_JPEG_QUALITY, 95]
+                write_picture(partial / 'images' / split / f'{name}.jpg', image, *options)
+                write_picture(partial / 'annotations' / split / f'{name}.png', labels)
+                if on_image is not None:
+                    on_image()
+        write_json(partial / _MARK, settings)
     return True
 
 
@@ -91,9 +93,3 @@ def _is_complete(out, settings):
         and len(list(out.glob('images/*/*.jpg'))) == count
         and len(list(out.glob('annotations/*/*.png'))) == count
     )
-
-
-def _write(path, pixels):
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == '.jpg' else []
-    if not cv2.imwrite(str(path), pixels, options):
-        raise OSError(f'{str(path)!r} cannot be written')

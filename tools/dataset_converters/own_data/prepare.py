@@ -10,7 +10,7 @@ import numpy as np
 
 from mita_seg.inference.contact_sheet import ContactSheet
 from mita_seg.inference.files import overlay
-from mita_seg.utils.files import write_json
+from mita_seg.utils.files import taking_place, write_json
 
 from .chart import draw_frequencies
 from .class_list import FILES, IGNORED, ClassList, code_text, read_class_file, settle_classes
@@ -137,48 +137,46 @@ def write(plan, say=print, progress=no_progress):
     # Written beside the target and moved as a whole: an interrupted run leaves nothing behind.
     partial = out.with_name(out.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    suffix = common_suffix([pair.image for pair in seen.pairs])
-    with progress(len(seen.pairs), 'pairs written') as advance:
-        names = write_pairs(
-            seen.pairs, splits, classes.index, classes.palette, partial, suffix, advance
+    with taking_place(partial, out):
+        partial.mkdir(parents=True)
+        suffix = common_suffix([pair.image for pair in seen.pairs])
+        with progress(len(seen.pairs), 'pairs written') as advance:
+            names = write_pairs(
+                seen.pairs, splits, classes.index, classes.palette, partial, suffix, advance
+            )
+        draw_frequencies(
+            partial / 'class_frequencies.png',
+            classes.names,
+            classes.palette,
+            plan.pixels.sum(0),
+            (plan.pixels > 0).sum(0),
         )
-    draw_frequencies(
-        partial / 'class_frequencies.png',
-        classes.names,
-        classes.palette,
-        plan.pixels.sum(0),
-        (plan.pixels > 0).sum(0),
-    )
-    _draw_samples(partial / 'samples.png', seen, classes)
-    height, width = (int(np.median(side)) for side in np.array(seen.sizes).T)
-    configs = write_configs(
-        partial,
-        out.name,
-        out.resolve(),
-        classes,
-        suffix,
-        (height, width),
-        'test' in splits,
-        plan.options.iters,
-        plan.options.pretrained,
-    )
-    write_json(
-        partial / MARK,
-        {
-            'source': str(plan.folder.resolve()),
-            'classes': classes.names,
-            'palette': classes.palette.tolist(),
-            'files': {
-                f'{split}/{given}': str(pair.image)
-                for pair, split, given in zip(seen.pairs, splits, names, strict=True)
+        _draw_samples(partial / 'samples.png', seen, classes)
+        height, width = (int(np.median(side)) for side in np.array(seen.sizes).T)
+        configs = write_configs(
+            partial,
+            out.name,
+            out.resolve(),
+            classes,
+            suffix,
+            (height, width),
+            'test' in splits,
+            plan.options.iters,
+            plan.options.pretrained,
+        )
+        write_json(
+            partial / MARK,
+            {
+                'source': str(plan.folder.resolve()),
+                'classes': classes.names,
+                'palette': classes.palette.tolist(),
+                'files': {
+                    f'{split}/{given}': str(pair.image)
+                    for pair, split, given in zip(seen.pairs, splits, names, strict=True)
+                },
+                'left_out': plan.problems,
             },
-            'left_out': plan.problems,
-        },
-    )
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
+        )
     say(f'written: {out}; to train: ' + ' or '.join(str(out / path.name) for path in configs))
 
 

@@ -2,11 +2,13 @@
 
 import shutil
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from mita_seg.utils.distinct_names import distinct_names
+from mita_seg.utils.files import replacing
+from mita_seg.utils.full_disk import naming
+from mita_seg.utils.pictures import write_picture
 
 from .survey import read_pixels
 
@@ -53,15 +55,17 @@ def write_pairs(pairs, splits, index, palette, folder, suffix, advance=lambda: N
         for path in (image, labels):
             path.parent.mkdir(parents=True, exist_ok=True)
         if _spelling(pair.image) == suffix:
-            shutil.copyfile(pair.image, image)
-        elif not cv2.imwrite(str(image), read_pixels(pair.image)):
-            raise OSError(f'{str(image)!r} cannot be written')
+            with naming(image, pair.image):  # an error of copying names the source
+                shutil.copyfile(pair.image, image)
+        else:
+            write_picture(image, read_pixels(pair.image))
         read = pair.read_codes()
         values = classes[np.searchsorted(codes, read).clip(max=len(codes) - 1)]
         values[~np.isin(read, codes)] = 255
         picture = Image.fromarray(values)
         picture.putpalette(colours.tobytes())
-        picture.save(labels)
+        with replacing(labels, 'wb') as file:
+            picture.save(file, 'PNG')
         advance()
     return flat
 
