@@ -1,7 +1,9 @@
 """Logging that does not make every iteration wait for the device."""
 
+import math
+
 import torch
-from mmengine.hooks import RuntimeInfoHook
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.registry import HOOKS
 
 
@@ -14,17 +16,25 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     holds the same figures.
 
     Args:
-        interval (int): Iterations between readings; the LoggerHook's interval, or a divisor of it.
+        interval (int, optional): Iterations between readings: the LoggerHook's interval, or a
+            divisor of it. By default the LoggerHook's; 50 without one.
 
     Raises:
-        ValueError: `interval` is not a positive int.
+        ValueError: `interval` is neither None nor a positive int.
     """
 
-    def __init__(self, interval=50):
-        if not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'interval must be a positive int, got {interval!r}')
+    def __init__(self, interval=None):
+        if interval is not None and (not isinstance(interval, int) or interval < 1):
+            raise ValueError(f'interval must be a positive int or None, got {interval!r}')
         self.interval = interval
         self.kept = {}
+
+    def before_train(self, runner):
+        """Take over the LoggerHook's interval."""
+        super().before_train(runner)
+        if self.interval is None:
+            intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+            self.interval = math.gcd(*intervals) or 50
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Keep what the iteration returned; read all that was kept when it is time."""
@@ -34,7 +44,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             values['grad_norm'] = grad_norm
         for name, value in values.items():
             self.kept.setdefault(name, []).append(torch.as_tensor(value).detach())
-        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
+        if self.every_n_inner_iters(batch_idx, self.interval) or self.is_last_train_iter(runner):
             self._read(runner.message_hub)
 
     def _read(self, message_hub):

@@ -1,11 +1,13 @@
 """Parts of the training loop that do not wait for the device."""
 
+from types import SimpleNamespace
+
 import pytest
 
 pytest.importorskip('mmseg')
 
 import torch
-from mmengine.hooks import RuntimeInfoHook
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import OPTIM_WRAPPERS
@@ -93,6 +95,20 @@ def test_losses_are_read_at_the_interval_only(tmp_path):
     assert known == [0, 2, 2, 4, 5]  # and at the end
 
 
+@pytest.mark.parametrize(('logged', 'expected'), [([4], 4), ([4, 6], 2), ([], 50)])
+def test_by_default_losses_are_read_when_they_are_logged(logged, expected):
+    hook = DeferredRuntimeInfoHook()
+    hook.before_train(
+        SimpleNamespace(
+            hooks=[hook, *(LoggerHook(interval=interval) for interval in logged)],
+            message_hub=MessageHub('by default'),
+            train_dataloader=SimpleNamespace(dataset=None),
+            **dict.fromkeys(('epoch', 'iter', 'max_epochs', 'max_iters'), 0),
+        )
+    )
+    assert hook.interval == expected
+
+
 def test_gradients_are_clipped():
     model = Model()
     wrapper = BFloat16OptimWrapper(
@@ -110,5 +126,5 @@ def test_gradients_are_clipped():
 def test_is_registered_and_bad_interval_is_refused():
     assert OPTIM_WRAPPERS.get('BFloat16OptimWrapper') is BFloat16OptimWrapper
     for interval in (0, 2.5):
-        with pytest.raises(ValueError, match=f'interval must be a positive int, got {interval}'):
+        with pytest.raises(ValueError, match=f'interval must be a positive int or None, got {interval}'):
             DeferredRuntimeInfoHook(interval=interval)

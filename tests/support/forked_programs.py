@@ -3,7 +3,7 @@
 A fork starts as a program of its own does, without the seconds that importing MMSegmentation takes.
 ``python forked_programs.py MODULE...`` imports modules. Each line of its input is a JSON object of
 ``command`` ([program, arguments...]), ``folder`` and ``variables``; each line that it prints is a
-JSON list of the exit status and of what the program printed.
+JSON list of the exit status and of what the program printed. An empty line ends it.
 """
 
 import contextlib
@@ -50,8 +50,12 @@ class ForkedPrograms:
         return json.loads(self.process.stdout.readline())
 
     def end(self):
-        """End the process."""
-        self.process.communicate()
+        """End the process.
+
+        That its input ends it would not see while a process that was forked here since, such as a
+        data loader's, holds the other end of the pipe.
+        """
+        self.process.communicate('\n')
 
 
 def run(command, folder, variables):
@@ -98,4 +102,6 @@ if __name__ == '__main__':
     if 'torch' in sys.modules:
         sys.modules['torch'].set_num_threads(1)
     for line in sys.stdin:
+        if line == '\n':
+            break
         print(json.dumps(run(**json.loads(line))), file=answers, flush=True)

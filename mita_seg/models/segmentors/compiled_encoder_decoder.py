@@ -118,8 +118,8 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
             return super().loss(inputs, data_samples)
         # The logits of the iteration before are not needed any more.
         torch.compiler.cudagraph_mark_step_begin()
-        # One graph, too, where gradients are summed over several GPUs in parts: a graph for each part
-        # costs Python more than it gains by summing while the next one runs.
+        # One graph on several GPUs, too: a graph for each part in which gradients are summed
+        # costs more in Python than it gains by summing while the next one runs.
         with torch._dynamo.config.patch(optimize_ddp=False):
             logits = self._compiled_forward(self, inputs)
         losses = {}
