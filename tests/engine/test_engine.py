@@ -126,5 +126,5 @@ def test_gradients_are_clipped():
 def test_is_registered_and_bad_interval_is_refused():
     assert OPTIM_WRAPPERS.get('BFloat16OptimWrapper') is BFloat16OptimWrapper
     for interval in (0, 2.5):
-        with pytest.raises(ValueError, match=f'interval must be a positive int or None, got {interval}'):
+        with pytest.raises(ValueError, match=f'interval must be .* or None, got {interval}'):
             DeferredRuntimeInfoHook(interval=interval)
