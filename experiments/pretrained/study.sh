@@ -23,7 +23,8 @@ seeds=${SEEDS:-0 1 2}
 jobs=${JOBS:-4}
 weights=$out/dinov2-vits14.safetensors
 all='full mita-dec mita mita-annealed mita-distilled mita-annealed-distilled
-    mita-calibrated mita-calibrated-annealed-distilled mita-offset mita-more-landmarks mita-more-keys mita-s2 mita-route'
+    mita-calibrated mita-calibrated-annealed-distilled mita-offset mita-more-landmarks
+    mita-more-keys mita-s2 mita-registers mita-qkv-lr mita-route'
 
 # The attention of encoder and decoder: the landmarks' windows are squares, as many keys as experts.
 attention() { # attention LANDMARKS KEYS [KEY=VALUE...]: of both
@@ -70,6 +71,10 @@ settings() { # settings camvid mita-s2
     mita-more-landmarks) attention "${larger[0]}" "${usual[1]}" ;;
     mita-more-keys) attention "${larger[@]}" ;;
     mita-s2) attention "${usual[@]}" num_routed=2 ;;
+    mita-registers) attention "${usual[@]}" && echo model.backbone.num_registers=4 ;;
+    mita-qkv-lr) # of encoder and decoder
+        attention "${usual[@]}" && echo optim_wrapper.paramwise_cfg.custom_keys.qkv.lr_mult=4
+        ;;
     mita-route) attention "${usual[0]}" $((2 * usual[1])) shared=False ;; # as many products
     *) echo "no run is called $2" >&2 && return 1 ;;
     esac
