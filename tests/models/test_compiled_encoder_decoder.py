@@ -5,12 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.structures import PixelData
+from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import distributed
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 
 from mita_seg.models import MiTAMaskTransformerHead
+from mita_seg.models.segmentors import compiled_encoder_decoder
 from support.small_segmentor import CONFIG
 
 
@@ -69,6 +72,24 @@ def test_one_graph_where_gradients_are_summed_in_parts(batch, tmp_path):
     finally:
         distributed.destroy_process_group()
     assert len(graphs) == 1
+
+
+def test_what_cannot_be_compiled_trains_eagerly_with_one_warning_or_is_raised(monkeypatch):
+    said = []
+
+    def fail(segmentor, images):
+        raise TorchDynamoException('no\ncompiler')
+
+    monkeypatch.setattr(torch, 'compile', lambda function, **options: fail)
+    monkeypatch.setattr(EncoderDecoder, 'loss', lambda self, images, samples: 'losses')
+    monkeypatch.setattr(compiled_encoder_decoder, 'print_log', lambda text, *_: said.append(text))
+    images = SimpleNamespace(is_cuda=True)
+    model = MODELS.build({'type': 'CompiledEncoderDecoder', **CONFIG})
+    assert [model.loss(images, []) for _ in range(2)] == ['losses'] * 2
+    assert said == ['The training pass is not compiled: TorchDynamoException: no compiler']
+    asked = {'type': 'CompiledEncoderDecoder', 'compile_cfg': {'mode': 'default'}, **CONFIG}
+    with pytest.raises(TorchDynamoException, match='no\ncompiler'):
+        MODELS.build(asked).loss(images, [])
 
 
 def test_a_copy_trains_its_own_weights(batch):

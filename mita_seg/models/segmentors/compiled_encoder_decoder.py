@@ -1,12 +1,16 @@
 """EncoderDecoder whose training pass is compiled."""
 
+from logging import WARNING
+
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from .recorded_forward import RecordedForward
 from .window_batches import WindowBatches
@@ -29,7 +33,7 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         *args: As for EncoderDecoder.
         compile_cfg (dict, optional): Arguments of ``torch.compile``. By default
             ``dict(mode='reduce-overhead', dynamic=False)``, CUDA graphs, for images on a CUDA
-            device, and no compilation for others.
+            device, if that can be compiled there, and no compilation for others.
         inference_graphs (bool): Whether inference is replayed on a CUDA device.
         **kwargs: As for EncoderDecoder.
 
@@ -118,10 +122,18 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
             return super().loss(inputs, data_samples)
         # The logits of the iteration before are not needed any more.
         torch.compiler.cudagraph_mark_step_begin()
-        # One graph on several GPUs, too: a graph for each part in which gradients are summed
-        # costs more in Python than it gains by summing while the next one runs.
-        with torch._dynamo.config.patch(optimize_ddp=False):
-            logits = self._compiled_forward(self, inputs)
+        try:
+            # One graph on several GPUs, too: a graph for each part in which gradients are summed
+            # costs more in Python than it gains by summing while the next one runs.
+            with torch._dynamo.config.patch(optimize_ddp=False):
+                logits = self._compiled_forward(self, inputs)
+        except TorchDynamoException as error:  # of which those of the compilers behind it are
+            if self.compiles_anywhere:
+                raise
+            self.run_eagerly('it cannot be compiled')
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            print_log(f'The training pass is not compiled: {reason}', 'current', WARNING)
+            return super().loss(inputs, data_samples)
         losses = {}
         for (name, head), of_head in zip(self._heads(), logits, strict=True):
             losses.update(add_prefix(head.loss_by_feat(of_head, data_samples), name))
