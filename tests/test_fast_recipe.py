@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mmseg
 import pytest
 import torch
 from mmengine.config import Config
@@ -110,3 +111,29 @@ def test_trains_on_real_images_of_several_sizes_and_resumes(ade20k_samples, tmp_
     assert runner.iter == 4
     values, _ = runner.message_hub.get_scalar('train/loss').data
     assert len(values) == 4 and all(value == value for value in values.tolist())
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_trains_by_mmsegmentations_own_tool(repository, ade20k_samples, programs, tmp_path):
+    tool = Path(mmseg.__file__).parent / '.mim/tools/train.py'
+    (config,) = (repository / 'configs/mita_segmenter').glob('*_vit-t_mita-dec_*.py')
+    small = tmp_path / 'small.py'
+    small.write_text(
+        f"""
+_base_ = {str(config)!r}
+crop_size = (32, 32)
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    backbone=dict(img_size=crop_size, num_layers=1, init_cfg=None))
+train_dataloader = dict(num_workers=0, persistent_workers=False,
+    dataset=dict(data_root={str(ade20k_samples)!r}))
+val_cfg = val_dataloader = val_evaluator = test_cfg = test_dataloader = test_evaluator = None
+train_cfg = dict(max_iters=2)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
+"""
+    )
+    status, printed = programs.run(tool, small, '--work-dir', tmp_path / 'run')
+    assert status == 0, printed
+    assert printed.count('loss_ce: ') == 2
+    assert (tmp_path / 'run/iter_2.pth').is_file()
