@@ -85,6 +85,13 @@ FILES = {
     'visualization_cam': 'cam.png',
 }
 NEEDED = {'analyze_logs': 'seaborn', 'visualization_cam': 'pytorch_grad_cam'}
+# Upstream's last release, which the maintained packages have mended.
+UPSTREAM_FAULTS = {
+    'get_flops': 'gives mmengine two arguments of which it takes one',
+    'confusion_matrix': 'subtracts the zero label twice',
+    'browse_dataset': 'draws into an array that OpenCV 5 refuses',
+    'misc_browse_dataset': 'draws into an array that OpenCV 5 refuses',
+}
 COUNTS = {'predictions': 4, 'browse_dataset': 2, 'misc_browse_dataset': 2}
 
 
@@ -126,6 +133,8 @@ def test_tool(folder, name):
         pytest.skip(f'{program} is not installed')
     if name in NEEDED and not find_spec(NEEDED[name]):
         pytest.skip(f'{NEEDED[name]} is not installed')
+    if mmseg.__version__ == '1.2.2' and name in UPSTREAM_FAULTS:
+        pytest.skip(f'MMSegmentation 1.2.2: {name} {UPSTREAM_FAULTS[name]}')
     status, printed = json.loads((folder / 'found.json').read_text())[name]
     assert status == 0, printed
     if name in FILES:
@@ -158,7 +167,7 @@ def model(folder):
 def test_inferencer(folder, turned, model, tmp_path):
     path, pixels = turned
     config, weights = str(folder / 'tiny.py'), str(folder / 'run/iter_2.pth')
-    inferencer = MMSegInferencer(config, weights, device='cpu', show_progress=False)
+    inferencer = MMSegInferencer(config, weights, device='cpu')
     found = inferencer([path, pixels], return_vis=True, out_dir=str(tmp_path / 'out'))
     expected = inference_model(model, pixels)
     labels = expected.pred_sem_seg.data[0].numpy()
@@ -171,7 +180,7 @@ def test_inferencer(folder, turned, model, tmp_path):
 
 def test_inferencer_checks_what_it_loads(folder, tmp_path):
     config, weights = str(folder / 'tiny.py'), str(folder / 'run/iter_2.pth')
-    inferencer = MMSegInferencer(config, weights, device='cpu', show_progress=False)
+    inferencer = MMSegInferencer(config, weights, device='cpu')
     assert type(inferencer.pipeline.transforms[0].from_file) is LoadCheckedImage
     (tmp_path / 'text.jpg').write_text('no image')
     with pytest.raises(ValueError, match=r"image '.*text\.jpg' cannot be decoded"):

@@ -42,6 +42,7 @@ def stock_counts(config, size):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(mmseg.__version__ == '1.2.2', reason='get_flops of 1.2.2 fails by itself')
 def test_counts_are_those_of_get_flops(run, shapes_configs, tmp_path, capsys):
     full, mita = shapes_configs
     found = run(mita, '--sizes', '64', '96x128')
