@@ -11,38 +11,43 @@ import torch
 from mita_seg.layers import MiTAAttention
 from mita_seg.ops import mita_attention, upsampled_cross_entropy
 
-_CASES = [  # (tokens, landmarks, topk), options of the operator
-    ((300, 9, 9), {}),
-    ((520, 9, 40), {}),
-    ((1024, 49, 49), {}),
-    ((700, 100, 130), {}),
-    ((300, 9, 9), {'num_routed': 2}),
-    ((300, 9, 9), {'shared': False}),
-    ((300, 9, 0), {}),
-    ((5000, 49, 49), {}),
-    ((3000, 100, 100), {'num_routed': 2}),
+_HALF, _SINGLE = torch.bfloat16, torch.float32
+_CASES = [  # (tokens, landmarks, topk), dtype, head dimension, options of the operator
+    ((300, 9, 9), _HALF, 64, {}),
+    ((520, 9, 40), _HALF, 64, {}),
+    ((1024, 49, 49), _HALF, 64, {}),
+    ((700, 100, 130), _HALF, 64, {}),
+    ((300, 9, 9), _HALF, 64, {'num_routed': 2}),
+    ((300, 9, 9), _HALF, 64, {'shared': False}),
+    ((300, 9, 0), _HALF, 64, {}),
+    ((300, 9, 9), _HALF, 24, {}),
+    ((300, 9, 9), _SINGLE, 64, {}),
+    ((5000, 49, 49), _HALF, 64, {}),
+    ((3000, 100, 100), _HALF, 64, {'num_routed': 2}),
 ]
-SMALL_CASES = [((70, 66, 3), {}), ((40, 3, 20), {'num_routed': 2}), ((1030, 3, 2), {})]
+SMALL_CASES = [  # which launch every kernel, too
+    ((70, 66, 3), _SINGLE, 16, {}),
+    ((40, 3, 20), _SINGLE, 16, {'num_routed': 2}),
+    ((1030, 3, 2), _SINGLE, 16, {}),
+]
 
 
 def run(device, cases):
     """Launch all kernels on a device."""
     torch.manual_seed(0)
-    for sizes, options in cases:
-        _attend(device, torch.bfloat16 if device == 'cuda' else torch.float32, *sizes, **options)
-    _attend(device, torch.float32, 60, 9, 9)
-    _attend(device, torch.float32, 60, 9, 9, dim=24)
+    for sizes, dtype, dim, options in cases:
+        _attend(device, dtype, dim, *sizes, **options)
 
-    layer = MiTAAttention(32, 2, landmarks=(3, 4), topk=12, backend='triton').to(device)
-    tokens = torch.randn(2, 10 * 11, 32, device=device, requires_grad=True)
-    layer(tokens, (10, 11)).sum().backward()
+    layer = MiTAAttention(32, 2, landmarks=(2, 3), topk=4, backend='triton').to(device)
+    tokens = torch.randn(1, 5 * 7, 32, device=device, requires_grad=True)
+    layer(tokens, (5, 7)).sum().backward()
 
-    logits = torch.randn(2, 19, 9, 8, device=device, requires_grad=True)
-    labels = torch.randint(0, 19, (2, 30, 35), device=device)
+    logits = torch.randn(1, 7, 5, 4, device=device, requires_grad=True)
+    labels = torch.randint(0, 7, (1, 16, 18), device=device)
     upsampled_cross_entropy(logits, labels, backend='triton').loss.backward()
 
 
-def _attend(device, dtype, tokens, landmarks, topk, dim=64, **options):
+def _attend(device, dtype, dim, tokens, landmarks, topk, **options):
     shape = (1, 2, tokens, dim)
     tensors = [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
     pooled = torch.randn(1, 2, landmarks, dim, device=device, dtype=dtype, requires_grad=True)
