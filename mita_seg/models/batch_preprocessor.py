@@ -2,11 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from logging import WARNING
 
 import torch
 from mmengine.dist import get_rank
-from mmengine.logging import print_log
 from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS
@@ -22,6 +20,8 @@ from mita_seg.augment import (
     scale_crop_flip,
 )
 from mita_seg.datasets import join_samples
+
+from .compiling import warn_not_compiled
 
 # As RandomCrop: the last one drawn is taken where ten have been refused.
 _WINDOWS_TRIED = 10
@@ -179,8 +179,7 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
             if self.compiled:
                 raise
             self.compiled = False
-            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-            print_log(f'Images are augmented without torch.compile: {reason}', 'current', WARNING)
+            warn_not_compiled('Images are augmented without torch.compile', error)
         return _augment(self, *args)
 
     def _to_device(self, tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from mita_seg.augment import JoinedImages
 from mita_seg.datasets import join_samples
-from mita_seg.models import BatchSegDataPreProcessor, batch_preprocessor
+from mita_seg.models import BatchSegDataPreProcessor, batch_preprocessor, compiling
 
 OPTIONS = {
     'mean': [127.5] * 3,
@@ -226,7 +226,7 @@ def test_what_cannot_be_compiled_is_said_once_or_raised(compiled, monkeypatch):
         raise TorchDynamoException('no\ncompiler')
 
     monkeypatch.setattr(batch_preprocessor, '_compiled_augment', lambda: fail)
-    monkeypatch.setattr(batch_preprocessor, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(compiling, 'print_log', lambda text, *_: said.append(text))
     monkeypatch.setattr(
         BatchSegDataPreProcessor, 'device', SimpleNamespace(type='cuda'), raising=False
     )

@@ -12,8 +12,7 @@ from torch import distributed
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 
-from mita_seg.models import MiTAMaskTransformerHead
-from mita_seg.models.segmentors import compiled_encoder_decoder
+from mita_seg.models import MiTAMaskTransformerHead, compiling
 from support.small_segmentor import CONFIG
 
 
@@ -82,7 +81,7 @@ def test_what_cannot_be_compiled_trains_eagerly_with_one_warning_or_is_raised(mo
 
     monkeypatch.setattr(torch, 'compile', lambda function, **options: fail)
     monkeypatch.setattr(EncoderDecoder, 'loss', lambda self, images, samples: 'losses')
-    monkeypatch.setattr(compiled_encoder_decoder, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(compiling, 'print_log', lambda text, *_: said.append(text))
     images = SimpleNamespace(is_cuda=True)
     model = MODELS.build({'type': 'CompiledEncoderDecoder', **CONFIG})
     assert [model.loss(images, []) for _ in range(2)] == ['losses'] * 2

@@ -1,10 +1,7 @@
 """EncoderDecoder whose training pass is compiled."""
 
-from logging import WARNING
-
 import torch
 from mmengine.config import ConfigDict
-from mmengine.logging import print_log
 from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
@@ -12,6 +9,7 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
+from ..compiling import warn_not_compiled
 from .recorded_forward import RecordedForward
 from .window_batches import WindowBatches
 
@@ -131,8 +129,7 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
             if self.compiles_anywhere:
                 raise
             self.run_eagerly('it cannot be compiled')
-            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-            print_log(f'The training pass is not compiled: {reason}', 'current', WARNING)
+            warn_not_compiled('The training pass is not compiled', error)
             return super().loss(inputs, data_samples)
         losses = {}
         for (name, head), of_head in zip(self._heads(), logits, strict=True):
