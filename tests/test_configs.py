@@ -31,14 +31,18 @@ NAME = re.compile(
 )
 
 
-def ade20k_config(size, variant):
+def ade20k_file(size, variant):
     (path,) = (path for path in ADE20K if f'_{size}_{variant}_' in path.stem)
-    return Config.fromfile(path)
+    return path
+
+
+def ade20k_config(size, variant):
+    return Config.fromfile(ade20k_file(size, variant))
 
 
 def stock_config(size, folder):
     """The full-attention config with another base in its first line, as the documentation says."""
-    (path,) = (path for path in ADE20K if f'_{size}_full_' in path.stem)
+    path = ade20k_file(size, 'full')
     first, rest = path.read_text().split('\n', 1)
     base = first.split("'")[1].replace('_fast.py', '_stock.py')
     config = folder / path.name

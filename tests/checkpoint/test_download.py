@@ -1,8 +1,6 @@
 """Fetched files are what their names say."""
 
-import errno
 import hashlib
-import os
 import shutil
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 
 from mita_seg.checkpoint import load_checkpoint_safely
 from mita_seg.utils.full_disk import find_full_disk
+from support.disk_errors import full
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def test_damaged_file_in_the_cache_is_named(served, tmp_path):
 
 def test_a_full_disk_names_the_file_in_the_cache(served, tmp_path, monkeypatch):
     def fail(url, target):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise full()
 
     monkeypatch.setattr(torch.hub, 'download_url_to_file', fail)
     with pytest.raises(ValueError) as caught:

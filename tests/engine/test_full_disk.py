@@ -1,6 +1,5 @@
 """A run ends at the first write that fails, in its logs too."""
 
-import errno
 import logging
 import os
 
@@ -14,6 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.visualization import LocalVisBackend
 
 from mita_seg.engine.whole_pictures import WholeLocalVisBackend
+from support.disk_errors import full
 from support.engine_runs import ITERATIONS, make_runner
 
 
@@ -26,7 +26,7 @@ class Full:
     """A file on a full disk."""
 
     def write(self, text):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise full()
 
     def flush(self):
         pass
@@ -54,7 +54,7 @@ class Writing(Hook):
     """A hook of a user, whose write fails."""
 
     def before_train(self, runner):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise full()
 
 
 def test_a_hook_that_names_no_file_is_told_by_the_folder(runner):
@@ -68,7 +68,7 @@ def test_other_errors_are_not_of_the_folder(runner, monkeypatch):
     """Such as a full /dev/shm, which semaphores of loaders need."""
 
     def fail(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise full()
 
     monkeypatch.setattr(runner.model, 'train_step', fail)
     with pytest.raises(OSError) as caught:
@@ -85,7 +85,7 @@ def test_local_pictures_are_whole(runner, monkeypatch):
     assert os.listdir(folder) == ['a_3.png']
 
     def fail(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise full()
 
     monkeypatch.setattr('os.replace', fail)
     with pytest.raises(OSError) as caught:

@@ -2,7 +2,6 @@
 
 import os
 import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,12 +33,8 @@ pytestmark = [
 def config(tmp_path_factory):
     """Of ViT-S/14 with MiTA in encoder and decoder, which begins with the pretrained weights."""
     converted = tmp_path_factory.mktemp('weights') / 'converted.safetensors'
-    arguments = sys.argv
-    sys.argv = ['convert_checkpoint.py', str(WEIGHTS), str(converted)]
-    try:
-        runpy.run_path(str(ROOT / 'tools/convert_checkpoint.py'), run_name='__main__')
-    finally:
-        sys.argv = arguments
+    tool = runpy.run_path(str(ROOT / 'tools/convert_checkpoint.py'))
+    tool['main']([str(WEIGHTS), str(converted)])
     cfg = Config.fromfile(ROOT / 'experiments/pretrained/camvid.py')
     cfg.crop_size = cfg.model.data_preprocessor.size = cfg.model.backbone.img_size = (224, 224)
     cfg.model.backbone.init_cfg.checkpoint = str(converted)

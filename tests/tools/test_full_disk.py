@@ -2,7 +2,6 @@
 
 import errno
 import functools
-import os
 from pathlib import Path
 
 import cv2
@@ -15,6 +14,7 @@ from mita_seg.comparison import measure, workers
 from mita_seg.comparison.runs import Run
 from mita_seg.inference.files import OverlayVideo
 from mita_seg.utils.cli import ends_on_full_disk
+from support.disk_errors import full
 from support.small_disk import call, can_mount
 
 
@@ -162,10 +162,6 @@ def test_half_a_video_is_removed(disk):
         assert ended.status == 2 and not ended.files
         said = f'predict.py: {str(disk / "video.mp4")!r} cannot be written: no space left'
         assert said in ended.printed
-
-
-def full():
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 TOOLS = sorted(path.stem for path in (Path(__file__).parents[2] / 'tools').glob('*.py'))

@@ -10,11 +10,7 @@ from mita_seg.utils.cli import ends_on_full_disk, user_errors
 from mita_seg.utils.files import replacing, taking_place
 from mita_seg.utils.full_disk import find_full_disk, naming, raise_unwritten
 from mita_seg.utils.pictures import write_picture
-
-
-def full(name=None):
-    named = () if name is None else (str(name),)
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *named)
+from support.disk_errors import full
 
 
 @pytest.mark.parametrize('guard', [ends_on_full_disk, user_errors])
