@@ -8,6 +8,8 @@ from torch import Tensor
 
 
 def _is_int(value: object) -> bool:
+    if type(value) is int:  # nearly always, and soon told
+        return True
     if torch.jit.is_tracing() and isinstance(value, Tensor):  # what sizes are while tracing
         return True
     # Dynamo of torch 2.7 follows neither `int | torch.SymInt` nor, below, all() of a generator.
@@ -25,6 +27,8 @@ def check_heads(**tensors: Tensor) -> None:
     """
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
+        if tensor is not first and _are_alike(tensor, first):  # nearly always, and soon told
+            continue
         if not isinstance(tensor, Tensor):
             raise TypeError(f'{name} must be a torch.Tensor, got {type(tensor).__name__}')
         if not tensor.is_floating_point():
@@ -51,6 +55,15 @@ def check_heads(**tensors: Tensor) -> None:
                 f'{name} must agree with {first_name} in B, H and d: {first_name} is '
                 f'{tuple(first.shape)}, {name} is {tuple(tensor.shape)}'
             )
+
+
+def _are_alike(tensor: object, first: Tensor) -> bool:
+    return (
+        type(tensor) is Tensor
+        and tensor.shape == first.shape
+        and tensor.dtype == first.dtype
+        and tensor.device == first.device
+    )
 
 
 def check_same_tokens(**tensors: Tensor) -> None:
@@ -93,7 +106,10 @@ def check_experts(topk: int, num_routed: int, num_landmarks: int, shared: bool) 
 
 def check_pair(name: str, pair: Sequence[int]) -> None:
     """pair is two positive ints (rows, columns), else TypeError or ValueError."""
-    is_pair = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+    is_sequence = type(pair) in (tuple, list) or (
+        isinstance(pair, Sequence) and not isinstance(pair, str)
+    )
+    is_pair = is_sequence and len(pair) == 2
     if not is_pair or not (_is_int(pair[0]) and _is_int(pair[1])):
         raise TypeError(f'{name} must be two ints (rows, columns), got {pair!r}')
     if pair[0] < 1 or pair[1] < 1:

@@ -50,7 +50,7 @@ def _unsupported_tensor_reason(tensor: Tensor) -> str | None:
             return reason
     if tensor.dtype not in _DTYPES:
         return f'it takes float32, bfloat16 and float16; got {tensor.dtype}'
-    if interpreted() and tensor.dtype == torch.bfloat16:
+    if tensor.dtype == torch.bfloat16 and interpreted():
         return "Triton's interpreter has no bfloat16"
     return None
 
