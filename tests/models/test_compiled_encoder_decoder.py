@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import distributed
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 
@@ -71,6 +73,42 @@ def test_one_graph_where_gradients_are_summed_in_parts(batch, tmp_path):
     finally:
         distributed.destroy_process_group()
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_gradients_accumulate_over_graphs_that_write_to_the_same_memory(frozen, batch):
+    """As CUDA graphs do, in which gradients stay where the backward pass has put them."""
+    memory = {}
+
+    def backward_in_place(graph, example_inputs):
+        def run(*inputs):
+            gradients = graph(*inputs)
+            kept = memory.setdefault(id(graph), [None] * len(gradients))
+            for place, gradient in enumerate(gradients):
+                if kept[place] is None or gradient is None:
+                    kept[place] = None if gradient is None else gradient.detach().clone()
+                else:
+                    kept[place].copy_(gradient)
+            return [gradient if gradient is None else gradient.detach() for gradient in kept]
+
+        return make_boxed_func(run)
+
+    backend = aot_autograd(
+        fw_compiler=lambda graph, example_inputs: make_boxed_func(graph.forward),
+        bw_compiler=backward_in_place,
+    )
+    plain = MODELS.build({'type': 'EncoderDecoder', **CONFIG})
+    compiled = MODELS.build(
+        {'type': 'CompiledEncoderDecoder', 'compile_cfg': {'backend': backend}, **CONFIG}
+    )
+    compiled.load_state_dict(plain.state_dict(), strict=True)
+    for model in (plain, compiled):
+        model.decode_head.requires_grad_(not frozen)
+        for images in (batch[0], -batch[0], batch[0] + 1):
+            model.loss(images, batch[1])['decode.loss_ce'].backward()
+    assert memory
+    for got, expected in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, expected.grad, atol=1e-5, rtol=1e-4)
 
 
 def test_what_cannot_be_compiled_trains_eagerly_with_one_warning_or_is_raised(monkeypatch):

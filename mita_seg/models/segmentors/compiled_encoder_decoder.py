@@ -1,5 +1,7 @@
 """EncoderDecoder whose training pass is compiled."""
 
+from itertools import chain
+
 import torch
 from mmengine.config import ConfigDict
 from mmseg.models import EncoderDecoder
@@ -118,6 +120,7 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         """
         if self._eager_for or not (self.compiles_anywhere or inputs.is_cuda):
             return super().loss(inputs, data_samples)
+        self._move_gradients()
         # The logits of the iteration before are not needed any more.
         torch.compiler.cudagraph_mark_step_begin()
         try:
@@ -135,6 +138,16 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         for (name, head), of_head in zip(self._heads(), logits, strict=True):
             losses.update(add_prefix(head.loss_by_feat(of_head, data_samples), name))
         return losses
+
+    def _move_gradients(self):
+        """Take gradients that are accumulated out of the memory of a graph that is run anew."""
+        weights = chain(self.decode_head.parameters(), self.parameters())
+        trained = next((weight for weight in weights if weight.requires_grad), None)
+        if trained is None or trained.grad is None:
+            return
+        for weight in self.parameters():
+            if weight.grad is not None:
+                weight.grad = weight.grad.clone()
 
 
 def _logits(segmentor: CompiledEncoderDecoder, inputs: Tensor) -> Tensor:
