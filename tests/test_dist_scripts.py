@@ -101,8 +101,10 @@ def test_several_machines(script, args, tmp_path):
 @pytest.mark.slow
 def test_two_machines_train_without_a_gpu(shapes_root, tmp_path):
     pytest.importorskip('mmseg')
-    # Validation is divided, too.
-    options = one_step(shapes_root, 'train_cfg.val_interval=1')
+    # Validation is divided, too. Gradients are averaged as in the fast recipe.
+    options = one_step(
+        shapes_root, 'train_cfg.val_interval=1', 'model_wrapper_cfg.type=FlatDataParallel'
+    )
     machines = dict(NNODES='2', MASTER_ADDR='127.0.0.1', PORT=free_port(), **NO_GPU)
     nodes = [
         start(tmp_path, 'dist_train.sh', SHAPES, '1', *options, NODE_RANK=str(rank), **machines)

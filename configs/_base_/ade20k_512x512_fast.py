@@ -17,7 +17,5 @@ data_preprocessor = dict(
 model = dict(type='CompiledEncoderDecoder', data_preprocessor=data_preprocessor)
 optim_wrapper = dict(type='BFloat16OptimWrapper', optimizer=dict(fused=True))
 default_hooks = dict(runtime_info=dict(type='DeferredRuntimeInfoHook'))
-# On several GPUs: gradients lie where they are summed, without a copy.
-model_wrapper_cfg = dict(
-    type='MMDistributedDataParallel', broadcast_buffers=False, gradient_as_bucket_view=True
-)
+# On several GPUs: gradients are averaged in one operation.
+model_wrapper_cfg = dict(type='FlatDataParallel')

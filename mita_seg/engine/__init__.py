@@ -4,6 +4,7 @@ from .anneal_mita import AnnealMiTAHook
 from .deferred_runtime_info import DeferredRuntimeInfoHook
 from .distill_mita import DistillMiTAHook
 from .exact_resume import ExactResumeHook
+from .flat_data_parallel import FlatDataParallel
 from .layer_decay import ViTLayerDecayOptimWrapperConstructor
 from .mita_stats import MiTAStatsHook
 from .optim_wrapper import BFloat16OptimWrapper
@@ -18,6 +19,7 @@ __all__ = [
     'DeferredRuntimeInfoHook',
     'DistillMiTAHook',
     'ExactResumeHook',
+    'FlatDataParallel',
     'MiTAStatsHook',
     'PaintPredictionsHook',
     'ResumableRunner',

@@ -33,6 +33,7 @@ class Setting:
     segmentor: dict = field(default_factory=dict)
     wrapper: dict = field(default_factory=dict)
     sharded: bool = False  # the weights, over the processes
+    flat: bool = False  # FlatDataParallel in place of DistributedDataParallel
     bucket_cap_mb: float | None = None  # how many gradients are summed at once
     equally_labelled: bool = False
 
@@ -60,6 +61,12 @@ SETTINGS = {
     'loss from enlarged logits': Setting(_MITA, head={'fused_loss': False}),
     'accumulated gradients': Setting(_MITA, wrapper={'accumulative_counts': 2}),
     'clipped gradients': Setting(_MITA, wrapper={'clip_grad': {'max_norm': 0.1}}),
+    'flat gradients': Setting(_ALL, flat=True),
+    'flat gradients of a frozen backbone': Setting(
+        _MITA, backbone={'frozen_exclude': ['nothing']}, flat=True
+    ),
+    'accumulated flat gradients': Setting(_MITA, wrapper={'accumulative_counts': 2}, flat=True),
+    'clipped flat gradients': Setting(_MITA, wrapper={'clip_grad': {'max_norm': 0.1}}, flat=True),
     'sharded weights': Setting(_ALL, sharded=True),
     # Gradients are summed in several parts; the compiled graph is one.
     'compiled': Setting(
@@ -70,6 +77,10 @@ GPU_SETTINGS = {
     'full': Setting(_FULL, segmentor=_COMPILED),
     'mita': Setting(_ALL, segmentor=_COMPILED),
     'mita in parts': Setting(_ALL, segmentor=_COMPILED, bucket_cap_mb=0.01),
+    'flat gradients': Setting(_ALL, segmentor=_COMPILED, flat=True),
+    'accumulated flat gradients': Setting(
+        _ALL, segmentor=_COMPILED, wrapper={'accumulative_counts': 2}, flat=True
+    ),
 }
 
 
@@ -83,11 +94,19 @@ def train(setting, rank=0, processes=1, device='cpu'):
     from mmengine.model import MMDistributedDataParallel, MMFullyShardedDataParallel
     from mmengine.optim import OptimWrapper
 
+    from mita_seg.engine import FlatDataParallel
+
     # A CUDA graph is recorded in the second step and repeated from the third on.
     dtype, steps = (torch.float64, 2) if device == 'cpu' else (torch.float32, 8)
     model = _build(setting).to(device, dtype).train()
+    if rank and not setting.sharded:  # the weights of the first process are those of all
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
     if processes > 1 and setting.sharded:
         model = MMFullyShardedDataParallel(model, device_id=torch.device(device))
+    elif processes > 1 and setting.flat:
+        model = FlatDataParallel(model)
     elif processes > 1:
         model = MMDistributedDataParallel(
             model, broadcast_buffers=False, bucket_cap_mb=setting.bucket_cap_mb
