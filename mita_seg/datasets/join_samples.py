@@ -1,6 +1,6 @@
 """Training samples as they were read, joined to one block of memory for each batch.
 
-What a process of the loader hands over costs by the tensor more than by the byte: a batch is two.
+What a process of the loader hands over costs by the tensor more than by the byte: a batch is one.
 """
 
 import torch

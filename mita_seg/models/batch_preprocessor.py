@@ -148,12 +148,14 @@ class BatchSegDataPreProcessor(SegDataPreProcessor):
         if self.colour_prob:
             colours = draw_colours(len(windows.sizes), prob=self.colour_prob, generator=generator)
             colours = self._to_device(colours)
+        # Where the labels begin in their memory would be a constant of the compiled program.
+        pixels, labels = images.pixels, images.labels.clone()
         # Batches differ in nothing but these sizes.
-        torch._dynamo.maybe_mark_dynamic(images.pixels, 0)
-        torch._dynamo.maybe_mark_dynamic(images.labels, 0)
+        torch._dynamo.maybe_mark_dynamic(pixels, 0)
+        torch._dynamo.maybe_mark_dynamic(labels, 0)
         inputs, labels = self._augment(
-            images.pixels,
-            images.labels,
+            pixels,
+            labels,
             images.channels,
             self._to_device(windows.pack()),
             colours,

@@ -1,4 +1,4 @@
-"""A joined batch holds what a list of samples holds, in two tensors."""
+"""A joined batch holds what a list of samples holds, in one tensor."""
 
 import copy
 
@@ -77,13 +77,26 @@ def test_a_joined_batch_is_augmented_as_a_list_of_samples():
             assert got.metainfo == expected.metainfo
 
 
+@pytest.mark.parametrize('channels', [None, 1, 3])
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_pixels_and_labels_are_those_that_were_joined(channels, dtype):
+    results = read(channels, dtype)
+    results[1]['gt_seg_map'] = results[1]['gt_seg_map'][:, :-1]  # bytes that are no multiple of 16
+    results[1]['img'] = results[1]['img'][:, :-1]
+    joined = join_samples(packed(PackSegViews, results))['inputs']
+    assert joined.labels.dtype == (torch.uint8 if dtype == np.uint8 else torch.int16)
+    for got, name in ((joined.pixels, 'img'), (joined.labels, 'gt_seg_map')):
+        assert got.tolist() == np.concatenate([each[name].ravel() for each in results]).tolist()
+
+
 @pytest.mark.filterwarnings("ignore:'pin_memory'")
 @pytest.mark.parametrize('workers', [0, 1])
-def test_a_loader_hands_over_two_tensors(workers):
+def test_a_loader_hands_over_one_tensor(workers):
     samples = packed(PackSegViews, read())
     loader = DataLoader(samples, 3, num_workers=workers, collate_fn=join_samples, pin_memory=True)
     (batch,) = loader
     joined = batch['inputs']
+    assert [name for name, part in vars(joined).items() if torch.is_tensor(part)] == ['memory']
     assert joined.pixels.dtype == joined.labels.dtype == torch.uint8
     assert joined.sizes == SIZES
     assert all('gt_sem_seg' not in sample for sample in batch['data_samples'])
