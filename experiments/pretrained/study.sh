@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # MiTA in a pretrained encoder, part by part: bash experiments/pretrained/study.sh PART [OPTION...]
 #   weights            converts the pretrained weights; the other parts do it if it has not been done
-#   calibrate          offsets of the shared expert, for the runs mita-calibrated...; done when needed
+#   calibrate          how near each layer is to full attention, with which offset of the shared
+#                      expert; those of mita and mita-kmeans are trained with, and found when needed
 #   camvid, facades    trains every run on train (CamVid: train + val), tests on test
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
 #   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8)
@@ -24,7 +25,9 @@ jobs=${JOBS:-4}
 weights=$out/dinov2-vits14.safetensors
 all='full mita-dec mita mita-annealed mita-distilled mita-annealed-distilled
     mita-calibrated mita-calibrated-annealed-distilled mita-offset mita-more-landmarks
-    mita-more-keys mita-s2 mita-registers mita-qkv-lr mita-route'
+    mita-more-keys mita-s2 mita-registers mita-qkv-lr mita-route
+    mita-equal-norms mita-kmeans mita-kmeans-annealed-distilled mita-kmeans-calibrated
+    mita-kmeans-calibrated-annealed-distilled mita-kmeans-more-landmarks'
 
 # The attention of encoder and decoder: the landmarks' windows are squares, as many keys as experts.
 attention() { # attention LANDMARKS KEYS [KEY=VALUE...]: of both
@@ -62,8 +65,10 @@ settings() { # settings camvid mita-s2
     mita-distilled) attention "${usual[@]}" && distilled ;;
     mita-annealed-distilled) attention "${usual[@]}" && annealed && distilled ;;
     # The config of these has a list: MiTA with an offset in each layer of the encoder.
-    mita-calibrated) ;;
-    mita-calibrated-annealed-distilled) annealed && distilled ;;
+    mita-calibrated | mita-kmeans-calibrated) ;;
+    mita-calibrated-annealed-distilled | mita-kmeans-calibrated-annealed-distilled)
+        annealed && distilled
+        ;;
     mita-chosen-annealed-distilled)
         one_attention decode_head "${usual[@]}" && annealed && distilled
         ;;
@@ -75,6 +80,13 @@ settings() { # settings camvid mita-s2
     mita-qkv-lr) # of encoder and decoder
         attention "${usual[@]}" && echo optim_wrapper.paramwise_cfg.custom_keys.qkv.lr_mult=4
         ;;
+    mita-equal-norms) attention "${usual[@]}" kmeans_steps=0 ;;
+    mita-kmeans) attention "${usual[@]}" kmeans_steps=1 ;;
+    mita-kmeans2) attention "${usual[@]}" kmeans_steps=2 ;;
+    mita-kmeans-annealed-distilled)
+        attention "${usual[@]}" kmeans_steps=1 && annealed && distilled
+        ;;
+    mita-kmeans-more-landmarks) attention "${larger[0]}" "${usual[1]}" kmeans_steps=1 ;;
     mita-route) attention "${usual[0]}" $((2 * usual[1])) shared=False ;; # as many products
     *) echo "no run is called $2" >&2 && return 1 ;;
     esac
@@ -82,7 +94,8 @@ settings() { # settings camvid mita-s2
 
 config() { # config camvid mita
     case $2 in
-    mita-calibrated*) echo $out/calibrated/"$1/$1_calibrated.py" ;;
+    mita-calibrated*) echo $out/calibrated/"$1/mita/$1_calibrated.py" ;;
+    mita-kmeans-calibrated*) echo $out/calibrated/"$1/mita-kmeans/$1_calibrated.py" ;;
     mita-chosen*) echo $out/choose/"$1/$1_chosen.py" ;;
     *) echo experiments/pretrained/"$1.py" ;;
     esac
@@ -111,17 +124,18 @@ convert() {
     python tools/convert_checkpoint.py "$data/dinov2-vits14/dinov2_vits14_fp16.safetensors" $weights
 }
 
-calibrate() { # calibrate camvid
+calibrate() { # calibrate camvid mita
     convert
-    [ -f "$(config "$1" mita-calibrated)" ] && return
+    [ -f $out/calibrated/"$1/$2/$1_calibrated.py" ] && return
     python tools/calibrate_offsets.py experiments/pretrained/"$1".py --images 8 \
-        --work-dir $out/calibrated/"$1" --data-root "$data/$1" \
-        --cfg-options model.backbone.init_cfg.checkpoint=$weights $(settings "$1" mita)
+        --work-dir $out/calibrated/"$1/$2" --data-root "$data/$1" \
+        --cfg-options model.backbone.init_cfg.checkpoint=$weights $(settings "$1" "$2")
 }
 
 train() { # train camvid
     convert
-    case ${RUNS:-$all} in *calibrated*) calibrate "$1" ;; esac
+    case ${RUNS:-$all} in *mita-calibrated*) calibrate "$1" mita ;; esac
+    case ${RUNS:-$all} in *kmeans-calibrated*) calibrate "$1" mita-kmeans ;; esac
     python tools/compare.py $(runs "$1" ${RUNS:-$all}) --work-dir $out/"$1" --seeds $seeds \
         --jobs "$jobs" --data-root "$data/$1" --cfg-options $(options "$1") "${more[@]}"
 }
@@ -130,7 +144,13 @@ checkpoint() { ls $out/"$1/$2"/seed0/iter_*.pth | sort -V | tail -1; } # checkpo
 
 case $part in
 weights) convert ;;
-calibrate) for name in camvid facades; do calibrate $name; done ;;
+calibrate)
+    for name in camvid facades; do
+        for run in ${RUNS:-mita mita-equal-norms mita-kmeans mita-kmeans2}; do
+            calibrate $name "$run"
+        done
+    done
+    ;;
 camvid | facades) train "$part" ;;
 recall)
     for name in camvid facades; do
@@ -155,7 +175,7 @@ list)
     for name in camvid facades; do runs $name $all; done
     ;;
 *)
-    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

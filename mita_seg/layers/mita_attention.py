@@ -5,9 +5,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mita_seg.ops import pool_landmarks, pooled_mita_attention
+from mita_seg.ops import (
+    cluster_landmarks,
+    mita_attention,
+    pool_landmarks,
+    pooled_mita_attention,
+)
 from mita_seg.ops.options import MiTAOptions, make_options, make_pooling
-from mita_seg.ops.validation import check_experts, check_pair, check_scale
+from mita_seg.ops.validation import check_experts, check_int, check_pair, check_scale
 
 from .attention import Attention
 from .full_attention import full_attention
@@ -47,6 +52,10 @@ class MiTAAttention(Attention):
         landmark_scale: Factor of the shared expert's logits: ``'scale'`` for d^-1/2 (the paper),
             ``'inverse_dim'`` for 1/d (the published code), or a number.
         shared_offset: Added to the shared expert's logits; a negative number makes it weaker.
+        kmeans_steps: None: landmarks are the means of windows (the paper). A number: from there
+            they are moved by so many steps of k-means of the patches' queries and get equal norms,
+            see :func:`mita_seg.ops.cluster_landmarks`; 0: the norms alone. Nearer to full
+            attention than windows.
         backend: Backend of :func:`mita_seg.ops.pooled_mita_attention`.
         pooled_tokens: What landmarks are pooled from. ``'patches'`` (the paper), or
             ``'all_but_last'`` to compute what the published code computes, for its weights: there
@@ -74,6 +83,7 @@ class MiTAAttention(Attention):
         shared: bool = True,
         landmark_scale: float | str = 'scale',
         shared_offset: float = 0.0,
+        kmeans_steps: int | None = None,
         backend: str = 'auto',
         pooled_tokens: str = 'patches',
         **kwargs: Any,
@@ -87,6 +97,9 @@ class MiTAAttention(Attention):
         self.shared = shared
         self.landmark_scale = _resolve_landmark_scale(landmark_scale, self.head_dim)
         self.shared_offset = check_scale('shared_offset', shared_offset)
+        if kmeans_steps is not None:
+            check_int('kmeans_steps', kmeans_steps, 0)
+        self.kmeans_steps = kmeans_steps
         self.stage: Stage | None = None
         if pooled_tokens not in ('patches', 'all_but_last'):
             raise ValueError(
@@ -116,14 +129,21 @@ class MiTAAttention(Attention):
         self.stage = stage
 
     def pool(self, q: Tensor, grid: Sequence[int], start: int) -> Tensor:
-        """Landmarks [B, H, m, d], pooled from queries [B, H, N, d]."""
+        """Landmarks [B, H, m, d], pooled from queries [B, H, N, d] or clustered."""
         first = self._first_pooled(q.shape[2], grid, start)
-        return pool_landmarks(q, grid, self.landmarks, start=first)
+        landmarks = pool_landmarks(q, grid, self.landmarks, start=first)
+        if self.kmeans_steps is None:
+            return landmarks
+        patches = q[:, :, first : first + grid[0] * grid[1]]
+        return cluster_landmarks(patches, landmarks, steps=self.kmeans_steps)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Sequence[int], start: int) -> Tensor:
-        """MiTA attention with landmarks pooled from the queries; all [B, H, N, d]."""
+        """MiTA attention with landmarks that come from the queries; all [B, H, N, d]."""
         if self.stage is not None and self.stage.topk is None:
             return full_attention(q, k, v)
+        if self.kmeans_steps is not None:
+            landmarks = self.pool(q, grid, start)
+            return mita_attention(q, k, v, landmarks, backend=self.backend, **self._settings())
         first = self._first_pooled(q.shape[2], grid, start)
         return pooled_mita_attention(
             q, k, v, grid, self.landmarks, start=first, backend=self.backend, **self._settings()
@@ -174,7 +194,7 @@ class MiTAAttention(Attention):
         return (
             f'landmarks={self.landmarks}, topk={self.topk}, num_routed={self.num_routed}, '
             f'shared={self.shared}, landmark_scale={self.landmark_scale:.4g}, '
-            f'shared_offset={self.shared_offset:.4g}, '
+            f'shared_offset={self.shared_offset:.4g}, kmeans_steps={self.kmeans_steps}, '
             f'pooled_tokens={self.pooled_tokens!r}, backend={self.backend!r}'
         )
 

@@ -205,6 +205,8 @@ def test_bad_shapes_and_attention_dropout_are_refused(kind, arguments, message):
         ({'num_routed': 37}, ValueError, 'num_routed must be from 1 to .*36, got 37'),
         ({'topk': 0, 'shared': False}, ValueError, 'topk=0 with shared=False'),
         ({'landmark_scale': None}, TypeError, 'landmark_scale must be a number, got None'),
+        ({'kmeans_steps': -1}, ValueError, 'kmeans_steps must be at least 0, got -1'),
+        ({'kmeans_steps': 1.0}, TypeError, 'kmeans_steps must be an int, got 1.0'),
         ({'pooled_tokens': 'all'}, ValueError, "'patches' or 'all_but_last', got 'all'"),
         ({'landmark_scale': 'half'}, ValueError, "'scale', 'inverse_dim' or a number, got 'half'"),
     ],
@@ -230,7 +232,9 @@ def test_bad_calls_are_refused(x, grid, start, message):
             kind(32, 2)(x, grid, start)
 
 
-@pytest.mark.parametrize('change', [{}, {'num_routed': 2}, {'shared': False}, {'topk': 99}])
+@pytest.mark.parametrize(
+    'change', [{}, {'num_routed': 2}, {'shared': False}, {'topk': 99}, {'kmeans_steps': 1}]
+)
 def test_options_of_a_layer_are_what_it_computes(change):
     layer = MiTAAttention(16, 2, landmarks=(2, 2), landmark_scale=0.3, **{'topk': 3, **change})
     q, k, v = torch.randn(3, 1, 2, 13, 8).unbind()

@@ -43,6 +43,7 @@ def layers(draw, dims=(4, 5, 6, 3), dtypes=(torch.float64, torch.float32), large
         'shared': shared,
         'landmark_scale': draw(st.sampled_from(['scale', 'inverse_dim', 0.3])),
         'shared_offset': draw(st.sampled_from([0.0, -2.0])),
+        'kmeans_steps': draw(st.sampled_from([None, None, 0, 1, 2])),
         'pooled_tokens': 'all_but_last' if all_but_last else 'patches',
     }
     return {
@@ -92,8 +93,12 @@ def assert_layer_equals_oracle(kind, case, backends):
         start = case['start'] if settings['pooled_tokens'] == 'patches' else 0
         landmarks = oracle.pool(query, case['grid'], settings['landmarks'], start)
         topk, num_routed = settings['topk'], settings['num_routed']
-        rounding = ROUNDING[case['dtype']]
-        clear = oracle.clear_queries(query, key, landmarks, topk, num_routed, rounding).all(1)
+        rounding, sure = ROUNDING[case['dtype']], True
+        if settings['kmeans_steps'] is not None:
+            patches = query[:, :, start : start + case['grid'][0] * case['grid'][1]]
+            landmarks, sure = oracle.cluster(patches, landmarks, settings['kmeans_steps'], rounding)
+        clear = oracle.clear_queries(query, key, landmarks, topk, num_routed, rounding)
+        clear = (clear & torch.as_tensor(sure).unsqueeze(-1)).all(1)
         scale = settings['landmark_scale']
         scale = {'scale': None, 'inverse_dim': 1 / query.shape[-1]}.get(scale, scale)
         return oracle.attend(

@@ -91,6 +91,43 @@ def pool(query, grid, num_landmarks, start=0):
     return torch.stack(means, 2)
 
 
+def cluster(query, landmarks, steps, rounding):
+    """Landmarks after steps of spherical k-means, with equal norms; all [B, H, rows, d].
+
+    Returns:
+        tuple[Tensor, Tensor]: The landmarks, and whether each head's are the same whatever the
+        rounding, bool [B, H].
+    """
+    clustered, clear = [], torch.ones(query.shape[:2], dtype=torch.bool)
+    for image in range(query.shape[0]):
+        for head in range(query.shape[1]):
+            marks = list(landmarks[image, head])
+            for _ in range(steps):
+                joined = [[] for _ in marks]
+                for one in query[image, head]:
+                    cosines = [
+                        torch.dot(one, mark) / mark.norm().clamp(min=1e-12) for mark in marks
+                    ]
+                    (winner,) = choose(torch.stack(cosines), 1)
+                    joined[winner].append(one)
+                    for mark, cosine in zip(marks, cosines, strict=True):
+                        near = (cosines[winner] - cosine).item() <= 2 * rounding * one.norm().item()
+                        if rounding and near and not torch.equal(mark, marks[winner]):
+                            clear[image, head] = False
+                marks = [
+                    torch.stack(own).mean(0) if own else mark
+                    for own, mark in zip(joined, marks, strict=True)
+                ]
+            norms = torch.stack([mark.norm() for mark in marks])
+            directions = [
+                mark / norm.clamp(min=1e-12) for mark, norm in zip(marks, norms, strict=True)
+            ]
+            clustered.append(torch.stack(directions) * norms.mean())
+    if not clustered:
+        return landmarks, clear
+    return torch.stack(clustered).view(landmarks.shape), clear
+
+
 def clear_queries(query, key, landmarks, topk, num_routed, rounding):
     """Which queries attend to the same keys whatever the rounding, bool [B, H, N].
 
