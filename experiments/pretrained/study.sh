@@ -3,6 +3,7 @@
 #   weights            converts the pretrained weights; the other parts do it if it has not been done
 #   calibrate          how near each layer is to full attention, with which offset of the shared
 #                      expert; those of mita and mita-kmeans are trained with, and found when needed
+#   probe              CamVid: a linear classifier on features of the encoder, which is not trained
 #   camvid, facades    trains every run on train (CamVid: train + val), tests on test
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
 #   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8)
@@ -151,6 +152,16 @@ calibrate)
         done
     done
     ;;
+probe)
+    convert
+    for run in ${RUNS:-full mita mita-calibrated mita-equal-norms mita-kmeans mita-kmeans2 \
+        mita-kmeans-calibrated mita-more-landmarks mita-more-keys mita-s2 mita-route}; do
+        case $run in *-calibrated) calibrate camvid "${run%-calibrated}" ;; esac
+        python experiments/pretrained/linear_probe.py "$(config camvid "$run")" "$run" \
+            --work-dir $out/probe --train-images 156 --test-images 117 \
+            --data-root "$data/camvid" --cfg-options $(options camvid) $(settings camvid "$run")
+    done
+    ;;
 camvid | facades) train "$part" ;;
 recall)
     for name in camvid facades; do
@@ -175,7 +186,7 @@ list)
     for name in camvid facades; do runs $name $all; done
     ;;
 *)
-    sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

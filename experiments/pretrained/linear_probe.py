@@ -1,0 +1,137 @@
+"""mIoU of a linear classifier on the patch features of an encoder that is not trained.
+
+    python experiments/pretrained/linear_probe.py CONFIG NAME --work-dir DIR [--cfg-options ...]
+
+It shows what an attention in place of full attention costs before any training. The classifier
+learns the most frequent label of each patch of training images; its logits are enlarged to the
+pixels of test images. Results of all NAMEs: DIR/results.json.
+"""
+
+import argparse
+import copy
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from mita_seg.utils.cli import (
+    add_config_options,
+    add_data_root,
+    build_runner,
+    load_config,
+    user_errors,
+)
+from mita_seg.utils.files import write_json
+from mita_seg.utils.spread import spread
+
+IGNORED = 255
+EPOCHS, BATCH = 30, 4096
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog='linear_probe.py', description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('name', help='what the results are called')
+    parser.add_argument('--work-dir', required=True, help='folder of the results')
+    parser.add_argument('--train-images', type=int, default=10**9, help='of all, evenly spread')
+    parser.add_argument('--test-images', type=int, default=10**9, help='of all, evenly spread')
+    add_config_options(parser)
+    add_data_root(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Compute features, train the classifier, test it."""
+    args = parse_args(argv)
+    results = Path(args.work_dir) / 'results.json'
+    with user_errors('linear_probe.py'):
+        cfg = load_config(args.config, args.cfg_options, data_root=args.data_root)
+        known = json.loads(results.read_text()) if results.is_file() else {}
+    if args.name in known:
+        return
+    cfg.work_dir = args.work_dir
+    train = copy.deepcopy(cfg.train_dataloader.dataset)
+    train.pipeline = cfg.test_dataloader.dataset.pipeline
+    runner = build_runner(cfg)
+    model = runner.model.eval()
+    model.init_weights()
+    tested = runner.test_dataloader.dataset
+    cfg.test_dataloader.dataset = train
+    trained = runner.build_dataloader(cfg.test_dataloader).dataset
+
+    classes = model.decode_head.num_classes
+    features, labels = zip(
+        *(
+            (found.flatten(1).T, majority(label, found.shape[1:], classes))
+            for found, label in observe(model, trained, args.train_images)
+        ),
+        strict=True,
+    )
+    classifier = fit(torch.cat(features).float(), torch.cat(labels), classes)
+    counts = torch.zeros(3, classes, dtype=torch.long)
+    for found, label in observe(model, tested, args.test_images):
+        height, width = (size * model.backbone.patch_size for size in found.shape[1:])
+        logits = classifier(found.flatten(1).T.float()).T.view(1, classes, *found.shape[1:])
+        logits = F.interpolate(logits, size=(height, width), mode='bilinear', align_corners=False)
+        predicted = logits[0, :, : label.shape[0], : label.shape[1]].argmax(0)[label != IGNORED]
+        label = label[label != IGNORED]
+        for row, which in enumerate((predicted[predicted == label], predicted, label)):
+            counts[row] += which.bincount(minlength=classes)
+    both, predicted, labelled = counts
+    iou = (both / (predicted + labelled - both))[labelled > 0]
+    known[args.name] = {
+        'mIoU': 100 * iou.mean().item(),
+        'aAcc': 100 * (both.sum() / labelled.sum()).item(),
+        'train_images': len(features),
+        'test_images': len(spread(len(tested), args.test_images)),
+    }
+    write_json(results, known)
+    print(args.name, known[args.name])
+
+
+@torch.no_grad()
+def observe(model, dataset, count):
+    """For some images the last feature map [C, h, w], float16, and the labels [H, W]."""
+    for index in spread(len(dataset), count):
+        sample = dataset[index]
+        batch = {'inputs': [sample['inputs']], 'data_samples': [sample['data_samples']]}
+        inputs = model.data_preprocessor(batch)['inputs']
+        features = model.extract_feat(inputs)[-1]
+        yield features[0].half(), sample['data_samples'].gt_sem_seg.data[0]
+
+
+def majority(label, grid, classes):
+    """The most frequent label of each patch [h * w]; `IGNORED` where most pixels have none."""
+    patch = -(label.shape[0] // -grid[0])
+    bottom, right = (size * patch - given for size, given in zip(grid, label.shape, strict=True))
+    padded = F.pad(label, (0, right, 0, bottom), value=IGNORED)
+    padded[padded == IGNORED] = classes
+    votes = F.one_hot(padded, classes + 1).view(grid[0], patch, grid[1], patch, classes + 1)
+    winners = votes.sum((1, 3)).flatten(0, 1).argmax(1)
+    return winners.where(winners < classes, IGNORED)
+
+
+def fit(features, labels, classes):
+    """A classifier of patches [n, C]; the same one for the same patches."""
+    known = labels != IGNORED
+    features, labels = features[known], labels[known]
+    mean, std = features.mean(0), features.std(0) + 1e-6
+    features = (features - mean) / std
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(features.shape[1], classes)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=2e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+    for _ in range(EPOCHS):
+        for part in torch.randperm(len(features)).split(BATCH):
+            loss = F.cross_entropy(layer(features[part]), labels[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    return torch.no_grad()(lambda patches: layer((patches - mean) / std))
+
+
+if __name__ == '__main__':
+    main()
