@@ -8,7 +8,6 @@ pixels of test images. Results of all NAMEs: DIR/results.json.
 """
 
 import argparse
-import copy
 import json
 from pathlib import Path
 
@@ -52,43 +51,51 @@ def main(argv=None):
     if args.name in known:
         return
     cfg.work_dir = args.work_dir
-    train = copy.deepcopy(cfg.train_dataloader.dataset)
-    train.pipeline = cfg.test_dataloader.dataset.pipeline
     runner = build_runner(cfg)
     model = runner.model.eval()
     model.init_weights()
     tested = runner.test_dataloader.dataset
-    cfg.test_dataloader.dataset = train
-    trained = runner.build_dataloader(cfg.test_dataloader).dataset
+    loader = cfg.test_dataloader.copy()
+    loader.dataset = {**cfg.train_dataloader.dataset, 'pipeline': loader.dataset.pipeline}
+    trained = runner.build_dataloader(loader).dataset
 
-    classes = model.decode_head.num_classes
-    features, labels = zip(
-        *(
-            (found.flatten(1).T, majority(label, found.shape[1:], classes))
-            for found, label in observe(model, trained, args.train_images)
-        ),
-        strict=True,
-    )
-    classifier = fit(torch.cat(features).float(), torch.cat(labels), classes)
-    counts = torch.zeros(3, classes, dtype=torch.long)
-    for found, label in observe(model, tested, args.test_images):
-        height, width = (size * model.backbone.patch_size for size in found.shape[1:])
-        logits = classifier(found.flatten(1).T.float()).T.view(1, classes, *found.shape[1:])
-        logits = F.interpolate(logits, size=(height, width), mode='bilinear', align_corners=False)
-        predicted = logits[0, :, : label.shape[0], : label.shape[1]].argmax(0)[label != IGNORED]
-        label = label[label != IGNORED]
-        for row, which in enumerate((predicted[predicted == label], predicted, label)):
-            counts[row] += which.bincount(minlength=classes)
-    both, predicted, labelled = counts
-    iou = (both / (predicted + labelled - both))[labelled > 0]
+    classifier = train(model, trained, args.train_images)
     known[args.name] = {
-        'mIoU': 100 * iou.mean().item(),
-        'aAcc': 100 * (both.sum() / labelled.sum()).item(),
-        'train_images': len(features),
-        'test_images': len(spread(len(tested), args.test_images)),
+        **test(model, classifier, tested, args.test_images),
+        'train_images': min(len(trained), args.train_images),
+        'test_images': min(len(tested), args.test_images),
     }
     write_json(results, known)
     print(args.name, known[args.name])
+
+
+def train(model, dataset, count):
+    """A classifier of the patches [n, C] of some images."""
+    classes = model.decode_head.num_classes
+    features, labels = [], []
+    for found, label in observe(model, dataset, count):
+        features.append(found.flatten(1).T)
+        labels.append(majority(label, found.shape[1:], classes))
+    return fit(torch.cat(features).float(), torch.cat(labels), classes)
+
+
+def test(model, classifier, dataset, count):
+    """mIoU and pixel accuracy of a classifier, in percent."""
+    classes = model.decode_head.num_classes
+    both, predicted, labelled = counts = torch.zeros(3, classes, dtype=torch.long)
+    for found, label in observe(model, dataset, count):
+        size = [side * model.backbone.patch_size for side in found.shape[1:]]
+        logits = classifier(found.flatten(1).T.float()).T.view(1, classes, *found.shape[1:])
+        logits = F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
+        known = label != IGNORED
+        got = logits[0, :, : label.shape[0], : label.shape[1]].argmax(0)[known]
+        label = label[known]
+        for row, which in zip(counts, (got[got == label], got, label), strict=True):
+            row += which.bincount(minlength=classes)
+    present = labelled > 0
+    iou = both[present] / (predicted + labelled - both)[present]
+    accuracy = both.sum() / labelled.sum()
+    return {'mIoU': 100 * iou.mean().item(), 'aAcc': 100 * accuracy.item()}
 
 
 @torch.no_grad()
@@ -121,6 +128,7 @@ def fit(features, labels, classes):
     features = (features - mean) / std
     torch.manual_seed(0)
     layer = torch.nn.Linear(features.shape[1], classes)
+    torch.nn.init.zeros_(layer.weight)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
     for _ in range(EPOCHS):
