@@ -61,7 +61,7 @@ SETTINGS = {
     'loss from enlarged logits': Setting(_MITA, head={'fused_loss': False}),
     'accumulated gradients': Setting(_MITA, wrapper={'accumulative_counts': 2}),
     'clipped gradients': Setting(_MITA, wrapper={'clip_grad': {'max_norm': 0.1}}),
-    'flat gradients': Setting(_ALL, flat=True),
+    'flat gradients': Setting(_ALL, backbone={'with_cp': True}, head={'with_cp': True}, flat=True),
     'flat gradients of a frozen backbone': Setting(
         _MITA, backbone={'frozen_exclude': ['nothing']}, flat=True
     ),
