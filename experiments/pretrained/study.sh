@@ -28,7 +28,8 @@ all='full mita-dec mita mita-annealed mita-distilled mita-annealed-distilled
     mita-calibrated mita-calibrated-annealed-distilled mita-offset mita-more-landmarks
     mita-more-keys mita-s2 mita-registers mita-qkv-lr mita-route
     mita-equal-norms mita-kmeans mita-kmeans-annealed-distilled mita-kmeans-calibrated
-    mita-kmeans-calibrated-annealed-distilled mita-kmeans-more-landmarks'
+    mita-kmeans-calibrated-annealed-distilled mita-kmeans-calibrated-from-3
+    mita-kmeans-more-landmarks'
 
 # The attention of encoder and decoder: the landmarks' windows are squares, as many keys as experts.
 attention() { # attention LANDMARKS KEYS [KEY=VALUE...]: of both
@@ -66,7 +67,7 @@ settings() { # settings camvid mita-s2
     mita-distilled) attention "${usual[@]}" && distilled ;;
     mita-annealed-distilled) attention "${usual[@]}" && annealed && distilled ;;
     # The config of these has a list: MiTA with an offset in each layer of the encoder.
-    mita-calibrated | mita-kmeans-calibrated) ;;
+    mita-calibrated | mita-kmeans-calibrated | mita-kmeans-calibrated-from-3) ;;
     mita-calibrated-annealed-distilled | mita-kmeans-calibrated-annealed-distilled)
         annealed && distilled
         ;;
@@ -96,6 +97,7 @@ settings() { # settings camvid mita-s2
 config() { # config camvid mita
     case $2 in
     mita-calibrated*) echo $out/calibrated/"$1/mita/$1_calibrated.py" ;;
+    *-from-3) echo $out/calibrated/"$1/mita-kmeans/$1_from_3.py" ;;
     mita-kmeans-calibrated*) echo $out/calibrated/"$1/mita-kmeans/$1_calibrated.py" ;;
     mita-chosen*) echo $out/choose/"$1/$1_chosen.py" ;;
     *) echo experiments/pretrained/"$1.py" ;;
@@ -131,6 +133,12 @@ calibrate() { # calibrate camvid mita
     python tools/calibrate_offsets.py experiments/pretrained/"$1".py --images 8 \
         --work-dir $out/calibrated/"$1/$2" --data-root "$data/$1" \
         --cfg-options model.backbone.init_cfg.checkpoint=$weights $(settings "$1" "$2")
+    # Full attention in the first two layers, which are the farthest from it.
+    cat > $out/calibrated/"$1/$2/$1_from_3.py" << END
+_base_ = './$1_calibrated.py'
+full = dict(type='FullAttention')
+model = dict(backbone=dict(attn_cfg=[full, full] + _base_.model.backbone.attn_cfg[2:]))
+END
 }
 
 train() { # train camvid
@@ -155,8 +163,8 @@ calibrate)
 probe)
     convert
     for run in ${RUNS:-full mita mita-calibrated mita-equal-norms mita-kmeans mita-kmeans2 \
-        mita-kmeans-calibrated mita-more-landmarks mita-more-keys mita-s2 mita-route}; do
-        case $run in *-calibrated) calibrate camvid "${run%-calibrated}" ;; esac
+        mita-kmeans-calibrated mita-kmeans-calibrated-from-3 mita-more-keys mita-s2}; do
+        case $run in *-calibrated*) calibrate camvid "${run%-calibrated*}" ;; esac
         python experiments/pretrained/linear_probe.py "$(config camvid "$run")" "$run" \
             --work-dir $out/probe --train-images 156 --test-images 117 \
             --data-root "$data/camvid" --cfg-options $(options camvid) $(settings camvid "$run")
