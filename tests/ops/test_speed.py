@@ -26,19 +26,19 @@ def make_timer(function, tensors, direction):
 
 @pytest.mark.speed
 @pytest.mark.parametrize(
-    ('tokens', 'direction', 'repeats', 'bound'),
+    ('tokens', 'heads', 'direction', 'repeats', 'bound'),
     [
-        (1024, FORWARD, 15, 0.35),
-        (1024, BOTH, 15, 0.5),
-        (4096, FORWARD, 7, 2.4),
-        (4096, BOTH, 5, 2.4),
-        (16384, FORWARD, 2, 12),
-        (16384, BOTH, 2, 12),
+        (1024, 6, FORWARD, 15, 0.35),
+        (1024, 6, BOTH, 15, 0.5),
+        (4096, 6, FORWARD, 7, 2.4),
+        (4096, 6, BOTH, 5, 2.4),
+        (16384, 2, FORWARD, 2, 12),
+        (16384, 2, BOTH, 2, 12),
     ],
 )
-def test_faster_than_full_attention(tokens, direction, repeats, bound):
-    tensors = [torch.randn(1, 6, tokens, 64, requires_grad=True) for _ in range(3)]
-    landmarks = torch.randn(1, 6, 49, 64, requires_grad=True)
+def test_faster_than_full_attention(tokens, heads, direction, repeats, bound):
+    tensors = [torch.randn(1, heads, tokens, 64, requires_grad=True) for _ in range(3)]
+    landmarks = torch.randn(1, heads, 49, 64, requires_grad=True)
     functions = {
         'full': (lambda: scaled_dot_product_attention(*tensors), tensors),
         'mita': (
