@@ -11,8 +11,11 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.dataset import pseudo_collate
+from mmseg.evaluation.metrics import IoUMetric
 
 from mita_seg.utils.cli import (
     add_config_options,
@@ -82,20 +85,15 @@ def train(model, dataset, count):
 def test(model, classifier, dataset, count):
     """mIoU and pixel accuracy of a classifier, in percent."""
     classes = model.decode_head.num_classes
-    both, predicted, labelled = counts = torch.zeros(3, classes, dtype=torch.long)
+    areas = torch.zeros(4, classes, dtype=torch.float64)
     for found, label in observe(model, dataset, count):
         size = [side * model.backbone.patch_size for side in found.shape[1:]]
         logits = classifier(found.flatten(1).T.float()).T.view(1, classes, *found.shape[1:])
         logits = F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
-        known = label != IGNORED
-        got = logits[0, :, : label.shape[0], : label.shape[1]].argmax(0)[known]
-        label = label[known]
-        for row, which in zip(counts, (got[got == label], got, label), strict=True):
-            row += which.bincount(minlength=classes)
-    present = labelled > 0
-    iou = both[present] / (predicted + labelled - both)[present]
-    accuracy = both.sum() / labelled.sum()
-    return {'mIoU': 100 * iou.mean().item(), 'aAcc': 100 * accuracy.item()}
+        predicted = logits[0, :, : label.shape[0], : label.shape[1]].argmax(0)
+        areas += torch.stack(IoUMetric.intersect_and_union(predicted, label, classes, IGNORED))
+    metrics = IoUMetric.total_area_to_metrics(*areas)
+    return {'mIoU': float(100 * np.nanmean(metrics['IoU'])), 'aAcc': float(100 * metrics['aAcc'])}
 
 
 @torch.no_grad()
@@ -103,8 +101,7 @@ def observe(model, dataset, count):
     """For some images the last feature map [C, h, w], float16, and the labels [H, W]."""
     for index in spread(len(dataset), count):
         sample = dataset[index]
-        batch = {'inputs': [sample['inputs']], 'data_samples': [sample['data_samples']]}
-        inputs = model.data_preprocessor(batch)['inputs']
+        inputs = model.data_preprocessor(pseudo_collate([sample]))['inputs']
         features = model.extract_feat(inputs)[-1]
         yield features[0].half(), sample['data_samples'].gt_sem_seg.data[0]
 
