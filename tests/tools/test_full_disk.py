@@ -72,16 +72,16 @@ def arguments(tiny, shapes_configs, trained, shapes_root, pictures, video, disk)
 
 # How much of what a tool writes there is room for.
 SHARES = {
-    'train': (0.0, 0.8),
+    'train': (0.0, 0.3, 0.8),
     'test': (0.7,),
-    'test --show-dir': (0.5,),
+    'test --show-dir': (0.15, 0.5, 0.9),
     'convert_checkpoint': (0.0, 0.9),
     'convert_checkpoint safetensors': (0.5,),
-    'predict': (0.1, 0.9),
+    'predict': (0.0, 0.1, 0.9),
     'predict video': (0.0, 0.5),
     'export': (0.5,),
-    'make_shapes_dataset': (0.4, 0.95),
-    'prepare_dataset': (0.4, 0.95),
+    'make_shapes_dataset': (0.0, 0.4, 0.95),
+    'prepare_dataset': (0.0, 0.4, 0.95),
     'complexity': (0.5,),
     'analyze_routing': (0.7,),
     'compare': (0.5,),
