@@ -155,6 +155,40 @@ def test_a_pickled_model_is_whole_and_trains(batch, tmp_path):
         assert other.compile_options == {'backend': 'eager'}
 
 
+def modes(model):
+    return [module.training for module in model.modules()]
+
+
+def test_every_call_of_train_ends_as_the_usual_one():
+    model = MODELS.build({'type': 'CompiledEncoderDecoder', **CONFIG})
+    model.backbone.norm_eval = True
+    usual = copy.deepcopy(model)
+    changes = [
+        lambda model: model.train(False),
+        lambda model: model.decode_head.eval(),
+        lambda model: model.backbone.layers[0].add_module('new', torch.nn.Dropout().eval()),
+        lambda model: setattr(model.backbone.layers[0], 'new', torch.nn.Identity().eval()),
+        lambda model: None,
+    ]
+    for change in changes:
+        for mode in (True, False, True):
+            for each in (model, usual):
+                change(each)
+            model.train(mode)
+            EncoderDecoder.train(usual, mode)
+            assert modes(model) == modes(usual)
+    assert len(set(modes(model))) == 2  # some stay in evaluation mode
+
+
+def test_train_sets_nothing_where_nothing_has_changed(monkeypatch):
+    model = MODELS.build({'type': 'CompiledEncoderDecoder', **CONFIG}).train()
+    calls = []
+    monkeypatch.setattr(EncoderDecoder, 'train', lambda self, mode: calls.append(mode))
+    assert model.train() is model and calls == []
+    model.train(False)
+    assert calls == [False]
+
+
 def test_predicts_with_a_test_cfg_from_python(batch):
     model = MODELS.build({'type': 'CompiledEncoderDecoder', **CONFIG}).eval()
     (found,) = model.predict(batch[0])

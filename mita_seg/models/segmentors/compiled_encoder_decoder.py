@@ -61,6 +61,7 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         # Of the class, with self as an argument: a copy of the model must not run this one.
         self._compiled_forward = torch.compile(_all_logits, **self.compile_options)
         self._recorded_forward = RecordedForward(_logits)
+        self._modes: tuple[bool, list] | None = None  # what `train` left behind
 
     def run_eagerly(self, reason: str, wanted: bool = True) -> None:
         """Train without compilation while there is a reason to.
@@ -85,7 +86,7 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
 
     def __getstate__(self):
         """Everything but what was compiled or recorded, which cannot be pickled."""
-        left_out = ('_compiled_forward', '_recorded_forward')
+        left_out = ('_compiled_forward', '_recorded_forward', '_modes')
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state):
@@ -93,10 +94,17 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         self._compile()
 
     def train(self, mode: bool = True):
-        """Set the mode; for training, the memory of recorded inference is given back."""
+        """Set the mode; for training, the memory of recorded inference is given back.
+
+        MMEngine calls it in every iteration, which takes half a millisecond of Python. So
+        nothing is set where all modules are as this method left them.
+        """
         if mode:
             self._recorded_forward.clear()
-        return super().train(mode)
+        if self._modes != (mode, _modes(self)):
+            super().train(mode)
+            self._modes = mode, _modes(self)
+        return self
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Logits [B, out_channels, H, W] of images or windows [B, C, H, W]."""
@@ -148,6 +156,14 @@ class CompiledEncoderDecoder(WindowBatches, EncoderDecoder):
         for weight in self.parameters():
             if weight.grad is not None:
                 weight.grad = weight.grad.clone()
+
+
+def _modes(model: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """All modules of a model and whether each is in training mode."""
+    modules = [model]
+    for module in modules:  # grows meanwhile
+        modules += [child for child in module._modules.values() if child is not None]
+    return [(module, module.training) for module in modules]
 
 
 def _logits(segmentor: CompiledEncoderDecoder, inputs: Tensor) -> Tensor:
