@@ -17,5 +17,5 @@ data_preprocessor = dict(
 model = dict(type='CompiledEncoderDecoder', data_preprocessor=data_preprocessor)
 optim_wrapper = dict(type='BFloat16OptimWrapper', optimizer=dict(fused=True))
 default_hooks = dict(runtime_info=dict(type='DeferredRuntimeInfoHook'))
-# On several GPUs: gradients are averaged in one operation.
+# On several GPUs: gradients are averaged when backward has ended.
 model_wrapper_cfg = dict(type='FlatDataParallel')

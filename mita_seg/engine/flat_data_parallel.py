@@ -1,4 +1,4 @@
-"""Data-parallel training that averages all gradients in one operation."""
+"""Data-parallel training that averages all gradients when backward has ended."""
 
 import operator
 from contextlib import contextmanager
@@ -15,21 +15,28 @@ class FlatDataParallel(nn.Module):
 
     DistributedDataParallel begins to sum gradients while others are still computed, and pays with
     a hook and a copy of each gradient. Where backward is one CUDA graph no gradient is there before
-    the others, so that here all are copied into one tensor at once and summed in one operation.
-    Gradients of several iterations (``accumulative_counts``) are summed in the last one.
+    the others, so that here they are copied into a few large tensors (buckets), each summed in one
+    operation. Gradients of several iterations (``accumulative_counts``) are summed in the last one.
 
     Only ``train_step`` averages gradients, as MMEngine's runners call it. Weights and buffers of
     the first process go to the others when the wrapper is built.
 
     Args:
         module (nn.Module): The model, on the device of this process.
+        bucket_cap_mb (int | float): About how large a bucket is, in MiB, above 0. One is copied
+            while the one before is summed.
 
     Raises:
+        TypeError, ValueError: `bucket_cap_mb` is not a number above 0.
         RuntimeError: The processes of a launcher have not been joined; or, from backward, a weight
             that is trained has no gradient.
     """
 
-    def __init__(self, module):
+    def __init__(self, module, bucket_cap_mb=64):
+        if isinstance(bucket_cap_mb, bool) or not isinstance(bucket_cap_mb, int | float):
+            raise TypeError(f'bucket_cap_mb must be a number, got {bucket_cap_mb!r}')
+        if not bucket_cap_mb > 0:
+            raise ValueError(f'bucket_cap_mb must be above 0, got {bucket_cap_mb}')
         if not distributed.is_initialized():
             raise RuntimeError(
                 'FlatDataParallel needs processes that have been joined: start the training with '
@@ -37,9 +44,10 @@ class FlatDataParallel(nn.Module):
             )
         super().__init__()
         self.module = module
+        self._bucket_cap = bucket_cap_mb * 2**20
         self._weights = list(module.parameters())
-        self._trained: list[nn.Parameter] = []  # those that `_flat` has room for
-        self._flat: list[tuple[Tensor, list[nn.Parameter], list[Tensor]]] = []
+        self._trained: list[nn.Parameter] = []  # those that `_buckets` has room for
+        self._buckets: list[tuple[Tensor, list[nn.Parameter], list[Tensor]]] = []
         self._averages = True
         for tensor in chain(module.parameters(), module.buffers()):
             distributed.broadcast(tensor.detach(), src=0)
@@ -97,22 +105,27 @@ class FlatDataParallel(nn.Module):
             self._refuse_missing()
         if len(trained) != len(self._trained) or any(map(operator.is_not, trained, self._trained)):
             self._make_room(trained)
-        for flat, weights, views in self._flat:
+        nccl = distributed.get_backend() == 'nccl'  # others cannot average
+        operation = distributed.ReduceOp.AVG if nccl else distributed.ReduceOp.SUM
+        sums = []
+        for flat, weights, views in self._buckets:  # the next is copied while this one is summed
             torch._foreach_copy_(views, [weight.grad for weight in weights])
-            distributed.all_reduce(flat)
-            flat.div_(distributed.get_world_size())
+            sums.append(distributed.all_reduce(flat, operation, async_op=True))
+        for summed, (flat, weights, views) in zip(sums, self._buckets, strict=True):
+            summed.wait()
+            if not nccl:
+                flat.div_(distributed.get_world_size())
             for weight, view in zip(weights, views, strict=True):
                 weight.grad = view
 
     def _make_room(self, trained: list[nn.Parameter]):
-        """One tensor for the gradients of each dtype, kept from step to step."""
-        self._trained, self._flat = trained, []
-        for dtype in dict.fromkeys(weight.dtype for weight in trained):  # the same order everywhere
-            weights = [weight for weight in trained if weight.dtype == dtype]
+        """A few tensors for the gradients, each of one dtype, kept from step to step."""
+        self._trained, self._buckets = trained, []
+        for weights in _divide(trained, self._bucket_cap):
             sizes = [weight.numel() for weight in weights]
             flat = weights[0].new_empty(sum(sizes))
             parts = zip(flat.split(sizes), weights, strict=True)
-            self._flat.append((flat, weights, [part.view(w.shape) for part, w in parts]))
+            self._buckets.append((flat, weights, [part.view(w.shape) for part, w in parts]))
 
     def _refuse_missing(self):
         missing = [
@@ -125,3 +138,19 @@ class FlatDataParallel(nn.Module):
             'needs one for every weight that is trained; else set model_wrapper_cfg = dict('
             "type='MMDistributedDataParallel', find_unused_parameters=True)"
         )
+
+
+def _divide(weights: list[nn.Parameter], num_bytes: float) -> list[list[nn.Parameter]]:
+    """Buckets of one dtype and about `num_bytes`, in an order that is the same everywhere."""
+    buckets: list[list[nn.Parameter]] = []
+    for dtype in dict.fromkeys(weight.dtype for weight in weights):
+        room = 0.0
+        for weight in weights:
+            if weight.dtype != dtype:
+                continue
+            if room <= 0:
+                buckets.append([])
+                room = num_bytes
+            buckets[-1].append(weight)
+            room -= weight.nbytes
+    return buckets

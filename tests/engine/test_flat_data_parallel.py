@@ -61,6 +61,12 @@ def test_frozen_weights_may_change_from_step_to_step(one_process):
         assert changed == {'used.weight'} | (set() if frozen else {'used.bias'})
 
 
+@pytest.mark.parametrize('value, error', [(0, ValueError), (True, TypeError), ('64', TypeError)])
+def test_the_size_of_buckets_is_a_positive_number(one_process, value, error):
+    with pytest.raises(error, match='bucket_cap_mb must be'):
+        FlatDataParallel(Model(), bucket_cap_mb=value)
+
+
 def test_without_a_launcher_it_says_what_is_missing():
     with pytest.raises(RuntimeError, match=r'launcher, as tools/dist_train\.sh'):
         FlatDataParallel(Model())

@@ -66,6 +66,7 @@ SETTINGS = {
         _MITA, backbone={'frozen_exclude': ['nothing']}, flat=True
     ),
     'accumulated flat gradients': Setting(_MITA, wrapper={'accumulative_counts': 2}, flat=True),
+    'flat gradients in buckets': Setting(_MITA, bucket_cap_mb=0.01, flat=True),
     'clipped flat gradients': Setting(_MITA, wrapper={'clip_grad': {'max_norm': 0.1}}, flat=True),
     'sharded weights': Setting(_ALL, sharded=True),
     # Gradients are summed in several parts; the compiled graph is one.
@@ -81,6 +82,7 @@ GPU_SETTINGS = {
     'accumulated flat gradients': Setting(
         _ALL, segmentor=_COMPILED, wrapper={'accumulative_counts': 2}, flat=True
     ),
+    'flat gradients in buckets': Setting(_ALL, segmentor=_COMPILED, bucket_cap_mb=0.01, flat=True),
 }
 
 
@@ -106,7 +108,7 @@ def train(setting, rank=0, processes=1, device='cpu'):
     if processes > 1 and setting.sharded:
         model = MMFullyShardedDataParallel(model, device_id=torch.device(device))
     elif processes > 1 and setting.flat:
-        model = FlatDataParallel(model)
+        model = FlatDataParallel(model, bucket_cap_mb=setting.bucket_cap_mb or 64)
     elif processes > 1:
         model = MMDistributedDataParallel(
             model, broadcast_buffers=False, bucket_cap_mb=setting.bucket_cap_mb
