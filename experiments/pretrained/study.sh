@@ -29,7 +29,7 @@ all='full mita-dec mita mita-annealed mita-distilled mita-annealed-distilled
     mita-more-keys mita-s2 mita-registers mita-qkv-lr mita-route
     mita-equal-norms mita-kmeans mita-kmeans-annealed-distilled mita-kmeans-calibrated
     mita-kmeans-calibrated-annealed-distilled mita-kmeans-calibrated-from-3
-    mita-kmeans-more-landmarks'
+    mita-kmeans-calibrated-from-3-annealed-distilled mita-kmeans-more-landmarks'
 
 # The attention of encoder and decoder: the landmarks' windows are squares, as many keys as experts.
 attention() { # attention LANDMARKS KEYS [KEY=VALUE...]: of both
@@ -52,7 +52,11 @@ usual() { # usual camvid
 
 encoder() { one_attention backbone $(usual "$1"); } # encoder camvid
 
-annealed() { printf 'default_hooks.anneal.%s\n' type=AnnealMiTAHook end=800; }
+annealed() { # annealed camvid
+    local values='[512,256,128]' # the map of CamVid has 851 tokens
+    [ "$1" = facades ] && values='[1024,512,256,128]'
+    printf 'default_hooks.anneal.%s\n' type=AnnealMiTAHook end=800 "values=$values"
+}
 distilled() { printf 'default_hooks.distill.%s\n' type=DistillMiTAHook end=400; }
 
 # Settings of a run beside its config.
@@ -63,16 +67,16 @@ settings() { # settings camvid mita-s2
     full) ;;
     mita-dec) one_attention decode_head "${usual[@]}" ;;
     mita) attention "${usual[@]}" ;;
-    mita-annealed) attention "${usual[@]}" && annealed ;;
+    mita-annealed) attention "${usual[@]}" && annealed "$1" ;;
     mita-distilled) attention "${usual[@]}" && distilled ;;
-    mita-annealed-distilled) attention "${usual[@]}" && annealed && distilled ;;
+    mita-annealed-distilled) attention "${usual[@]}" && annealed "$1" && distilled ;;
     # The config of these has a list: MiTA with an offset in each layer of the encoder.
     mita-calibrated | mita-kmeans-calibrated | mita-kmeans-calibrated-from-3) ;;
-    mita-calibrated-annealed-distilled | mita-kmeans-calibrated-annealed-distilled)
-        annealed && distilled
+    mita-calibrated-annealed-distilled | mita-kmeans-calibrated*-annealed-distilled)
+        annealed "$1" && distilled
         ;;
     mita-chosen-annealed-distilled)
-        one_attention decode_head "${usual[@]}" && annealed && distilled
+        one_attention decode_head "${usual[@]}" && annealed "$1" && distilled
         ;;
     mita-offset) attention "${usual[@]}" shared_offset=2.0 ;;
     mita-more-landmarks) attention "${larger[0]}" "${usual[1]}" ;;
@@ -86,7 +90,7 @@ settings() { # settings camvid mita-s2
     mita-kmeans) attention "${usual[@]}" kmeans_steps=1 ;;
     mita-kmeans2) attention "${usual[@]}" kmeans_steps=2 ;;
     mita-kmeans-annealed-distilled)
-        attention "${usual[@]}" kmeans_steps=1 && annealed && distilled
+        attention "${usual[@]}" kmeans_steps=1 && annealed "$1" && distilled
         ;;
     mita-kmeans-more-landmarks) attention "${larger[0]}" "${usual[1]}" kmeans_steps=1 ;;
     mita-route) attention "${usual[0]}" $((2 * usual[1])) shared=False ;; # as many products
@@ -97,7 +101,7 @@ settings() { # settings camvid mita-s2
 config() { # config camvid mita
     case $2 in
     mita-calibrated*) echo $out/calibrated/"$1/mita/$1_calibrated.py" ;;
-    *-from-3) echo $out/calibrated/"$1/mita-kmeans/$1_from_3.py" ;;
+    *-from-3*) echo $out/calibrated/"$1/mita-kmeans/$1_from_3.py" ;;
     mita-kmeans-calibrated*) echo $out/calibrated/"$1/mita-kmeans/$1_calibrated.py" ;;
     mita-chosen*) echo $out/choose/"$1/$1_chosen.py" ;;
     *) echo experiments/pretrained/"$1.py" ;;
