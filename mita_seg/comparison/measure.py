@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mita_seg.engine.amp import training_precision
 from mita_seg.utils import environment
@@ -152,6 +153,31 @@ def crop_size(cfg):
     return size
 
 
+def _load_batch(loader, classes, batch, height, width):
+    """A batch of random images, as a data loader with these settings hands it over."""
+    from mmengine.registry import FUNCTIONS
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    joined = dict(loader.get('collate_fn') or {'type': 'pseudo_collate'})
+    collate = FUNCTIONS.get(joined.pop('type'))
+    images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8)
+    labels = torch.randint(0, classes, (batch, 1, height, width))
+    labels = labels.to(torch.uint8 if collate is FUNCTIONS.get('join_samples') else torch.int64)
+    sizes = {'img_shape': (height, width), 'ori_shape': (height, width)}
+    samples = [
+        {
+            'inputs': image.permute(2, 0, 1),
+            'data_samples': SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=sizes),
+        }
+        for image, label in zip(images, labels, strict=True)
+    ]
+    data = collate(samples, **joined)
+    if loader.get('pin_memory') and torch.cuda.is_available():
+        data = pin_memory(data)
+    return data
+
+
 def _time_forward(optim_wrapper, model, image):
     def forward():
         with torch.no_grad(), training_precision(optim_wrapper, image.device.type):
@@ -176,23 +202,12 @@ def make_training_iteration(cfg, model, batch, height, width):
 
     Returns:
         Callable[[], dict]: The complete step of MMSegmentation: preprocessing, forward, the loss at
-        full resolution, backward and the optimizer.
+        full resolution, backward and the optimizer. The batch is made once, joined and pinned as
+        the config's loader does it.
     """
     from mmengine.optim import build_optim_wrapper
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
 
-    classes = model.decode_head.num_classes
-    labels = torch.randint(0, classes, (batch, 1, height, width))
-    samples = [
-        SegDataSample(
-            gt_sem_seg=PixelData(data=label),
-            metainfo={'img_shape': (height, width), 'ori_shape': (height, width)},
-        )
-        for label in labels
-    ]
-    images = list(torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8))
-    data = {'inputs': images, 'data_samples': samples}
+    data = _load_batch(cfg.train_dataloader, model.decode_head.num_classes, batch, height, width)
     model.train()
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
     return lambda: model.train_step(data, optimizer)

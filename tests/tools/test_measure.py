@@ -4,10 +4,14 @@ import pytest
 
 pytest.importorskip('mmseg')
 
+from types import SimpleNamespace
+
 import torch
+from mmengine import optim
 from mmengine.config import Config
 
 import mita_seg.models  # noqa: F401
+from mita_seg.augment import JoinedImages
 from mita_seg.comparison import measure
 
 
@@ -30,6 +34,30 @@ def test_forward_passes_run_in_the_precision_of_training(optim_wrapper, dtype):
 
     assert measure._time_forward(optim_wrapper, Model(4, 4), torch.randn(1, 4)) >= 0
     assert seen == {dtype}
+
+
+@pytest.mark.parametrize('joined', [True, False])
+def test_training_is_timed_with_batches_as_the_loader_hands_them_over(joined, monkeypatch):
+    seen = []
+    monkeypatch.setattr(optim, 'build_optim_wrapper', lambda model, options: None)
+    monkeypatch.setattr(
+        torch.nn.Linear, 'train_step', lambda self, data, _: seen.append(data), raising=False
+    )
+    model = torch.nn.Linear(1, 1)
+    model.decode_head = SimpleNamespace(num_classes=3)
+    loader = {'collate_fn': {'type': 'join_samples'}} if joined else {}
+    cfg = Config({'train_dataloader': loader, 'optim_wrapper': None})
+    measure.make_training_iteration(cfg, model, 2, 4, 6)()
+    (data,) = seen
+    if joined:
+        assert isinstance(data['inputs'], JoinedImages)
+        labels = data['inputs'].labels
+        assert labels.dtype == torch.uint8
+    else:
+        labels = torch.stack([each.gt_sem_seg.data for each in data['data_samples']])
+        assert labels.dtype == torch.int64
+    assert [image.shape for image in data['inputs']] == [(3, 4, 6)] * 2
+    assert labels.numel() == 2 * 4 * 6 and labels.max() <= 2
 
 
 @pytest.mark.long
