@@ -71,7 +71,7 @@ def kernel_bytes(
     Returns:
         By the names of the kernels that run.
     """
-    tokens, heads, m, _ = case
+    tokens, heads, m = case.tokens, case.heads, case.landmarks
     k = min(case.topk, tokens)
     blocks = choose_blocks(heads, tokens, HEAD_DIM, m, k, 1, dtype.itemsize, gpu)
     one_landmark_block = blocks.one_landmark_block

@@ -10,10 +10,11 @@ CASE_TITLE = 'N={tokens} B*H={heads} m={landmarks} k={topk}'
 class Case(NamedTuple):
     """Tensors [1, heads, tokens, 64] and the experts of MiTA attention."""
 
-    tokens: int  # N, patches of a square grid
+    tokens: int  # N
     heads: int  # batch size times heads
     landmarks: int  # m, of a square grid
     topk: int  # k, keys per expert
+    others: int = 0  # tokens behind the patches, which form a square grid
 
     def __str__(self) -> str:
         return CASE_TITLE.format(**self._asdict())
@@ -21,7 +22,7 @@ class Case(NamedTuple):
     @property
     def grid(self) -> tuple[int, int]:
         """Patch grid (h, w)."""
-        return (isqrt(self.tokens),) * 2
+        return (isqrt(self.tokens - self.others),) * 2
 
     @property
     def landmark_grid(self) -> tuple[int, int]:
@@ -59,17 +60,25 @@ CROP_UNIT = 32  # pixels: two patches of the shipped models
 def parse_case(text: str) -> Case:
     """Read a case such as ``4096:48:49:49``, which is N, B*H, m and k.
 
+    ``1024+150:48:36:36`` has 150 tokens behind 1,024 patches, as a decoder of 150 classes has.
+
     Raises:
-        ValueError: Not four positive integers, or N or m is not a square.
+        ValueError: Not such positive integers, or the patches or m are not a square.
     """
-    case = Case(*_read_counts('case', 'N:BH:M:K', text))
+    first, colon, rest = text.partition(':')
+    patches, plus, others = first.partition('+')
+    if plus and not (others.isdecimal() and int(others)):
+        raise ValueError(f'a case must be positive integers N:BH:M:K or P+Q:BH:M:K, got {text!r}')
+    case = Case(*_read_counts('case', 'N:BH:M:K', patches + colon + rest))
     for name, count in (('N', case.tokens), ('m', case.landmarks)):
         if isqrt(count) ** 2 != count:
             raise ValueError(
                 f'{name} must be a square, since patches and landmarks form square grids; '
                 f'got {name}={count} in {text!r}'
             )
-    return case
+    if not plus:
+        return case
+    return case._replace(tokens=case.tokens + int(others), others=int(others))
 
 
 def parse_crop(text: str) -> Crop:

@@ -139,7 +139,8 @@ def _full_attention(query, key, value, rows, case, dtype):
 
 def _mita_attention(query, key, value, rows, case, dtype):
     heads = query.shape[1]
-    patches = query.mT.reshape(1, -1, *case.grid)
+    first = query[:, :, : case.tokens - case.others]
+    patches = first.mT.reshape(1, -1, *case.grid)
     pooled = adaptive_avg_pool2d(patches, case.landmark_grid).reshape(1, heads, HEAD_DIM, -1).mT
     scale = HEAD_DIM**-0.5
     options = MiTAOptions(min(case.topk, case.tokens), 1, scale, scale, shared=True)

@@ -53,7 +53,8 @@ def parse_args(argv=None):
         '--cases',
         nargs='+',
         metavar='N:BH:M:K',
-        help='of operator and kernels: tokens, batch times heads, landmarks, top-k',
+        help='of operator and kernels: tokens (a square, or P+Q: P patches and Q others), batch '
+        'times heads, landmarks, top-k',
     )
     parser.add_argument(
         '--backends', nargs='+', metavar='NAME', help='of the operator (default: all worth it)'

@@ -24,12 +24,15 @@ out=work_dirs/pretrained
 seeds=${SEEDS:-0 1 2}
 jobs=${JOBS:-4}
 weights=$out/dinov2-vits14.safetensors
-all='full mita-dec mita mita-annealed mita-distilled mita-annealed-distilled
+all='full full-distilled mita-dec mita mita-annealed mita-distilled mita-annealed-distilled
     mita-calibrated mita-calibrated-annealed-distilled mita-offset mita-more-landmarks
     mita-more-keys mita-s2 mita-registers mita-qkv-lr mita-route
     mita-equal-norms mita-kmeans mita-kmeans-annealed-distilled mita-kmeans-calibrated
     mita-kmeans-calibrated-annealed-distilled mita-kmeans-calibrated-from-3
-    mita-kmeans-calibrated-from-3-annealed-distilled mita-kmeans-more-landmarks'
+    mita-kmeans-calibrated-from-3-annealed-distilled mita-kmeans-more-landmarks
+    full-lr0.1 full-distilled-lr0.1 mita-lr0.1 mita-kmeans-calibrated-lr0.1
+    mita-annealed-distilled-lr0.1 mita-kmeans-calibrated-annealed-distilled-lr0.1
+    mita-kmeans-calibrated-from-3-lr0.1 mita-kmeans-calibrated-from-3-annealed-distilled-lr0.1'
 
 # The attention of encoder and decoder: the landmarks' windows are squares, as many keys as experts.
 attention() { # attention LANDMARKS KEYS [KEY=VALUE...]: of both
@@ -64,7 +67,15 @@ settings() { # settings camvid mita-s2
     local usual=($(usual "$1")) larger=(9,12 108)
     [ "$1" = facades ] && larger=(14,14 196)
     case $2 in
+    *-lr0.1) # of the encoder, whose weights are pretrained
+        settings "$1" "${2%-lr0.1}" &&
+            echo optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult=0.1
+        ;;
     full) ;;
+    full-distilled) # annealing that never begins: full attention, held to its own first weights
+        one_attention backbone "${usual[@]}" && distilled &&
+            printf 'default_hooks.anneal.%s\n' type=AnnealMiTAHook begin=100000 end=100001
+        ;;
     mita-dec) one_attention decode_head "${usual[@]}" ;;
     mita) attention "${usual[@]}" ;;
     mita-annealed) attention "${usual[@]}" && annealed "$1" ;;

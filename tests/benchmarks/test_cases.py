@@ -16,7 +16,7 @@ from benchmarks.cases import (
 
 def test_standard_sizes_are_ones_that_the_command_line_accepts():
     for case in CUDA_CASES + CPU_CASES:
-        assert parse_case(':'.join(map(str, case))) == case
+        assert parse_case(':'.join(map(str, case[:4]))) == case
         assert case.grid[0] * case.grid[1] == case.tokens
         assert case.landmark_grid[0] * case.landmark_grid[1] == case.landmarks
     for crop in CUDA_CROPS + CPU_CROPS:
@@ -28,6 +28,12 @@ def test_order_of_the_numbers():
     assert parse_crop('1024:8') == Crop(pixels=1024, batch=8)
 
 
+def test_tokens_behind_the_patches():
+    case = parse_case('1024+150:48:36:36')
+    assert case == Case(tokens=1174, heads=48, landmarks=36, topk=36, others=150)
+    assert case.grid == (32, 32)
+
+
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
@@ -36,6 +42,9 @@ def test_order_of_the_numbers():
         ('1024:6:49:x', 'positive integers'),
         ('1024:6:49:0', 'positive integers'),
         ('1024:6:-49:49', 'positive integers'),
+        ('1024+0:6:49:49', 'positive integers'),
+        ('1024+x:6:49:49', 'positive integers'),
+        ('1000+24:6:49:49', 'N must be a square'),
         ('1000:6:49:49', 'N must be a square.*N=1000'),
         ('1024:6:50:49', 'm must be a square.*m=50'),
     ],

@@ -33,6 +33,18 @@ def test_right_backends_pass(name, dtype):
         assert max(errors.values()) < 1e-5
 
 
+def test_tokens_behind_the_patches_are_not_pooled():
+    case = Case(280, 3, 9, 8, others=24)
+    check, inputs = make_check(MITA, case=case)
+    errors = require_right(check, lambda: BACKENDS['tiled'].attend(*inputs, case))
+    assert max(errors.values()) < 1e-5
+    with pytest.raises(WrongResult):  # those before the patches are not pooled either
+        require_right(
+            check,
+            lambda: pooled_mita_attention(*inputs, case.grid, case.landmark_grid, start=24, topk=8),
+        )
+
+
 def test_a_sample_of_the_queries_is_enough_to_pass():
     """Of 4,096 queries 1,024 are compared, and the gradients are those of their loss."""
     case = Case(4096, 1, 9, 8)
