@@ -159,8 +159,9 @@ def _load_batch(loader, classes, batch, height, width):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    joined = dict(loader.get('collate_fn') or {'type': 'pseudo_collate'})
-    collate = FUNCTIONS.get(joined.pop('type'))
+    options = dict(loader.get('collate_fn') or {'type': 'pseudo_collate'})
+    collate = options.pop('type')
+    collate = collate if callable(collate) else FUNCTIONS.get(collate)
     images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8)
     labels = torch.randint(0, classes, (batch, 1, height, width))
     labels = labels.to(torch.uint8 if collate is FUNCTIONS.get('join_samples') else torch.int64)
@@ -172,7 +173,7 @@ def _load_batch(loader, classes, batch, height, width):
         }
         for image, label in zip(images, labels, strict=True)
     ]
-    data = collate(samples, **joined)
+    data = collate(samples, **options)
     if loader.get('pin_memory') and torch.cuda.is_available():
         data = pin_memory(data)
     return data
