@@ -7,6 +7,7 @@
 #   camvid, facades    trains every run on train (CamVid: train + val), tests on test
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
 #   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8)
+#   rates              learning rates of the encoder with full attention, at a size for a CPU
 #   time               images of 1,568 pixels; `facades` times 784 in training and testing
 #   list               prints all runs as tools/compare.py takes them
 # RUNS names some of the runs (only so, after `choose`, mita-chosen-annealed-distilled), SEEDS the
@@ -67,9 +68,9 @@ settings() { # settings camvid mita-s2
     local usual=($(usual "$1")) larger=(9,12 108)
     [ "$1" = facades ] && larger=(14,14 196)
     case $2 in
-    *-lr0.1) # of the encoder, whose weights are pretrained
-        settings "$1" "${2%-lr0.1}" &&
-            echo optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult=0.1
+    *-lr[0-9]*) # of the encoder, whose weights are pretrained
+        settings "$1" "${2%-lr[0-9]*}" &&
+            echo optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult="${2##*-lr}"
         ;;
     full) ;;
     full-distilled) # annealing that never begins: full attention, held to its own first weights
@@ -201,6 +202,17 @@ choose)
             --cfg-options $(encoder $name) model.backbone.init_cfg.checkpoint=$weights "${more[@]}"
     done
     ;;
+rates)
+    convert
+    small='(168,238)'
+    python tools/compare.py $(runs camvid ${RUNS:-full full-lr0.1 full-lr0.03}) --no-timing \
+        --work-dir $out/rates --seeds $seeds --jobs "$jobs" --data-root "$data/camvid" \
+        --cfg-options model.backbone.init_cfg.checkpoint=$weights train_dataloader.batch_size=4 \
+        max_iters=400 train_cfg.max_iters=400 param_scheduler.0.end=40 param_scheduler.1.begin=40 \
+        param_scheduler.1.end=400 data_preprocessor.size=$small \
+        model.data_preprocessor.size=$small model.backbone.img_size=$small \
+        test_dataloader.dataset.split=val test_dataloader.dataset.indices=50 "${more[@]}"
+    ;;
 time)
     python tools/benchmark.py model --config experiments/pretrained/facades.py \
         --crops 1568:1 --out $out/time
@@ -209,7 +221,7 @@ list)
     for name in camvid facades; do runs $name $all; done
     ;;
 *)
-    sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
