@@ -10,7 +10,9 @@ from support import drawn_folders as drawn
 pytest.importorskip('mmseg')
 
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from PIL import Image
+from torch import nn
 
 SMALL = ['model.backbone.num_layers=1', 'model.backbone.embed_dims=48']
 SMALL += [f'model.decode_head.{key}=48' for key in ('in_channels', 'channels', 'embed_dims')]
@@ -49,6 +51,21 @@ def test_from_a_folder_to_predictions(tool, tmp_path, capsys):
     maps = [np.asarray(Image.open(path)) for path in (predicted / 'labels').iterdir()]
     assert len(maps) == 12 and all(each.shape == drawn.SIZE for each in maps)
     assert max(each.max() for each in maps) < 3
+
+
+@pytest.mark.parametrize('pretrained', [True, False])
+def test_pretrained_weights_learn_at_a_tenth_of_the_rate(pretrained, tool, tmp_path):
+    folder = drawn.draw(tmp_path / 'garden', 'index')
+    weights = ['--pretrained', 'vit.pth' if pretrained else 'none']
+    out = tmp_path / 'data/garden'
+    assert tool('prepare_dataset').main([str(folder), '--out', str(out), *weights]) == 0
+    cfg = Config.fromfile(out / 'garden_mita.py')
+    model = nn.ModuleDict({'backbone': nn.Linear(1, 1), 'decode_head': nn.Linear(1, 1)})
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    rates = {id(weight): group['lr'] for group in groups for weight in group['params']}
+    encoder, decoder = (rates[id(part.weight)] for part in model.values())
+    assert decoder == 2e-4
+    assert encoder == pytest.approx(2e-5 if pretrained else 2e-4)
 
 
 def test_wrong_input_is_one_sentence_and_left_out_files_are_status_1(tool, tmp_path, capsys):

@@ -130,7 +130,7 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-4, weight_decay=0.05),
-    clip_grad=dict(max_norm=1.0),
+    clip_grad=dict(max_norm=1.0),{rates}
 )
 warmup = max(1, max_iters // 20)
 param_scheduler = [
@@ -164,6 +164,11 @@ load_from = None
 resume = False
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 """
+
+# At the rate of the other weights, pretrained ones are spoilt: experiments/pretrained/README.md.
+_RATES = """
+    # The pretrained weights learn at a tenth of the rate, which would spoil them.
+    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),"""
 
 _TWIN = """\
 _base_ = './{name}_base.py'
@@ -219,6 +224,7 @@ def write_configs(folder, name, root, classes, suffix, size, has_test, iters, pr
         iters=iters,
         patch=patch,
         init=init,
+        rates=_RATES if pretrained else '',
         stride=(stride, stride),
         scale=(4 * side, side),
         tta_scales=[(4 * size, size) for size in (side * 3 // 4, side, side * 5 // 4)],
