@@ -7,7 +7,7 @@
 #   camvid, facades    trains every run on train (CamVid: train + val), tests on test
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
 #   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8)
-#   rates              learning rates of the encoder with full attention, at a size for a CPU
+#   small              the like at a size for a CPU: learning rates of the encoder, k-means, both aids
 #   time               images of 1,568 pixels; `facades` times 784 in training and testing
 #   list               prints all runs as tools/compare.py takes them
 # RUNS names some of the runs (only so, after `choose`, mita-chosen-annealed-distilled), SEEDS the
@@ -51,17 +51,24 @@ usual() { # usual camvid
     case $1 in
     camvid) echo 6,8 48 ;;
     facades) echo 8,8 64 ;;
+    small) echo 4,6 24 ;;
     esac
 }
 
 encoder() { one_attention backbone $(usual "$1"); } # encoder camvid
 
 annealed() { # annealed camvid
-    local values='[512,256,128]' # the map of CamVid has 851 tokens
+    local values='[512,256,128]' end=800 # the map of CamVid has 851 tokens
     [ "$1" = facades ] && values='[1024,512,256,128]'
-    printf 'default_hooks.anneal.%s\n' type=AnnealMiTAHook end=800 "values=$values"
+    [ "$1" = small ] && values='[128,64,32]' && end=266
+    printf 'default_hooks.anneal.%s\n' type=AnnealMiTAHook end=$end "values=$values"
 }
-distilled() { printf 'default_hooks.distill.%s\n' type=DistillMiTAHook end=400; }
+
+distilled() { # distilled camvid
+    local end=400
+    [ "$1" = small ] && end=130
+    printf 'default_hooks.distill.%s\n' type=DistillMiTAHook end=$end
+}
 
 # Settings of a run beside its config.
 settings() { # settings camvid mita-s2
@@ -74,21 +81,21 @@ settings() { # settings camvid mita-s2
         ;;
     full) ;;
     full-distilled) # annealing that never begins: full attention, held to its own first weights
-        one_attention backbone "${usual[@]}" && distilled &&
+        one_attention backbone "${usual[@]}" && distilled "$1" &&
             printf 'default_hooks.anneal.%s\n' type=AnnealMiTAHook begin=100000 end=100001
         ;;
     mita-dec) one_attention decode_head "${usual[@]}" ;;
     mita) attention "${usual[@]}" ;;
     mita-annealed) attention "${usual[@]}" && annealed "$1" ;;
-    mita-distilled) attention "${usual[@]}" && distilled ;;
-    mita-annealed-distilled) attention "${usual[@]}" && annealed "$1" && distilled ;;
+    mita-distilled) attention "${usual[@]}" && distilled "$1" ;;
+    mita-annealed-distilled) attention "${usual[@]}" && annealed "$1" && distilled "$1" ;;
     # The config of these has a list: MiTA with an offset in each layer of the encoder.
     mita-calibrated | mita-kmeans-calibrated | mita-kmeans-calibrated-from-3) ;;
     mita-calibrated-annealed-distilled | mita-kmeans-calibrated*-annealed-distilled)
-        annealed "$1" && distilled
+        annealed "$1" && distilled "$1"
         ;;
     mita-chosen-annealed-distilled)
-        one_attention decode_head "${usual[@]}" && annealed "$1" && distilled
+        one_attention decode_head "${usual[@]}" && annealed "$1" && distilled "$1"
         ;;
     mita-offset) attention "${usual[@]}" shared_offset=2.0 ;;
     mita-more-landmarks) attention "${larger[0]}" "${usual[1]}" ;;
@@ -102,7 +109,7 @@ settings() { # settings camvid mita-s2
     mita-kmeans) attention "${usual[@]}" kmeans_steps=1 ;;
     mita-kmeans2) attention "${usual[@]}" kmeans_steps=2 ;;
     mita-kmeans-annealed-distilled)
-        attention "${usual[@]}" kmeans_steps=1 && annealed "$1" && distilled
+        attention "${usual[@]}" kmeans_steps=1 && annealed "$1" && distilled "$1"
         ;;
     mita-kmeans-more-landmarks) attention "${larger[0]}" "${usual[1]}" kmeans_steps=1 ;;
     mita-route) attention "${usual[0]}" $((2 * usual[1])) shared=False ;; # as many products
@@ -157,12 +164,17 @@ model = dict(backbone=dict(attn_cfg=[full, full] + _base_.model.backbone.attn_cf
 END
 }
 
-train() { # train camvid
+data_of() { # data_of small
+    echo "$data/${1/small/camvid}"
+}
+
+train() { # train camvid [OPTION of compare.py...]
     convert
     case ${RUNS:-$all} in *mita-calibrated*) calibrate "$1" mita ;; esac
     case ${RUNS:-$all} in *kmeans-calibrated*) calibrate "$1" mita-kmeans ;; esac
     python tools/compare.py $(runs "$1" ${RUNS:-$all}) --work-dir $out/"$1" --seeds $seeds \
-        --jobs "$jobs" --data-root "$data/$1" --cfg-options $(options "$1") "${more[@]}"
+        --jobs "$jobs" --data-root "$(data_of "$1")" "${@:2}" \
+        --cfg-options $(options "$1") "${more[@]}"
 }
 
 checkpoint() { ls $out/"$1/$2"/seed0/iter_*.pth | sort -V | tail -1; } # checkpoint camvid full
@@ -187,6 +199,10 @@ probe)
     done
     ;;
 camvid | facades) train "$part" ;;
+small)
+    RUNS=${RUNS:-full full-lr0.1 full-lr0.03 mita-lr0.1 mita-kmeans-lr0.1 \
+        mita-annealed-distilled-lr0.1 mita-kmeans-annealed-distilled-lr0.1} train small --no-timing
+    ;;
 recall)
     for name in camvid facades; do
         python tools/analyze_routing.py experiments/pretrained/$name.py "$(checkpoint $name full)" \
@@ -201,17 +217,6 @@ choose)
             --number ${NUMBER:-8} --work-dir $out/choose/$name --data-root "$data/$name" \
             --cfg-options $(encoder $name) model.backbone.init_cfg.checkpoint=$weights "${more[@]}"
     done
-    ;;
-rates)
-    convert
-    small='(168,238)'
-    python tools/compare.py $(runs camvid ${RUNS:-full full-lr0.1 full-lr0.03}) --no-timing \
-        --work-dir $out/rates --seeds $seeds --jobs "$jobs" --data-root "$data/camvid" \
-        --cfg-options model.backbone.init_cfg.checkpoint=$weights train_dataloader.batch_size=4 \
-        max_iters=400 train_cfg.max_iters=400 param_scheduler.0.end=40 param_scheduler.1.begin=40 \
-        param_scheduler.1.end=400 data_preprocessor.size=$small \
-        model.data_preprocessor.size=$small model.backbone.img_size=$small \
-        test_dataloader.dataset.split=val test_dataloader.dataset.indices=50 "${more[@]}"
     ;;
 time)
     python tools/benchmark.py model --config experiments/pretrained/facades.py \
