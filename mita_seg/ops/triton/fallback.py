@@ -39,7 +39,9 @@ def differentiate_in_torch(
     twice = torch.is_grad_enabled()
 
     def leaf(tensor: Tensor) -> Tensor:
-        return tensor if twice and tensor.requires_grad else tensor.detach().requires_grad_()
+        if twice and tensor.requires_grad:
+            return tensor.view_as(tensor)  # a node of its own: inputs may depend on each other
+        return tensor.detach().requires_grad_()
 
     leaves = [tensor if tensor is None else leaf(tensor) for tensor in inputs]
     with torch.enable_grad():

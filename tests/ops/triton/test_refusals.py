@@ -157,3 +157,14 @@ def test_what_triton_cannot_launch_is_left_to_torch_with_one_warning(kernel, poo
     with pytest.raises(Exception, match='out of resource: shared memory'):
         output = attention.BACKENDS['triton'].run(*tensors, *[None] * pooled, options)
         output.sum().backward()
+
+
+def test_gradients_in_torch_that_are_recorded_take_each_input_alone():
+    """Of a product of queries and landmarks that come from the queries, to be added up outside."""
+    fallback = pytest.importorskip('mita_seg.ops.triton.fallback')
+    query = torch.full((1,), 3.0, requires_grad=True)
+    landmarks = query.square()
+    grads = fallback.differentiate_in_torch(torch.mul, (query, landmarks), torch.ones(1))
+    assert [grad.item() for grad in grads] == [9, 3]
+    (twice,) = torch.autograd.grad(grads[0], query)
+    assert twice.item() == 6
