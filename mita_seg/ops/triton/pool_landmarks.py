@@ -132,14 +132,9 @@ def _pool_backward_kernel(
                 in_row & (column < landmark_width) & (column * width < (x + 1) * landmark_width)
             )
             b_row = _load_rows(
-                p_grad_landmarks,
-                row * landmark_width + column,
-                s_grad_landmarks_m,
-                s_grad_landmarks_d,
-                in_window,
-                D,
-                BLOCK_D,
-            )  # fmt: skip.to(tl.float32)  # [T, D]
+                p_grad_landmarks, row * landmark_width + column, s_grad_landmarks_m,
+                s_grad_landmarks_d, in_window, D, BLOCK_D,
+            ).to(tl.float32)  # [T, D]  # fmt: skip
             if not AVERAGED:
                 top, bottom = window_of(row, landmark_height, height)
                 left, right = window_of(column, landmark_width, width)
