@@ -62,11 +62,12 @@ def test_train_evaluate_and_infer(kind, repository, ade20k_samples, tmp_path, mo
     losses = re.findall(r'loss: (\d+\.\d+)', capsys.readouterr().out)
     assert len(losses) == 3 and all(0 < float(loss) < 50 for loss in losses)
 
-    for flags in ([], ['--tta']):
+    few = ['--tta', '--cfg-options', 'test_dataloader.dataset.indices=3']
+    for flags, images in (([], 9), (few, 3)):
         arguments = [config, checkpoint, '--work-dir', tmp_path / 'test', *flags]
         run_tool(repository, 'test', arguments)
         printed = capsys.readouterr().out
-        assert '[9/9]' in printed
+        assert f'[{images}/{images}]' in printed
         assert 0 <= float(re.findall(r'mIoU: (\d+\.\d+)', printed)[-1]) <= 100
 
     model = init_model(str(config), str(checkpoint), device='cpu')
