@@ -14,7 +14,7 @@ pytest.importorskip('mmseg')
 from mita_seg.checkpoint import load_checkpoint_safely
 from support.forked_workers import start_compare
 
-KILLS = int(os.environ.get('MITA_SEG_KILLS', '2'))  # of each signal
+KILLS = int(os.environ.get('MITA_SEG_KILLS', '1'))  # of each signal
 FIGURES = ('config', 'seed', 'mIoU', 'aAcc', 'mAcc', 'checkpoint')
 
 
