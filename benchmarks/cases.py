@@ -1,5 +1,6 @@
 """The sizes at which operators and models are measured."""
 
+import re
 from math import isqrt
 from typing import NamedTuple
 
@@ -65,20 +66,17 @@ def parse_case(text: str) -> Case:
     Raises:
         ValueError: Not such positive integers, or the patches or m are not a square.
     """
-    first, colon, rest = text.partition(':')
-    patches, plus, others = first.partition('+')
-    if plus and not (others.isdecimal() and int(others)):
-        raise ValueError(f'a case must be positive integers N:BH:M:K or P+Q:BH:M:K, got {text!r}')
-    case = Case(*_read_counts('case', 'N:BH:M:K', patches + colon + rest))
+    patches, *others, heads, landmarks, topk = _read_counts(
+        'case', 'P+Q:BH:M:K' if '+' in text else 'N:BH:M:K', text
+    )
+    case = Case(patches, heads, landmarks, topk)
     for name, count in (('N', case.tokens), ('m', case.landmarks)):
         if isqrt(count) ** 2 != count:
             raise ValueError(
                 f'{name} must be a square, since patches and landmarks form square grids; '
                 f'got {name}={count} in {text!r}'
             )
-    if not plus:
-        return case
-    return case._replace(tokens=case.tokens + int(others), others=int(others))
+    return case._replace(tokens=patches + sum(others), others=sum(others))
 
 
 def parse_crop(text: str) -> Crop:
@@ -94,7 +92,8 @@ def parse_crop(text: str) -> Crop:
 
 
 def _read_counts(what, form, text):
-    parts = text.split(':')
-    if len(parts) != len(form.split(':')) or not all(p.isdecimal() and int(p) for p in parts):
+    parts = re.split('[:+]', text)
+    same_form = re.sub('[^:+]', '', text) == re.sub('[^:+]', '', form)
+    if not same_form or not all(p.isdecimal() and int(p) for p in parts):
         raise ValueError(f'a {what} must be positive integers {form}, got {text!r}')
     return map(int, parts)
