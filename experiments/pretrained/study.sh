@@ -200,7 +200,7 @@ probe)
     ;;
 camvid | facades) train "$part" ;;
 small)
-    RUNS=${RUNS:-full full-lr0.1 full-lr0.03 mita-lr0.1 mita-kmeans-lr0.1 \
+    RUNS=${RUNS:-full full-distilled full-lr0.1 full-lr0.03 mita-lr0.1 mita-kmeans-lr0.1 \
         mita-annealed-distilled-lr0.1 mita-kmeans-annealed-distilled-lr0.1} train small --no-timing
     ;;
 recall)
