@@ -3,7 +3,10 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 
+from .surroundings import in_transform, is_exporting
+from .triton.support import MAX_IMAGES, unsupported_reason
 from .validation import check_heads, check_int
 
 
@@ -14,7 +17,8 @@ def cluster_landmarks(query: Tensor, landmarks: Tensor, *, steps: int) -> Tensor
     mean of its queries; one without queries stays where it is. At the end all landmarks of a head
     get the mean of their norms: a query then goes to the expert at the smallest angle, where
     otherwise long landmarks attract queries that are nearer to others. Costs 4 N m d operations a
-    step. The choices carry no gradient, the means and norms do.
+    step. The choices carry no gradient, the means and norms do. In eager mode on a GPU kernels
+    compute it, with sums in float32; compiled, exported or under torch.func, torch operations do.
 
     Not part of arXiv 2602.01219, whose landmarks are windows of the query map. Spherical k-means:
     Dhillon and Modha, Machine Learning 42, 2001.
@@ -33,6 +37,26 @@ def cluster_landmarks(query: Tensor, landmarks: Tensor, *, steps: int) -> Tensor
     """
     check_heads(query=query, landmarks=landmarks)
     check_int('steps', steps, 0)
+    if query.is_cuda and suits_kernels(query, landmarks):
+        from .triton.op import clustering  # needs Triton
+
+        return clustering(query, landmarks, steps, cluster_in_torch)
+    return cluster_in_torch(query, landmarks, steps)
+
+
+def suits_kernels(query: Tensor, landmarks: Tensor) -> bool:
+    """Whether the kernels can run: where nothing but eager autograd looks at the operations."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_exporting():
+        return False
+    if any(type(tensor) not in (Tensor, Parameter) for tensor in (query, landmarks)):
+        return False
+    if in_transform() or not 0 < query.shape[0] * query.shape[1] <= MAX_IMAGES:
+        return False
+    return unsupported_reason(query, landmarks.shape[2]) is None
+
+
+def cluster_in_torch(query: Tensor, landmarks: Tensor, steps: int) -> Tensor:
+    """:func:`cluster_landmarks` of arguments that were checked, in torch operations."""
     wide = torch.promote_types(landmarks.dtype, torch.float32)
     places = torch.arange(landmarks.shape[2], device=query.device)
     moved = landmarks

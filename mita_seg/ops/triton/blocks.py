@@ -17,6 +17,8 @@ SELECT_SCORES = 1024  # scores that a warp of the selection compares
 ROUTE_QUERIES = 64  # queries that a routing program compares with the landmarks at a time
 MERGE_TOKENS = 64  # tokens of a program that merges the outputs of s > 1 experts
 REDUCE = {'num_warps': 1}  # few landmarks per program, so that there are many programs
+JOINED_ROWS = 64  # queries of a program that gathers the gradients of moved landmarks
+MOVED_ROWS = 32  # landmarks that a program of their k-means moves at a time
 SMALL_TILE = 32  # queries; with tiles up to this size a program needs few registers
 WIDE_ROW = 128  # bytes; longer rows are not prefetched, as they fill shared memory
 
@@ -364,6 +366,41 @@ def choose_pool_backward_blocks(width: int) -> dict:
     """Options of the kernel that adds the landmarks' gradient to a map of this width."""
     block_x = min(64, next_power_of_2(width))
     return {'BLOCK_Y': 64 // block_x, 'BLOCK_X': block_x, 'num_warps': 8}
+
+
+class ClusterBlocks(NamedTuple):
+    """What one call of the landmarks' k-means uses."""
+
+    queries: int  # that join landmarks at a time
+    landmarks: int
+    sum_joined: LaunchOptions
+    splits: int  # programs that share the queries of a head
+    tokens_per_split: int
+
+
+def choose_cluster_blocks(
+    heads: int, tokens: int, dim: int, landmarks: int, itemsize: int, gpu: Gpu
+) -> ClusterBlocks:
+    """Blocks for heads = B H; the other numbers are of one head; itemsize in bytes.
+
+    One program adds up the splits of a head, so they are few, and as long as their sums at least.
+    Steps of 64 queries take twice the registers of steps of 32 (sm_80: 220 and 119). The limit is
+    for sm_120, where 32 queries of d = 64 spill into memory without it, and not with it.
+    """
+    block, padded = _block_limit(itemsize), max(16, next_power_of_2(dim))
+    block_landmarks = min(block, max(16, next_power_of_2(landmarks)))
+    wide = padded * itemsize > WIDE_ROW
+    maxnreg = 128 if padded == dim and not wide else None
+    programs = choose_table(gpu).programs * gpu.multiprocessors
+    splits = max(1, min(16, programs // (heads * cdiv(landmarks, block_landmarks))))
+    tokens_per_split = max(256, cdiv(cdiv(tokens, splits), block) * block)
+    return ClusterBlocks(
+        queries=block,
+        landmarks=block_landmarks,
+        sum_joined=LaunchOptions(32, 1 if wide else 3, maxnreg),
+        splits=cdiv(tokens, tokens_per_split),
+        tokens_per_split=tokens_per_split,
+    )
 
 
 def choose_entry_blocks(all_landmarks: int, key_blocks: int) -> tuple[int, dict]:

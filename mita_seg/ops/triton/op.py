@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, library
 from torch.nn import Parameter
 
+from ..autocast import without_autocast
 from ..options import SCHEMA, MiTAOptions, Pooling, from_scalars, to_scalars
 from ..surroundings import fold, in_transform, unfold
 from .backward import mita_backward
 from .call_plan import Plan, call
+from .cluster_landmarks import cluster, cluster_backward
 from .derivatives import differentiate_gradients
 from .fallback import differentiate_in_torch, or_else
 from .forward import mita_forward
@@ -366,3 +368,58 @@ def _differentiate_pool_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, 
 
 
 triton_pool_backward.register_autograd(_differentiate_pool_backward, setup_context=_keep_pooling)
+
+
+class _Clustering(torch.autograd.Function):
+    """Landmarks moved by k-means. What has no rule here is differentiated in torch operations."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, in_torch: Callable, query: Tensor, landmarks: Tensor, steps: int
+    ) -> Tensor:
+        out, *state = call(cluster, (query, landmarks), steps)
+        ctx.in_torch, ctx.steps = in_torch, steps
+        ctx.save_for_backward(query, landmarks, *state)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, landmarks, *state = ctx.saved_tensors
+
+        def differentiate() -> tuple[Tensor | None, ...]:
+            tensors = grad, query, *state
+            grad_landmarks, *grad_query = call(cluster_backward, tensors, None)
+            return grad_query[0] if grad_query else None, grad_landmarks
+
+        def differentiate_instead() -> tuple[Tensor | None, ...]:
+            def repeat(query: Tensor, landmarks: Tensor) -> Tensor:
+                return ctx.in_torch(query, landmarks, ctx.steps)
+
+            with without_autocast(grad.device.type):
+                gradients = differentiate_in_torch(repeat, (query, landmarks), grad)
+            return gradients[0], gradients[1]
+
+        is_batched = torch._C._functorch.is_legacy_batchedtensor(grad)
+        if is_batched or torch.is_grad_enabled() or in_transform():
+            return None, *differentiate_instead(), None
+        return None, *or_else(differentiate, differentiate_instead), None
+
+
+def clustering(query: Tensor, landmarks: Tensor, steps: int, in_torch: Callable) -> Tensor:
+    """Landmarks moved by k-means, in eager mode alone.
+
+    Args:
+        query: [B, H, N, d].
+        landmarks: [B, H, m, d].
+        steps: Steps of k-means.
+        in_torch: The same of query, landmarks and steps in torch operations: for gradients of
+            gradients, and where the machine lacks what a kernel takes.
+    """
+
+    def run() -> Tensor:
+        if not torch.is_grad_enabled():
+            return call(cluster, (query, landmarks), steps)[0]
+        # Without steps the queries have no gradient, and so no place in the graph.
+        return _Clustering.apply(in_torch, query if steps else query.detach(), landmarks, steps)
+
+    return or_else(run, lambda: in_torch(query, landmarks, steps))
