@@ -81,17 +81,22 @@ def main(argv=None):
 
     from mita_seg.kernel_check.cases import (
         CASES,
+        CLUSTER_CASES,
         LOSS_CASES,
         REPRESENTATIVE,
+        REPRESENTATIVE_CLUSTERS,
         REPRESENTATIVE_LOSS,
     )
     from mita_seg.kernel_check.check import check_kernels
     from mita_seg.kernel_check.finding_tables import format_check
     from mita_seg.utils.files import write_json
 
+    cases = (*CASES, *LOSS_CASES, *CLUSTER_CASES)
+    if args.quick:
+        cases = (*REPRESENTATIVE, *REPRESENTATIVE_LOSS, *REPRESENTATIVE_CLUSTERS)
     check = check_kernels(
         args.arch,
-        (*REPRESENTATIVE, *REPRESENTATIVE_LOSS) if args.quick else (*CASES, *LOSS_CASES),
+        cases,
         first_of_each=args.quick,
         processes=args.processes,
         progress=show_progress,

@@ -76,6 +76,39 @@ class LossCase:
         return True
 
 
+@dataclass(frozen=True)
+class ClusterCase:
+    """A call of the landmarks' k-means, forward and backward.
+
+    Attributes:
+        dtype: Of queries and landmarks.
+        dim: Head dimension d.
+        tokens: N.
+        landmarks: m.
+        steps: Of k-means.
+        heads: B H.
+        packed: Whether the queries lie in one tensor with keys and values of all heads.
+    """
+
+    dtype: torch.dtype = torch.bfloat16
+    dim: int = 64
+    tokens: int = 1024
+    landmarks: int = 49
+    steps: int = 1
+    heads: int = 48
+    packed: bool = False
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix('torch.')
+        sizes = f'd={self.dim} N={self.tokens} m={self.landmarks}'
+        return f'{dtype} k-means {sizes}, steps: {self.steps}'
+
+    @property
+    def must_not_spill(self) -> bool:
+        """Whether registers must suffice: in half precision with d up to 64."""
+        return self.dtype.itemsize == 2 and self.dim <= 64
+
+
 _USUAL = Case()
 _SEVERAL = Case(tokens=16384, landmarks=(16, 16), topk=256, heads=12)  # blocks of both
 _MOST = Case(tokens=4096, landmarks=(32, 32), topk=1024, num_routed=2, heads=12)
@@ -123,3 +156,16 @@ LOSS_CASES = (
     LossCase(size=(33, 33), factor=1),
 )
 REPRESENTATIVE_LOSS = LOSS_CASES[:1]
+_CLUSTERS = ClusterCase(), ClusterCase(tokens=4096, landmarks=1000, steps=2)
+CLUSTER_CASES = (
+    *(
+        replace(case, dtype=dtype, dim=dim)
+        for case in _CLUSTERS
+        for dtype in (torch.bfloat16, torch.float16, torch.float32)
+        for dim in (16, 24, 64, 96, 128)
+    ),
+    ClusterCase(steps=0),
+    ClusterCase(tokens=1, landmarks=1, heads=1),
+    ClusterCase(tokens=2**20, heads=16, packed=True),  # offsets of 64 bits
+)
+REPRESENTATIVE_CLUSTERS = CLUSTER_CASES[:1]

@@ -10,7 +10,7 @@ import torch
 
 from mita_seg.ops.triton.gpu import ARCHITECTURES
 
-from .cases import Case, LossCase
+from .cases import Case, ClusterCase, LossCase
 from .compilation import Resources, compile_launch
 from .launches import Launch, list_launches
 
@@ -68,7 +68,7 @@ class _Job:
 
     architecture: int
     launch: Launch
-    cases: list[Case | LossCase]
+    cases: list[Case | LossCase | ClusterCase]
 
 
 _jobs: list[_Job] = []  # of the processes, which are forked
@@ -76,7 +76,7 @@ _jobs: list[_Job] = []  # of the processes, which are forked
 
 def check_kernels(
     architectures: Sequence[int],
-    cases: Sequence[Case | LossCase],
+    cases: Sequence[Case | LossCase | ClusterCase],
     *,
     first_of_each: bool = False,
     processes: int | None = None,

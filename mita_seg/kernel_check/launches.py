@@ -7,6 +7,7 @@ import torch
 
 from mita_seg.ops.options import Pooling, make_options
 from mita_seg.ops.triton.backward import mita_backward
+from mita_seg.ops.triton.cluster_landmarks import cluster, cluster_backward
 from mita_seg.ops.triton.forward import mita_forward
 from mita_seg.ops.triton.gpu import Gpu
 from mita_seg.ops.triton.upsampled_cross_entropy import (
@@ -14,7 +15,7 @@ from mita_seg.ops.triton.upsampled_cross_entropy import (
     cross_entropy_gradient,
 )
 
-from .cases import Case, LossCase
+from .cases import Case, ClusterCase, LossCase
 
 
 class Launch(NamedTuple):
@@ -68,9 +69,29 @@ class DryPlan:
         self.launches.append(Launch(kernel, args, options))
 
 
-def list_launches(case: Case | LossCase, gpu: Gpu) -> list[Launch]:
+def list_launches(case: Case | LossCase | ClusterCase, gpu: Gpu) -> list[Launch]:
     """The launches of a case on a GPU, forward and then backward."""
-    return _of_loss(case, gpu) if isinstance(case, LossCase) else _of_attention(case, gpu)
+    if isinstance(case, LossCase):
+        return _of_loss(case, gpu)
+    return _of_clusters(case, gpu) if isinstance(case, ClusterCase) else _of_attention(case, gpu)
+
+
+def _of_clusters(case: ClusterCase, gpu: Gpu) -> list[Launch]:
+    query = _packed(case)[0]
+    if not case.packed:
+        query = query.new_empty(query.shape)
+    landmarks = query.new_empty(1, case.heads, case.landmarks, case.dim)
+    plan = DryPlan(gpu)
+    cluster(plan, query, landmarks, case.steps)
+    out, *state = plan.results
+    cluster_backward(plan, out, query, *state, None)
+    return plan.launches
+
+
+def _packed(case: Case | ClusterCase) -> tuple[torch.Tensor, ...]:
+    """query, key and value [1, H, N, d] that lie in one tensor."""
+    shape = 1, case.tokens, 3, case.heads, case.dim
+    return torch.empty(shape, dtype=case.dtype, device='meta').permute(2, 0, 3, 1, 4).unbind()
 
 
 def _of_loss(case: LossCase, gpu: Gpu) -> list[Launch]:
@@ -87,10 +108,7 @@ def _of_loss(case: LossCase, gpu: Gpu) -> list[Launch]:
 def _of_attention(case: Case, gpu: Gpu) -> list[Launch]:
     shape = 1, case.heads, case.tokens, case.dim
     if case.packed:
-        packed = torch.empty(
-            1, case.tokens, 3, case.heads, case.dim, dtype=case.dtype, device='meta'
-        )
-        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind()
+        query, key, value = _packed(case)
     else:
         query, key, value = (torch.empty(shape, dtype=case.dtype, device='meta') for _ in range(3))
     height = isqrt(case.tokens)

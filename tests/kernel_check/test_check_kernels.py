@@ -16,6 +16,8 @@ KERNELS = {
     '_query_backward_kernel', '_key_backward_kernel', '_landmark_backward_kernel',
     '_expert_backward_kernel', '_accumulate_dkv_kernel', '_accumulate_dkv_sparse_kernel',
     '_reduce_landmarks_kernel', '_sum_routes_kernel', '_pool_backward_kernel',
+    '_join_kernel', '_sum_joined_kernel', '_move_kernel', '_move_backward_kernel',
+    '_joined_backward_kernel',
     '_prepare_logits_kernel', '_cross_entropy_kernel', '_cell_backward_kernel', '_sum_cells_kernel',
 }  # fmt: skip
 
@@ -32,7 +34,7 @@ def test_each_kernel_fits_each_architecture(repository, tmp_path):
     result = run(repository, '--quick', '--json', file, '--processes', '1')
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads(file.read_text())
-    assert found['cases'] == 4
+    assert found['cases'] == 5
     assert list(found['architectures']) == [str(number) for number in ARCHITECTURES]
     for number, architecture in found['architectures'].items():
         assert architecture['limit'] == ARCHITECTURES[int(number)].shared_memory

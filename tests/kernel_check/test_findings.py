@@ -6,7 +6,7 @@ import torch
 pytest.importorskip('triton')
 
 from mita_seg.kernel_check import check as checks
-from mita_seg.kernel_check.cases import CASES, LOSS_CASES, REPRESENTATIVE, Case
+from mita_seg.kernel_check.cases import CASES, CLUSTER_CASES, LOSS_CASES, REPRESENTATIVE, Case
 from mita_seg.kernel_check.compilation import Resources
 from mita_seg.kernel_check.finding_tables import format_check
 from mita_seg.kernel_check.launches import list_launches
@@ -97,6 +97,17 @@ def test_losses_are_cases_of_their_own(compiler):
     assert check.spills == [
         'sm_80 _cell_backward_kernel, bfloat16 loss C=150 32x32 times 16: 7 registers'
     ]
+
+
+def test_k_means_are_cases_of_their_own(compiler):
+    compiler['_join_kernel'] = Resources(1024, 255, 7)
+    check = checks.check_kernels([80], CLUSTER_CASES)
+    assert check.cases == len(CLUSTER_CASES) and not check.failures
+    assert check.findings[80]['_move_backward_kernel'].cases == len(CLUSTER_CASES)
+    assert check.spills[0] == (
+        'sm_80 _join_kernel, bfloat16 k-means d=16 N=1024 m=49, steps: 1: 7 registers'
+    )
+    assert not any('float32' in spill or 'd=128' in spill for spill in check.spills)
 
 
 @pytest.mark.parametrize('architecture', ARCHITECTURES)

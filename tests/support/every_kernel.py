@@ -3,13 +3,14 @@
     PYTHONPATH=tests compute-sanitizer --tool racecheck python -m support.every_kernel
 
 One block and several, low and high tiles, several experts per query, half precision and float32,
-pooling, and the loss; forward and backward.
+pooling, k-means of the landmarks, and the loss; forward and backward.
 """
 
 import torch
 
 from mita_seg.layers import MiTAAttention
 from mita_seg.ops import mita_attention, upsampled_cross_entropy
+from mita_seg.ops.clustering import cluster_in_torch
 
 _HALF, _SINGLE = torch.bfloat16, torch.float32
 _CASES = [  # (tokens, landmarks, topk), dtype, head dimension, options of the operator
@@ -42,6 +43,10 @@ def run(device, cases):
     tokens = torch.randn(1, 5 * 7, 32, device=device, requires_grad=True)
     layer(tokens, (5, 7)).sum().backward()
 
+    _cluster(device, torch.float32, 70, 35)
+    if device == 'cuda':
+        _cluster(device, torch.bfloat16, 3000, 100)
+
     logits = torch.randn(1, 7, 5, 4, device=device, requires_grad=True)
     labels = torch.randint(0, 7, (1, 16, 18), device=device)
     upsampled_cross_entropy(logits, labels, backend='triton').loss.backward()
@@ -53,6 +58,16 @@ def _attend(device, dtype, dim, tokens, landmarks, topk, **options):
     pooled = torch.randn(1, 2, landmarks, dim, device=device, dtype=dtype, requires_grad=True)
     out = mita_attention(*tensors, pooled, topk=topk, backend='triton', **options)
     out.backward(torch.randn_like(out))
+
+
+def _cluster(device, dtype, tokens, num_landmarks):
+    from mita_seg.ops.triton.op import clustering  # the kernels, without a GPU too
+
+    query, landmarks = (
+        torch.randn(1, 2, rows, 64, device=device, dtype=dtype, requires_grad=True)
+        for rows in (tokens, num_landmarks)
+    )
+    clustering(query, landmarks, 2, cluster_in_torch).sum().backward()
 
 
 if __name__ == '__main__':
