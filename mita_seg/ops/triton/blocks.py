@@ -17,8 +17,8 @@ SELECT_SCORES = 1024  # scores that a warp of the selection compares
 ROUTE_QUERIES = 64  # queries that a routing program compares with the landmarks at a time
 MERGE_TOKENS = 64  # tokens of a program that merges the outputs of s > 1 experts
 REDUCE = {'num_warps': 1}  # few landmarks per program, so that there are many programs
-JOINED_ROWS = 64  # queries of a program that gathers the gradients of moved landmarks
-MOVED_ROWS = 32  # landmarks that a program of their k-means moves at a time
+JOINED_ROWS = 32  # queries of a program that gathers the gradients of moved landmarks
+MOVED_ROWS = 64  # landmarks that a program of their k-means moves at a time
 SMALL_TILE = 32  # queries; with tiles up to this size a program needs few registers
 WIDE_ROW = 128  # bytes; longer rows are not prefetched, as they fill shared memory
 
@@ -373,6 +373,7 @@ class ClusterBlocks(NamedTuple):
 
     queries: int  # that join landmarks at a time
     landmarks: int
+    join_stages: int  # blocks of landmarks whose loads are under way at a time
     sum_joined: LaunchOptions
     splits: int  # programs that share the queries of a head
     tokens_per_split: int
@@ -397,6 +398,7 @@ def choose_cluster_blocks(
     return ClusterBlocks(
         queries=block,
         landmarks=block_landmarks,
+        join_stages=1 if wide or landmarks <= block_landmarks else 3,
         sum_joined=LaunchOptions(32, 1 if wide else 3, maxnreg),
         splits=cdiv(tokens, tokens_per_split),
         tokens_per_split=tokens_per_split,

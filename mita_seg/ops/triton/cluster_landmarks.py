@@ -129,7 +129,7 @@ def _move_kernel(
         if JOINED:
             b_sums = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
             b_counts = tl.zeros([BLOCK_M], dtype=tl.int32)
-            for split in range(splits):
+            for split in tl.range(splits, loop_unroll_factor=2):  # loads side by side
                 o_part = (head * splits + split) * num_landmarks + o_m
                 b_sums += _load_rows(p_part_sums, o_part, D, 1, m_mask, D, BLOCK_D)
                 b_counts += tl.load(p_part_counts + o_part, mask=m_mask, other=0)
@@ -180,7 +180,7 @@ def cluster(plan: Plan, query: Tensor, landmarks: Tensor, steps: int) -> None:
             query, landmarks, nearest[:, step],
             *query.stride(), *landmarks.stride(), nearest.stride(0), heads, tokens, num_landmarks,
             D=dim, BLOCK_D=padded, WIDE=wide, BLOCK_N=blocks.queries, BLOCK_M=blocks.landmarks,
-            PRECISION=precision(query.dtype), num_warps=4,
+            PRECISION=precision(query.dtype), num_warps=4, num_stages=blocks.join_stages,
         )  # fmt: skip
         plan.launch(
             _sum_joined_kernel,

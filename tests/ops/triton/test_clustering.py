@@ -86,6 +86,8 @@ def test_views_and_expanded_gradients():
     query = torch.randn(2, 70, 3, 16, device=DEVICE).transpose(1, 2).requires_grad_()
     landmarks = torch.randn(2, 3, 16, 5, device=DEVICE).mT.requires_grad_()
     assert_equal_to_torch(query, landmarks, 1, rtol=1e-4, atol=1e-5)
+    _, grad, _ = with_gradients(in_kernels, query, landmarks, 1)
+    assert grad.stride() == query.stride()
     grads, wanted = (
         torch.autograd.grad(function(query, landmarks, 0).sum(), landmarks)
         for function in (in_kernels, cluster_in_torch)
@@ -107,10 +109,11 @@ def test_of_equal_landmarks_the_first_gets_the_queries(second, steps):
 
 
 @pytest.mark.parametrize('steps', [0, 1])
-@pytest.mark.parametrize('zeros', [1, 3])  # of three landmarks
-def test_landmarks_of_zeros_do_what_they_do_in_torch(zeros, steps):
+@pytest.mark.parametrize('count', [1, 3])  # of three landmarks
+@pytest.mark.parametrize('factor', [0, 1e-14])  # some norms between 0 and the least divisor
+def test_landmarks_of_no_length_do_what_they_do_in_torch(factor, count, steps):
     query, landmarks = draw(1, 1, 20, 3, 16)
-    landmarks.data[:, :, :zeros] = 0
+    landmarks.data[:, :, :count] *= factor
     assert_equal_to_torch(query, landmarks, steps, rtol=1e-4, atol=1e-5)
 
 
