@@ -384,9 +384,9 @@ def choose_cluster_blocks(
 ) -> ClusterBlocks:
     """Blocks for heads = B H; the other numbers are of one head; itemsize in bytes.
 
-    One program adds up the splits of a head, so they are few, and as long as their sums at least.
-    Steps of 64 queries take twice the registers of steps of 32 (sm_80: 220 and 119). The limit is
-    for sm_120, where 32 queries of d = 64 spill into memory without it, and not with it.
+    One program adds up the splits of a head, so they are few, and none has fewer rows than its
+    sums. Steps of 64 queries take twice the registers of steps of 32 (sm_80: 220 and 119). The
+    limit is for sm_120, where steps of 32 spill with d = 64 without it, and do not with it.
     """
     block, padded = _block_limit(itemsize), max(16, next_power_of_2(dim))
     block_landmarks = min(block, max(16, next_power_of_2(landmarks)))
@@ -394,7 +394,8 @@ def choose_cluster_blocks(
     maxnreg = 128 if padded == dim and not wide else None
     programs = choose_table(gpu).programs * gpu.multiprocessors
     splits = max(1, min(16, programs // (heads * cdiv(landmarks, block_landmarks))))
-    tokens_per_split = max(256, cdiv(cdiv(tokens, splits), block) * block)
+    least = max(256, next_power_of_2(landmarks))
+    tokens_per_split = max(least, cdiv(cdiv(tokens, splits), block) * block)
     return ClusterBlocks(
         queries=block,
         landmarks=block_landmarks,
