@@ -168,4 +168,4 @@ CLUSTER_CASES = (
     ClusterCase(tokens=1, landmarks=1, heads=1),
     ClusterCase(tokens=2**20, heads=16, packed=True),  # offsets of 64 bits
 )
-REPRESENTATIVE_CLUSTERS = CLUSTER_CASES[:1]
+REPRESENTATIVE_CLUSTERS = _CLUSTERS[:1]
