@@ -200,6 +200,59 @@ def test_launches_of_a_call(steps, launches):
             assert last_alone or len(set(places)) == len(places), name
 
 
+def record(body, tensors, option, monkeypatch):
+    """Results of a call, and a function that repeats its launches on other tensors.
+
+    As a recording does, but that the interpreter runs them.
+    """
+    launches, launch = [], plans.Plan.launch
+
+    def note(plan, kernel, grid, *args, **options):
+        places = [(*plan._place(arg), arg.dtype) for arg in args if isinstance(arg, torch.Tensor)]
+        launches.append((kernel, grid, places, args[len(places) :], options))
+        launch(plan, kernel, grid, *args, **options)
+
+    plan = plans.Plan(tensors)
+    with monkeypatch.context() as patched:
+        patched.setattr(plans.Plan, 'launch', note)
+        body(plan, *plan.tensors, option)
+
+    def repeat(tensors):
+        results = [torch.full_like(each, -77) for each in plan.results]
+        scratch = torch.full((max(16, plan._scratch_bytes),), 90, dtype=torch.uint8)
+        pieces = [*tensors, *results, scratch]
+        for kernel, grid, places, rest, options in launches:
+            args = [at(pieces[index], offset, dtype) for index, offset, dtype in places]
+            kernel[grid](*args, *rest, **options)
+        return results
+
+    return plan.results, repeat
+
+
+def at(piece, offset, dtype):
+    """A tensor that begins at a byte of another."""
+    start = piece.storage_offset() * piece.element_size() + offset
+    none = torch.empty(0, dtype=dtype)
+    return none.set_(piece.untyped_storage(), start // none.element_size(), (1,), (1,))
+
+
+@pytest.mark.skipif(DEVICE == 'cuda', reason='recordings themselves are tested')
+@pytest.mark.parametrize('steps', [1, 2])
+def test_launches_that_are_repeated_work_on_the_tensors_of_the_next_call(steps, monkeypatch):
+    tensors, others = (
+        (torch.randn(2, 70, 3, 16).transpose(1, 2), torch.randn(2, 3, 33, 16)) for _ in range(2)
+    )
+    results, repeat = record(kernels.cluster, tensors, steps, monkeypatch)
+    wanted, _ = record(kernels.cluster, others, steps, monkeypatch)
+    assert all(map(torch.equal, repeat(others), wanted))
+
+    backward = kernels.cluster_backward
+    first, second = (results[0], tensors[0], *results[1:]), (wanted[0], others[0], *wanted[1:])
+    _, repeat = record(backward, first, None, monkeypatch)
+    wanted, _ = record(backward, second, None, monkeypatch)
+    assert all(map(torch.equal, repeat(second), wanted))
+
+
 @pytest.mark.skipif(DEVICE == 'cpu', reason='interpreted kernels are not recorded')
 @pytest.mark.parametrize('steps', [0, 1, 2])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
