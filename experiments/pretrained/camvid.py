@@ -26,7 +26,10 @@ model = dict(
     ),
     decode_head=dict(in_channels=384, channels=384, embed_dims=384, num_heads=6),
 )
-optim_wrapper = dict(optimizer=dict(lr=2e-4))
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-4),
+    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),  # the pretrained weights
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, begin=0, end=warmup_iters, by_epoch=False),
     dict(type='PolyLR', eta_min=0.0, power=0.9, begin=warmup_iters, end=max_iters, by_epoch=False),

@@ -6,13 +6,15 @@
 #   probe              CamVid: a linear classifier on features of the encoder, which is not trained
 #   camvid, facades    trains every run on train (CamVid: train + val), tests on test
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
-#   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8)
+#   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8):
+#                      mita-chosen, mita-chosen-annealed-distilled
 #   small              the like at a size for a CPU: learning rates of the encoder, k-means, both aids
-#   time               images of 1,568 pixels; `facades` times 784 in training and testing
+#   time               one image of PIXELS (1568); `facades` times 784 in training and testing
 #   list               prints all runs as tools/compare.py takes them
-# RUNS names some of the runs (only so, after `choose`, mita-chosen-annealed-distilled), SEEDS the
-# seeds (default "0 1 2"), JOBS how many run at a time (default 4). An interrupted part goes on where
-# it was. OPTIONs go to every config as --cfg-options.
+# RUNS names some of the runs (those of `choose` are not among all), SEEDS the seeds (default
+# "0 1 2"), JOBS how many run at a time (default 4). An interrupted part goes on where it was. OPTIONs
+# go to every config as --cfg-options. SETS: of camvid and facades those that recall, choose and list
+# are for.
 # Results: work_dirs/pretrained.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -27,13 +29,13 @@ jobs=${JOBS:-4}
 weights=$out/dinov2-vits14.safetensors
 all='full full-distilled mita-dec mita mita-annealed mita-distilled mita-annealed-distilled
     mita-calibrated mita-calibrated-annealed-distilled mita-offset mita-more-landmarks
-    mita-more-keys mita-s2 mita-registers mita-qkv-lr mita-route
+    mita-more-keys mita-s2 mita-registers mita-route
     mita-equal-norms mita-kmeans mita-kmeans-annealed-distilled mita-kmeans-calibrated
     mita-kmeans-calibrated-annealed-distilled mita-kmeans-calibrated-from-3
     mita-kmeans-calibrated-from-3-annealed-distilled mita-kmeans-more-landmarks
-    full-lr0.1 full-distilled-lr0.1 mita-lr0.1 mita-kmeans-calibrated-lr0.1
-    mita-annealed-distilled-lr0.1 mita-kmeans-calibrated-annealed-distilled-lr0.1
-    mita-kmeans-calibrated-from-3-lr0.1 mita-kmeans-calibrated-from-3-annealed-distilled-lr0.1'
+    full-lr1 full-distilled-lr1 mita-lr1 mita-annealed-distilled-lr1 mita-kmeans-calibrated-lr1
+    mita-kmeans-calibrated-annealed-distilled-lr1
+    mita-kmeans-calibrated-from-3-annealed-distilled-lr1'
 
 # The attention of encoder and decoder: the landmarks' windows are squares, as many keys as experts.
 attention() { # attention LANDMARKS KEYS [KEY=VALUE...]: of both
@@ -75,7 +77,7 @@ settings() { # settings camvid mita-s2
     local usual=($(usual "$1")) larger=(9,12 108)
     [ "$1" = facades ] && larger=(14,14 196)
     case $2 in
-    *-lr[0-9]*) # of the encoder, whose weights are pretrained
+    *-lr[0-9]*) # of the encoder, as a part of the decoder's
         settings "$1" "${2%-lr[0-9]*}" &&
             echo optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult="${2##*-lr}"
         ;;
@@ -90,21 +92,15 @@ settings() { # settings camvid mita-s2
     mita-distilled) attention "${usual[@]}" && distilled "$1" ;;
     mita-annealed-distilled) attention "${usual[@]}" && annealed "$1" && distilled "$1" ;;
     # The config of these has a list: MiTA with an offset in each layer of the encoder.
-    mita-calibrated | mita-kmeans-calibrated | mita-kmeans-calibrated-from-3) ;;
-    mita-calibrated-annealed-distilled | mita-kmeans-calibrated*-annealed-distilled)
+    mita-calibrated | mita-kmeans-calibrated | mita-kmeans-calibrated-from-3 | mita-chosen) ;;
+    mita-*calibrated*-annealed-distilled | mita-chosen-annealed-distilled)
         annealed "$1" && distilled "$1"
-        ;;
-    mita-chosen-annealed-distilled)
-        one_attention decode_head "${usual[@]}" && annealed "$1" && distilled "$1"
         ;;
     mita-offset) attention "${usual[@]}" shared_offset=2.0 ;;
     mita-more-landmarks) attention "${larger[0]}" "${usual[1]}" ;;
     mita-more-keys) attention "${larger[@]}" ;;
     mita-s2) attention "${usual[@]}" num_routed=2 ;;
     mita-registers) attention "${usual[@]}" && echo model.backbone.num_registers=4 ;;
-    mita-qkv-lr) # of encoder and decoder
-        attention "${usual[@]}" && echo optim_wrapper.paramwise_cfg.custom_keys.qkv.lr_mult=4
-        ;;
     mita-equal-norms) attention "${usual[@]}" kmeans_steps=0 ;;
     mita-kmeans) attention "${usual[@]}" kmeans_steps=1 ;;
     mita-kmeans2) attention "${usual[@]}" kmeans_steps=2 ;;
@@ -122,7 +118,7 @@ config() { # config camvid mita
     mita-calibrated*) echo $out/calibrated/"$1/mita/$1_calibrated.py" ;;
     *-from-3*) echo $out/calibrated/"$1/mita-kmeans/$1_from_3.py" ;;
     mita-kmeans-calibrated*) echo $out/calibrated/"$1/mita-kmeans/$1_calibrated.py" ;;
-    mita-chosen*) echo $out/choose/"$1/$1_chosen.py" ;;
+    mita-chosen*) echo $out/choose/"$1/$1_calibrated_chosen.py" ;;
     *) echo experiments/pretrained/"$1.py" ;;
     esac
 }
@@ -200,33 +196,37 @@ probe)
     ;;
 camvid | facades) train "$part" ;;
 small)
-    RUNS=${RUNS:-full full-distilled full-lr0.1 full-lr0.03 mita-lr0.1 mita-kmeans-lr0.1 \
-        mita-annealed-distilled-lr0.1 mita-kmeans-annealed-distilled-lr0.1} train small --no-timing
+    RUNS=${RUNS:-full-lr1 full-distilled-lr1 full full-lr0.03 mita mita-kmeans \
+        mita-annealed-distilled mita-kmeans-annealed-distilled} train small --no-timing
     ;;
 recall)
-    for name in camvid facades; do
+    for name in ${SETS:-camvid facades}; do
         python tools/analyze_routing.py experiments/pretrained/$name.py "$(checkpoint $name full)" \
             --as-full --work-dir $out/recall/$name --data-root "$data/$name" \
             --cfg-options $(encoder $name) $(options $name) "${more[@]}"
     done
     ;;
 choose)
-    for name in camvid facades; do
+    for name in ${SETS:-camvid facades}; do
+        calibrate $name mita-kmeans
         # On validation images, which training has seen in CamVid's case.
-        python tools/choose_layers.py experiments/pretrained/$name.py "$(checkpoint $name full)" \
-            --number ${NUMBER:-8} --work-dir $out/choose/$name --data-root "$data/$name" \
-            --cfg-options $(encoder $name) model.backbone.init_cfg.checkpoint=$weights "${more[@]}"
+        python tools/choose_layers.py "$(config $name mita-kmeans-calibrated)" \
+            "$(checkpoint $name full)" --number ${NUMBER:-8} --work-dir $out/choose/$name \
+            --data-root "$data/$name" --cfg-options model.backbone.init_cfg.checkpoint=$weights \
+            "${more[@]}"
     done
     ;;
 time)
-    python tools/benchmark.py model --config experiments/pretrained/facades.py \
-        --crops 1568:1 --out $out/time
+    calibrate facades mita-kmeans
+    python experiments/pretrained/time_forward.py \
+        $(runs facades ${RUNS:-full mita-dec mita mita-kmeans-calibrated \
+            mita-kmeans-calibrated-from-3}) --pixels ${PIXELS:-1568} --out $out/time
     ;;
 list)
-    for name in camvid facades; do runs $name $all; done
+    for name in ${SETS:-camvid facades}; do runs $name ${RUNS:-$all}; done
     ;;
 *)
-    sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
