@@ -3,7 +3,7 @@
 #   weights            converts the pretrained weights; the other parts do it if it has not been done
 #   calibrate          how near each layer is to full attention, with which offset of the shared
 #                      expert; those of mita and mita-kmeans are trained with, and found when needed
-#   probe              CamVid: a linear classifier on features of the encoder, which is not trained
+#   probe              a linear classifier on features of the encoder, which is not trained
 #   camvid, facades    trains every run on train (CamVid: train + val), tests on test
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
 #   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8):
@@ -13,8 +13,8 @@
 #   list               prints all runs as tools/compare.py takes them
 # RUNS names some of the runs (those of `choose` are not among all), SEEDS the seeds (default
 # "0 1 2"), JOBS how many run at a time (default 4). An interrupted part goes on where it was. OPTIONs
-# go to every config as --cfg-options. SETS: of camvid and facades those that recall, choose and list
-# are for.
+# go to every config as --cfg-options. SETS: of camvid and facades those that probe (default camvid),
+# recall, choose and list are for.
 # Results: work_dirs/pretrained.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -77,6 +77,7 @@ distilled() { # distilled camvid
 settings() { # settings camvid mita-s2
     local usual=($(usual "$1")) larger=(9,12 108)
     [ "$1" = facades ] && larger=(14,14 196)
+    [ "$1" = small ] && larger=(6,8 48)
     case $2 in
     *-lr[0-9]*) # of the encoder, as a part of the decoder's
         settings "$1" "${2%-lr[0-9]*}" &&
@@ -110,7 +111,13 @@ settings() { # settings camvid mita-s2
         ;;
     mita-kmeans-more-landmarks) attention "${larger[0]}" "${usual[1]}" kmeans_steps=1 ;;
     mita-kmeans-more-keys) attention "${larger[@]}" kmeans_steps=1 ;;
+    mita-kmeans-only-keys) attention "${usual[0]}" "${larger[1]}" kmeans_steps=1 ;;
+    mita-kmeans-s2) attention "${usual[@]}" kmeans_steps=1 num_routed=2 ;;
+    mita-qkv-lr) attention "${usual[@]}" ;; # of small, a config of its own
     mita-route) attention "${usual[0]}" $((2 * usual[1])) shared=False ;; # as many products
+    mita-kmeans-route)
+        attention "${usual[0]}" $((2 * usual[1])) shared=False kmeans_steps=1
+        ;;
     *) echo "no run is called $2" >&2 && return 1 ;;
     esac
 }
@@ -120,6 +127,7 @@ config() { # config camvid mita
     mita-calibrated*) echo $out/calibrated/"$1/mita/$1_calibrated.py" ;;
     *-from-3*) echo $out/calibrated/"$1/mita-kmeans/$1_from_3.py" ;;
     mita-kmeans-calibrated*) echo $out/calibrated/"$1/mita-kmeans/$1_calibrated.py" ;;
+    mita-qkv-lr) echo experiments/pretrained/"$1_qkv_lr.py" ;;
     mita-chosen*) echo $out/choose/"$1/$1_calibrated_chosen.py" ;;
     *) echo experiments/pretrained/"$1.py" ;;
     esac
@@ -188,12 +196,16 @@ calibrate)
     ;;
 probe)
     convert
-    for run in ${RUNS:-full mita mita-calibrated mita-equal-norms mita-kmeans mita-kmeans2 \
-        mita-kmeans-calibrated mita-kmeans-calibrated-from-3 mita-more-keys mita-s2}; do
-        case $run in *-calibrated*) calibrate camvid "${run%-calibrated*}" ;; esac
-        python experiments/pretrained/linear_probe.py "$(config camvid "$run")" "$run" \
-            --work-dir $out/probe --train-images 156 --test-images 117 \
-            --data-root "$data/camvid" --cfg-options $(options camvid) $(settings camvid "$run")
+    for name in ${SETS:-camvid}; do
+        images='--train-images 156 --test-images 117'
+        [ "$name" = facades ] && images='--train-images 121 --test-images 60'
+        for run in ${RUNS:-full mita mita-calibrated mita-equal-norms mita-kmeans mita-kmeans2 \
+            mita-kmeans-calibrated mita-kmeans-calibrated-from-3 mita-more-keys mita-s2}; do
+            case $run in *-calibrated*) calibrate "$name" "${run%-calibrated*}" ;; esac
+            python experiments/pretrained/linear_probe.py "$(config "$name" "$run")" "$run" \
+                --work-dir $out/probe/"$name" $images --data-root "$data/$name" \
+                --cfg-options $(options "$name") $(settings "$name" "$run")
+        done
     done
     ;;
 camvid | facades) train "$part" ;;

@@ -1,9 +1,9 @@
-"""Time and memory of the forward pass of one image at another size than the crop's.
+"""Time and memory of the forward pass of one image of any size.
 
-    python experiments/pretrained/time_forward.py CONFIG[@NAME:KEY=VALUE,...] ... --pixels 1568 --out DIR
+    python experiments/pretrained/time_forward.py CONFIG[@NAME:KEY=VALUE,...] ... --out DIR
 
-The first model is what the others are compared with. Weights are random: times do not depend on them.
-All take turns, in bfloat16: as a CUDA graph, and as eager calls. Results: DIR/forward.json.
+The first model is what the others are compared with. Times do not depend on weights, so they are
+random. All take turns, in bfloat16: as a CUDA graph, and as eager calls. Results: DIR/forward.json.
 """
 
 import argparse
