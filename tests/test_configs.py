@@ -203,10 +203,17 @@ def test_attention_only_decoder_is_the_papers(size):
 @pytest.mark.parametrize(
     'path', [path for path in ADE20K if '_mita-encdec-annealed_' in path.stem], ids=lambda p: p.stem
 )
-def test_annealed_configs_differ_in_one_key(path):
+def test_annealed_configs_differ_in_the_aids_alone(path):
     twin = path.with_name(path.name.replace('-annealed', ''))
     annealed, plain = (Config.fromfile(each) for each in (path, twin))
-    assert differing_keys(plain.to_dict(), annealed.to_dict()) == ['default_hooks.anneal']
+    parts = 'backbone', 'decode_head'
+    assert differing_keys(plain.to_dict(), annealed.to_dict()) == [
+        'default_hooks.anneal',
+        *(f'model.{part}.attn_cfg' for part in parts),
+    ]
+    for part in parts:
+        added = {**plain.model[part].attn_cfg, 'kmeans_steps': 1}
+        assert annealed.model[part].attn_cfg == added
     assert annealed.default_hooks.anneal.end < annealed.train_cfg.max_iters
 
 

@@ -1,3 +1,7 @@
-# Full attention at first, for whose weights it is; MiTA attention after a quarter of the training.
+# For weights of full attention: landmarks of queries that are alike, and full attention at first.
 _base_ = './mita-segmenter_vit-b_mita-encdec_8xb1-160k_ade20k-512x512.py'
+model = dict(
+    backbone=dict(attn_cfg=dict(kmeans_steps=1)),
+    decode_head=dict(attn_cfg=dict(kmeans_steps=1)),
+)
 default_hooks = dict(anneal=dict(type='mita_seg.engine.AnnealMiTAHook', end=40000))

@@ -165,10 +165,13 @@ resume = False
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 """
 
-# At the rate of the other weights, pretrained ones are spoilt: experiments/pretrained/README.md.
+# At the rate of the other weights, pretrained ones are spoilt: experiments/pretrained/README.md
 _RATES = """
     # The pretrained weights learn at a tenth of the rate, which would spoil them.
     paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),"""
+
+# Landmarks nearer to full attention, which the weights are for: the same study.
+_MOVED = ', kmeans_steps=1'
 
 _TWIN = """\
 _base_ = './{name}_base.py'
@@ -234,7 +237,7 @@ def write_configs(folder, name, root, classes, suffix, size, has_test, iters, pr
     (folder / f'{name}_base.py').write_text(text, encoding='utf-8')
     mita = (
         f"dict(type='MiTAAttention', landmarks={(landmarks, landmarks)}, "
-        f'topk={min(36, max(1, grid * grid // 4))})'
+        f'topk={min(36, max(1, grid * grid // 4))}{_MOVED if pretrained else ""})'
     )
     written = []
     for twin, attention in (('full', "dict(type='FullAttention')"), ('mita', mita)):
