@@ -113,13 +113,11 @@ def train_and_test(environment, package, config, shapes_root, folder):
     return trained, tested
 
 
-@pytest.mark.parametrize('way', ['editable', pytest.param('installed', marks=pytest.mark.long)])
-def test_with_our_tools_and_a_config_by_name(way, request, shapes_root, tmp_path):
-    environment = request.getfixturevalue(way)
-    for printed in train_and_test(environment, 'mita_seg', CONFIG.name, shapes_root, tmp_path):
+def test_with_our_tools_and_a_config_by_name(editable, shapes_root, tmp_path):
+    for printed in train_and_test(editable, 'mita_seg', CONFIG.name, shapes_root, tmp_path):
         assert 'we find the config file in codebase mita_seg' in printed
     for data, name in MODELS.items():
-        listed = environment.mim('search', 'mita_seg', '--dataset', data, cwd=tmp_path)
+        listed = editable.mim('search', 'mita_seg', '--dataset', data, cwd=tmp_path)
         assert name in listed and 'none published' in listed
 
 
@@ -144,12 +142,10 @@ def test_download_gives_the_config_where_there_are_no_weights(editable, tmp_path
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('way', ['editable', 'installed'])
-def test_with_mmsegmentations_tools(way, request, shapes_root, tmp_path):
-    environment = request.getfixturevalue(way)
+def test_with_mmsegmentations_tools(installed, shapes_root, tmp_path):
     names = ('onedl-mmsegmentation', 'mmsegmentation')
     (package,) = {d.name for d in metadata.distributions()}.intersection(names)
-    train_and_test(environment, package, CONFIG, shapes_root, tmp_path)
+    train_and_test(installed, package, CONFIG, shapes_root, tmp_path)
 
 
 def test_wheel_is_what_runs(installed, tmp_path):

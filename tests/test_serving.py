@@ -105,7 +105,7 @@ def test_threads_get_the_outputs_of_one(served):
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='no statm on this system')
-@pytest.mark.parametrize('kind', ['swapped', 'CompiledEncoderDecoder'])
+@pytest.mark.parametrize('kind', ['CompiledEncoderDecoder'])
 def test_two_thousand_requests_leave_the_memory_as_it_is(served):
     serve(*served, requests=400)
     before = resident_bytes()

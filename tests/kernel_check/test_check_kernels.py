@@ -31,11 +31,13 @@ def run(repository, *arguments):
 def test_each_kernel_fits_each_architecture(repository, tmp_path):
     """The whole matrix of cases is `make check-kernels`."""
     file = tmp_path / 'new' / 'found.json'
-    result = run(repository, '--quick', '--json', file, '--processes', '1')
+    few = [number for number in ARCHITECTURES if number != 86]  # which has the blocks of 89
+    arguments = ['--quick', '--json', file, '--processes', '1']
+    result = run(repository, *arguments, '--arch', *map(str, few))
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads(file.read_text())
     assert found['cases'] == 5
-    assert list(found['architectures']) == [str(number) for number in ARCHITECTURES]
+    assert list(found['architectures']) == [str(number) for number in few]
     for number, architecture in found['architectures'].items():
         assert architecture['limit'] == ARCHITECTURES[int(number)].shared_memory
         assert set(architecture['kernels']) == KERNELS
