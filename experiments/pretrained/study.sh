@@ -198,7 +198,7 @@ probe)
     convert
     for name in ${SETS:-camvid}; do
         images='--train-images 156 --test-images 117'
-        [ "$name" = facades ] && images='--train-images 121 --test-images 60'
+        [ "$name" = facades ] && images='--train-images 45 --test-images 30'
         for run in ${RUNS:-full mita mita-calibrated mita-equal-norms mita-kmeans mita-kmeans2 \
             mita-kmeans-calibrated mita-kmeans-calibrated-from-3 mita-more-keys mita-s2}; do
             case $run in *-calibrated*) calibrate "$name" "${run%-calibrated*}" ;; esac
