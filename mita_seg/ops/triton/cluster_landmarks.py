@@ -13,7 +13,7 @@ from torch import Tensor
 from .blocks import JOINED_ROWS, MOVED_ROWS, choose_cluster_blocks
 from .call_plan import Plan
 from .launch import cdiv, empty_like_query, is_wide, next_power_of_2, precision
-from .steps import _dot, _load_rows, _store_rows
+from .steps import _dot, _keep_largest, _load_rows, _store_rows
 
 # Shorter rows are divided by it in place of their norm, as F.normalize does.
 LEAST_NORM = tl.constexpr(1e-12)
@@ -56,11 +56,7 @@ def _join_kernel(
         b_directions = (b_landmarks / b_lengths[:, None]).to(b_query.dtype)
         b_scores = _dot(b_query, tl.trans(b_directions), None, PRECISION)  # [N, M]
         b_scores = tl.where(m_mask[None, :], b_scores, float('-inf'))
-        b_max = tl.max(b_scores, 1)
-        b_first = tl.where(b_scores == b_max[:, None], o_m[None, :], num_landmarks)
-        better = b_max > b_best
-        b_nearest = tl.where(better, tl.min(b_first, 1), b_nearest)
-        b_best = tl.where(better, b_max, b_best)
+        b_best, b_nearest = _keep_largest(b_scores, o_m, num_landmarks, b_best, b_nearest)
     b_nearest = tl.minimum(b_nearest, num_landmarks - 1)  # also where scores are NaN
     tl.store(p_nearest + head * s_nearest_head + o_n, b_nearest, mask=n_mask)
 

@@ -15,7 +15,7 @@ from ..options import MiTAOptions
 from .blocks import ROUTE_QUERIES, Blocks
 from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
-from .steps import _dot, _load_rows, _logits, _scaled_sum, _store_rows
+from .steps import _dot, _keep_largest, _load_rows, _logits, _scaled_sum, _store_rows
 
 
 @triton.jit
@@ -139,11 +139,7 @@ def _route_queries(
                     tied = (b_scores == b_last_score[:, None]) & (o_m[None, :] > b_last[:, None])
                     candidate = candidate & ((b_scores < b_last_score[:, None]) | tied)
                 b_scores = tl.where(candidate, b_scores, float('-inf'))
-                b_max = tl.max(b_scores, 1)
-                b_first = tl.where(b_scores == b_max[:, None], o_m[None, :], num_landmarks)
-                better = b_max > b_best
-                b_expert = tl.where(better, tl.min(b_first, 1), b_expert)
-                b_best = tl.where(better, b_max, b_best)
+                b_best, b_expert = _keep_largest(b_scores, o_m, num_landmarks, b_best, b_expert)
             b_expert = tl.minimum(b_expert, num_landmarks - 1)  # also where scores are NaN
             b_last_score, b_last = b_best, b_expert
 

@@ -114,6 +114,20 @@ def _less_offset(b_rows, offset_log2, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _keep_largest(b_scores, o_columns, num_columns, b_best, b_index):
+    """The largest score of each row [R] so far, and its column; of equal ones the first.
+
+    b_scores [R, C] are of the columns o_columns [C], -inf where they don't count. `b_best` begins
+    at -inf. Where scores are NaN the index may be `num_columns`.
+    """
+    b_max = tl.max(b_scores, 1)
+    b_first = tl.where(b_scores == b_max[:, None], o_columns[None, :], num_columns)
+    better = b_max > b_best
+    b_index = tl.where(better, tl.min(b_first, 1), b_index)
+    return tl.where(better, b_max, b_best), b_index
+
+
+@triton.jit
 def _attend_step(
     b_query, b_key, b_value, present, scale_log2, b_row_max, b_row_sum, b_out,
     MAY_BE_EMPTY: tl.constexpr, PRECISION: tl.constexpr,
