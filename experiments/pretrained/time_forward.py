@@ -66,7 +66,7 @@ def main(argv=None):
     write_json(
         Path(args.out) / 'forward.json', {'rows': rows, 'environment': describe_environment()}
     )
-    print(format_table([*head(modes), *(describe(row, rows[0], modes) for row in rows)]))
+    print(format_table([head(modes), *(describe(row, rows[0], modes) for row in rows)]))
 
 
 def build(config, options, pixels):
@@ -85,7 +85,7 @@ def forward(model, image):
 
 def head(modes):
     """Of the table."""
-    return [['model', *(f'{mode} {what}' for mode in modes for what in ('ms', 'times')), 'MiB']]
+    return ['model', *(f'{mode} {what}' for mode in modes for what in ('ms', 'times')), 'MiB']
 
 
 def describe(row, first, modes):
