@@ -64,12 +64,17 @@ def test_one_graph_where_gradients_are_summed_in_parts(batch, tmp_path):
         return graph.forward
 
     config = {'type': 'CompiledEncoderDecoder', 'compile_cfg': {'backend': count}, **CONFIG}
-    images, samples = batch
+
+    def train(images, samples):
+        # Gone before the process group: else its reducer, which holds the GIL, may wait for ever
+        # for threads of the group.
+        model = DistributedDataParallel(MODELS.build(config), bucket_cap_mb=0.01)
+        model(images, samples, mode='loss')['decode.loss_ce'].backward()
+
     store = distributed.FileStore(str(tmp_path / 'store'), 1)
     distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
     try:
-        model = DistributedDataParallel(MODELS.build(config), bucket_cap_mb=0.01)
-        model(images, samples, mode='loss')['decode.loss_ce'].backward()
+        train(*batch)
     finally:
         distributed.destroy_process_group()
     assert len(graphs) == 1
