@@ -20,7 +20,8 @@ test_split=(test_dataloader.dataset.split=test)
 never_validate=(train_cfg.val_begin=1000000) # nothing is chosen by it
 eager=(model.type=EncoderDecoder)
 sources='p16_full p16_mita-encdec p16_mita-compress'
-main='p16_full p16_mita-dec p16_mita-encdec p16_mita-compress p16_mita-route p16_mita-invdim'
+main='p16_full p16_mita-dec p16_mita-encdec p16_mita-compress p16_mita-route p16_mita-route-2k
+    p16_mita-invdim'
 rest='p8_full p8_mita-encdec p16_stock-head p16_mita-s2 p16_mita-dwc p16_mita-dwc-gate'
 stock_recipe='p16_full-stock-recipe p16_mita-encdec-stock-recipe p16_stock-head-stock-recipe'
 others='p8_stock-head p8_mita-dec p8_mita-compress p8_mita-route p8_mita-s2 p8_mita-invdim
@@ -43,6 +44,7 @@ settings() { # settings p16_mita-route
     case $1 in
     *_mita-compress) attention topk=0 ;;
     *_mita-route) attention shared=False ;;
+    p16_mita-route-2k) attention shared=False topk=96 ;; # as many products as mita-encdec
     *_mita-s2) attention num_routed=2 ;;
     *_mita-invdim) attention landmark_scale=inverse_dim ;;
     *_mita-dwc) attention dwc=True ;;

@@ -6,8 +6,9 @@
 #   probe              a linear classifier on features of the encoder, which is not trained
 #   camvid, facades    trains every run on train (CamVid: train + val), tests on test
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
-#   choose             costs of each layer, after `camvid full`; a config with NUMBER of them (8):
-#                      mita-chosen, mita-chosen-annealed-distilled
+#   choose             costs of each layer of mita-kmeans-calibrated and mita-kmeans (or RUNS), after
+#                      `camvid full`; a config with NUMBER of them (8): mita-chosen,
+#                      mita-chosen-annealed-distilled, mita-kmeans-chosen
 #   small              the like at a size for a CPU: learning rates of the encoder, k-means, both aids
 #   time               one image of PIXELS (1568); `facades` times 784 in training and testing
 #   list               prints all runs as tools/compare.py takes them
@@ -94,7 +95,8 @@ settings() { # settings camvid mita-s2
     mita-distilled) attention "${usual[@]}" && distilled "$1" ;;
     mita-annealed-distilled) attention "${usual[@]}" && annealed "$1" && distilled "$1" ;;
     # The config of these has a list: MiTA with an offset in each layer of the encoder.
-    mita-calibrated | mita-kmeans-calibrated | mita-kmeans-calibrated-from-3 | mita-chosen) ;;
+    mita-calibrated | mita-kmeans-calibrated | mita-kmeans-calibrated-from-3) ;;
+    mita-chosen | mita-kmeans-chosen) ;;
     mita-*calibrated*-annealed-distilled | mita-chosen-annealed-distilled)
         annealed "$1" && distilled "$1"
         ;;
@@ -128,7 +130,8 @@ config() { # config camvid mita
     *-from-3*) echo $out/calibrated/"$1/mita-kmeans/$1_from_3.py" ;;
     mita-kmeans-calibrated*) echo $out/calibrated/"$1/mita-kmeans/$1_calibrated.py" ;;
     mita-qkv-lr) echo experiments/pretrained/"$1_qkv_lr.py" ;;
-    mita-chosen*) echo $out/choose/"$1/$1_calibrated_chosen.py" ;;
+    mita-chosen*) echo $out/choose/"$1/mita-kmeans-calibrated/$1_calibrated_chosen.py" ;;
+    mita-kmeans-chosen) echo $out/choose/"$1/mita-kmeans/$1_chosen.py" ;;
     *) echo experiments/pretrained/"$1.py" ;;
     esac
 }
@@ -222,12 +225,14 @@ recall)
     ;;
 choose)
     for name in ${SETS:-camvid facades}; do
-        calibrate $name mita-kmeans
         # On validation images, which training has seen in CamVid's case.
-        python tools/choose_layers.py "$(config $name mita-kmeans-calibrated)" \
-            "$(checkpoint $name full)" --number ${NUMBER:-8} --work-dir $out/choose/$name \
-            --data-root "$data/$name" --cfg-options model.backbone.init_cfg.checkpoint=$weights \
-            "${more[@]}"
+        for run in ${RUNS:-mita-kmeans-calibrated mita-kmeans}; do
+            case $run in *-calibrated) calibrate $name mita-kmeans ;; esac
+            python tools/choose_layers.py "$(config $name "$run")" "$(checkpoint $name full)" \
+                --number ${NUMBER:-8} --work-dir $out/choose/"$name/$run" --data-root "$data/$name" \
+                --cfg-options model.backbone.init_cfg.checkpoint=$weights \
+                $(settings $name "$run") "${more[@]}"
+        done
     done
     ;;
 time)
@@ -240,7 +245,7 @@ list)
     for name in ${SETS:-camvid facades}; do runs $name ${RUNS:-$all}; done
     ;;
 *)
-    sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
