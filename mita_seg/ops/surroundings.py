@@ -9,12 +9,17 @@ from torch.autograd import forward_ad
 
 def in_transform() -> bool:
     """Whether a transform of torch.func (grad, vmap, jvp and their kin) is running."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return torch._C._are_functorch_transforms_active()
+
+
+# torch.compile asks while it traces, and guards the transforms around what it traces. This is what
+# torch.compiler.assume_constant_result says to it, without importing half of it.
+vars(in_transform)['_dynamo_marked_constant'] = True
 
 
 def in_forward_mode() -> bool:
     """Whether tensors may carry tangents: in torch.func.jvp and torch.autograd.forward_ad."""
-    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+    return forward_ad._current_level >= 0
 
 
 def is_exporting() -> bool:

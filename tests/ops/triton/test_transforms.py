@@ -110,9 +110,12 @@ def test_gradients_of_gradients_of_the_registered_operators():
     torch.testing.assert_close(results[::2], results[1::2], atol=1e-4, rtol=1e-4)
 
 
-def test_derivatives_in_forward_mode_are_refused():
+@pytest.mark.parametrize('compiled', [False, True])
+def test_derivatives_in_forward_mode_are_refused(compiled):
     """They would be zeros, without a word."""
     tensors, attend = prepare('usual', 'triton')
+    if compiled:
+        attend = torch.compile(attend, backend='eager')
     with pytest.raises(NotImplementedError, match="forward mode .*'tiled' has"):
         jvp(attend, tuple(tensors), tuple(tensors))
 
