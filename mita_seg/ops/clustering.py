@@ -17,8 +17,8 @@ def cluster_landmarks(query: Tensor, landmarks: Tensor, *, steps: int) -> Tensor
     mean of its queries; one without queries stays where it is. At the end all landmarks of a head
     get the mean of their norms: a query then goes to the expert at the smallest angle, where
     otherwise long landmarks attract queries that are nearer to others. Costs 4 N m d operations a
-    step. The choices carry no gradient, the means and norms do. In eager mode on a GPU kernels
-    compute it, with sums in float32; compiled, exported or under torch.func, torch operations do.
+    step. The choices carry no gradient, the means and norms do. On a GPU kernels compute it, with
+    sums in float32; exported or under torch.func, torch operations do.
 
     Not part of arXiv 2602.01219, whose landmarks are windows of the query map. Spherical k-means:
     Dhillon and Modha, Machine Learning 42, 2001.
@@ -45,8 +45,8 @@ def cluster_landmarks(query: Tensor, landmarks: Tensor, *, steps: int) -> Tensor
 
 
 def suits_kernels(query: Tensor, landmarks: Tensor) -> bool:
-    """Whether the kernels can run: where nothing but eager autograd looks at the operations."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_exporting():
+    """Whether the kernels can run: where nothing but autograd and torch.compile looks at them."""
+    if torch.jit.is_tracing() or is_exporting():
         return False
     if any(type(tensor) not in (Tensor, Parameter) for tensor in (query, landmarks)):
         return False

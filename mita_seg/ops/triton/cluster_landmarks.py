@@ -148,18 +148,29 @@ def _move_kernel(
             )  # fmt: skip
 
 
+def empty_clusters(query: Tensor, landmarks: Tensor, steps: int) -> list[Tensor]:
+    """Memory for what :func:`cluster` gives.
+
+    The landmarks, dense; before their norms were made equal, in float32; int32, which landmark each
+    query joined [B H, steps, N] and how many joined each landmark [B H, steps, m].
+    """
+    all_heads = query.shape[0] * query.shape[1]
+    return [
+        landmarks.new_empty(landmarks.shape),
+        landmarks.new_empty(landmarks.shape, dtype=torch.float32),
+        query.new_empty(all_heads, steps, query.shape[2], dtype=torch.int32),
+        query.new_empty(all_heads, steps, landmarks.shape[2], dtype=torch.int32),
+    ]
+
+
 def cluster(plan: Plan, query: Tensor, landmarks: Tensor, steps: int) -> None:
     """The launches forward; query [B, H, N, d] and landmarks [B, H, m, d], any strides.
 
-    Results: the landmarks, dense; before their norms were made equal, in float32; int32, which
-    landmark each query joined [B H, steps, N] and how many joined each landmark [B H, steps, m].
+    Results: those of :func:`empty_clusters`.
     """
     batch, heads, tokens, dim = query.shape
     num_landmarks, all_heads = landmarks.shape[2], batch * heads
-    out = plan.result(landmarks.new_empty(landmarks.shape))
-    moved = plan.result(landmarks.new_empty(landmarks.shape, dtype=torch.float32))
-    nearest = plan.result(query.new_empty(all_heads, steps, tokens, dtype=torch.int32))
-    counts = plan.result(query.new_empty(all_heads, steps, num_landmarks, dtype=torch.int32))
+    out, moved, nearest, counts = map(plan.result, empty_clusters(query, landmarks, steps))
     blocks = choose_cluster_blocks(
         all_heads, tokens, dim, num_landmarks, query.element_size(), plan.gpu
     )
@@ -303,19 +314,29 @@ def _joined_backward_kernel(
     )  # fmt: skip
 
 
+def empty_cluster_gradients(grad: Tensor, query: Tensor, steps: int) -> list[Tensor]:
+    """Memory for what :func:`cluster_backward` gives.
+
+    Gradients of the landmarks at the beginning, and, unless there were no steps, of the queries.
+    """
+    gradients = [grad.new_empty(grad.shape)]
+    if steps:
+        gradients.append(empty_like_query(query))
+    return gradients
+
+
 def cluster_backward(
     plan: Plan, grad: Tensor, query: Tensor, moved: Tensor, nearest: Tensor, counts: Tensor,
     options: None,
 ) -> None:  # fmt: skip
     """The launches backward; what :func:`cluster` gave, and the gradient of the landmarks.
 
-    Results: the gradient of the landmarks at the beginning, and, unless there were no steps, that
-    of the queries.
+    Results: those of :func:`empty_cluster_gradients`.
     """
     batch, heads, tokens, dim = query.shape
     num_landmarks, steps = moved.shape[2], counts.shape[1]
     padded = max(16, next_power_of_2(dim))
-    grad_landmarks = plan.result(grad.new_empty(grad.shape))
+    grad_landmarks, *grad_queries = map(plan.result, empty_cluster_gradients(grad, query, steps))
     grad_moved = plan.scratch(*moved.shape, dtype=torch.float32)
     weights = counts  # any tensor for what is left out
     if steps:
@@ -328,7 +349,7 @@ def cluster_backward(
     )  # fmt: skip
     if not steps:
         return
-    grad_query = plan.result(empty_like_query(query))
+    (grad_query,) = grad_queries
     plan.launch(
         _joined_backward_kernel, (cdiv(tokens, JOINED_ROWS), batch * heads),
         grad_moved, weights, nearest, grad_query,

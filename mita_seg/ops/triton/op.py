@@ -12,7 +12,7 @@ from ..options import SCHEMA, MiTAOptions, Pooling, from_scalars, to_scalars
 from ..surroundings import fold, in_transform, unfold
 from .backward import mita_backward
 from .call_plan import Plan, call
-from .cluster_landmarks import cluster, cluster_backward
+from .cluster_landmarks import cluster, cluster_backward, empty_cluster_gradients, empty_clusters
 from .derivatives import differentiate_gradients
 from .fallback import differentiate_in_torch, or_else
 from .forward import mita_forward
@@ -370,6 +370,64 @@ def _differentiate_pool_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, 
 triton_pool_backward.register_autograd(_differentiate_pool_backward, setup_context=_keep_pooling)
 
 
+@library.custom_op(
+    'mita_seg::triton_cluster',
+    mutates_args=(),
+    schema='(Tensor query, Tensor landmarks, SymInt steps) -> Tensor[]',
+)
+def triton_cluster(query: Tensor, landmarks: Tensor, steps: int) -> list[Tensor]:
+    """Landmarks [B, H, m, d] moved by k-means of the queries [B, H, N, d].
+
+    Returns them and what else the backward pass needs. Without steps the queries get no gradient.
+    """
+    return call(cluster, (query, landmarks), steps)
+
+
+@triton_cluster.register_fake
+def _(query: Tensor, landmarks: Tensor, steps: int) -> Any:
+    return empty_clusters(query, landmarks, steps)
+
+
+@library.custom_op(
+    'mita_seg::triton_cluster_backward',
+    mutates_args=(),
+    schema='(Tensor grad, Tensor query, Tensor moved, Tensor nearest, Tensor counts) -> Tensor[]',
+)
+def triton_cluster_backward(
+    grad: Tensor, query: Tensor, moved: Tensor, nearest: Tensor, counts: Tensor
+) -> list[Tensor]:
+    """Gradients of the landmarks and, unless there were no steps, the queries."""
+    return call(cluster_backward, (grad, query, moved, nearest, counts), None)
+
+
+@triton_cluster_backward.register_fake
+def _(grad: Tensor, query: Tensor, moved: Tensor, nearest: Tensor, counts: Tensor) -> Any:
+    return empty_cluster_gradients(grad, query, counts.shape[1])
+
+
+def _save_clusters(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
+    query, *_ = inputs
+    _, *state = output
+    ctx.save_for_backward(query, *state)
+    ctx.mark_non_differentiable(*state)
+    ctx.set_materialize_grads(False)  # no zeros for the state
+
+
+def _differentiate_clusters(gradients: Sequence[Tensor]) -> tuple[Tensor | None, Tensor]:
+    """The gradients that a backward pass returned, None for queries without steps."""
+    grad_landmarks, *grad_query = gradients
+    return grad_query[0] if grad_query else None, grad_landmarks
+
+
+triton_cluster.register_autograd(
+    lambda ctx, grads: (
+        *_differentiate_clusters(triton_cluster_backward(grads[0], *ctx.saved_tensors)),
+        None,
+    ),
+    setup_context=_save_clusters,
+)
+
+
 class _Clustering(torch.autograd.Function):
     """Landmarks moved by k-means. What has no rule here is differentiated in torch operations."""
 
@@ -387,9 +445,7 @@ class _Clustering(torch.autograd.Function):
         query, landmarks, *state = ctx.saved_tensors
 
         def differentiate() -> tuple[Tensor | None, ...]:
-            tensors = grad, query, *state
-            grad_landmarks, *grad_query = call(cluster_backward, tensors, None)
-            return grad_query[0] if grad_query else None, grad_landmarks
+            return _differentiate_clusters(call(cluster_backward, (grad, query, *state), None))
 
         def differentiate_instead() -> tuple[Tensor | None, ...]:
             def repeat(query: Tensor, landmarks: Tensor) -> Tensor:
@@ -406,7 +462,7 @@ class _Clustering(torch.autograd.Function):
 
 
 def clustering(query: Tensor, landmarks: Tensor, steps: int, in_torch: Callable) -> Tensor:
-    """Landmarks moved by k-means, in eager mode alone.
+    """Landmarks moved by k-means. The registered operator serves torch.compile alone.
 
     Args:
         query: [B, H, N, d].
@@ -415,11 +471,14 @@ def clustering(query: Tensor, landmarks: Tensor, steps: int, in_torch: Callable)
         in_torch: The same of query, landmarks and steps in torch operations: for gradients of
             gradients, and where the machine lacks what a kernel takes.
     """
+    if not steps:
+        query = query.detach()  # it has no gradient, and so no place in the graph
+    if torch.compiler.is_compiling():
+        return triton_cluster(query, landmarks, steps)[0]
 
     def run() -> Tensor:
         if not torch.is_grad_enabled():
             return call(cluster, (query, landmarks), steps)[0]
-        # Without steps the queries have no gradient, and so no place in the graph.
-        return _Clustering.apply(in_torch, query if steps else query.detach(), landmarks, steps)
+        return _Clustering.apply(in_torch, query, landmarks, steps)
 
     return or_else(run, lambda: in_torch(query, landmarks, steps))

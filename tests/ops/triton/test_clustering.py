@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn.functional import normalize
 
 from mita_seg.ops import cluster_landmarks, pool_landmarks
@@ -15,7 +16,7 @@ from mita_seg.ops.triton import call_plan as plans
 from mita_seg.ops.triton import cluster_landmarks as kernels
 from mita_seg.ops.triton import support
 from mita_seg.ops.triton.gpu import ARCHITECTURES
-from mita_seg.ops.triton.op import clustering
+from mita_seg.ops.triton.op import clustering, triton_cluster
 
 LOW = [torch.float16] + [torch.bfloat16] * (DEVICE == 'cuda')
 SHAPES = [  # B, H, N, m, d
@@ -42,8 +43,8 @@ def with_gradients(function, query, landmarks, steps):
     return moved, *gradients(moved, (query, landmarks))
 
 
-def assert_equal_to_torch(query, landmarks, steps, **tolerance):
-    results = with_gradients(in_kernels, query, landmarks, steps)
+def assert_equal_to_torch(query, landmarks, steps, function=in_kernels, **tolerance):
+    results = with_gradients(function, query, landmarks, steps)
     wanted = with_gradients(cluster_in_torch, query, landmarks, steps)
     for result, expected in zip(results, wanted, strict=True):
         if expected is None:
@@ -171,6 +172,62 @@ def test_batched_gradients_are_those_of_single_ones():
         torch.testing.assert_close([grads[i] for grads in batched], list(single))
 
 
+def compile_whole(function, backend='aot_eager', **options):
+    torch._dynamo.reset()  # which would refuse too many versions of one function
+    return torch.compile(function, backend=backend, fullgraph=True, **options)
+
+
+@pytest.mark.parametrize('steps', [0, 1, 2])
+def test_torch_compile_takes_the_registered_operator(steps):
+    operators = []
+
+    def note(module, inputs):
+        operators.extend(node.target for node in module.graph.nodes)
+        return torch._dynamo.lookup_backend('aot_eager')(module, inputs)
+
+    query = torch.randn(2, 70, 3, 16, device=DEVICE).transpose(1, 2).requires_grad_()
+    _, landmarks = draw(2, 3, 1, 9, 16)
+    compiled = compile_whole(in_kernels, note)
+    assert_equal_to_torch(query, landmarks, steps, compiled, rtol=1e-4, atol=1e-5)
+    assert torch.ops.mita_seg.triton_cluster.default in operators
+    _, grad, _ = with_gradients(compiled, query, landmarks, steps)
+    assert grad.stride() == query.stride() if steps else grad is None
+
+
+def test_torch_compile_takes_ever_new_sizes_and_landmarks_that_come_from_the_queries():
+    def pool_and_move(query, grid):
+        return in_kernels(query, pool_landmarks(query, grid, (2, 2)), 1)
+
+    compiled = compile_whole(pool_and_move, dynamic=True)
+    for grid in ((5, 6), (9, 7)):
+        query, _ = draw(1, 2, grid[0] * grid[1], 1, 16)
+        results = [function(query, grid) for function in (pool_and_move, compiled)]
+        torch.testing.assert_close(*results)
+        torch.testing.assert_close(*(gradients(result, query) for result in results))
+
+
+@pytest.mark.parametrize('steps', [0, 1])
+def test_autocast_changes_nothing_eager_or_compiled(steps):
+    """No dtype, as in torch operations, and no result."""
+    tensors = draw(1, 2, 30, 4, 16)
+    wanted = with_gradients(in_kernels, *tensors, steps)
+    compiled = compile_whole(in_kernels)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        in_torch = cluster_in_torch(*tensors, steps)
+        runs = [with_gradients(function, *tensors, steps) for function in (in_kernels, compiled)]
+    assert in_torch.dtype == wanted[0].dtype
+    for results in runs:
+        torch.testing.assert_close(results, wanted, rtol=0, atol=0)
+
+
+def test_gradients_of_gradients_of_the_registered_operator_are_refused():
+    query, landmarks = draw(1, 2, 30, 4, 16)
+    moved = triton_cluster(query, landmarks, 1)[0]
+    (grad,) = torch.autograd.grad(moved.square().sum(), query, create_graph=True)
+    with pytest.raises(RuntimeError, match='triton_cluster_backward'):
+        grad.sum().backward()
+
+
 @pytest.fixture
 def launches(monkeypatch):
     """Of the test, in order: name of the kernel, and where its tensors are in the plan."""
@@ -272,10 +329,12 @@ def test_recorded_call_equals_a_direct_one(dtype, steps, monkeypatch):
 
 
 @pytest.mark.skipif(DEVICE == 'cpu', reason='needs a GPU')
-def test_the_public_function_takes_the_kernels_on_a_gpu(launches):
+@pytest.mark.parametrize('compiled', [False, True])
+def test_the_public_function_takes_the_kernels_on_a_gpu(compiled, launches):
     query, landmarks = draw(1, 2, 40, 4, 16)
-    cluster_landmarks(query, landmarks, steps=1)
-    assert len(launches) == 3
+    function = compile_whole(cluster_landmarks, 'inductor') if compiled else cluster_landmarks
+    function(query, landmarks, steps=1).sum().backward()
+    assert len(launches) == 5
 
 
 @pytest.mark.skipif(DEVICE == 'cuda', reason='a GPU takes the kernels')
@@ -293,11 +352,40 @@ class Subclass(torch.Tensor):
     """A tensor that may watch operations."""
 
 
+class Doubling(torch.nn.Module):
+    """As torch.export takes it."""
+
+    def forward(self, query):
+        return double_in_kernels(query)
+
+
+def double_traced(query):
+    return compile_whole(double_in_kernels, 'eager')(query)
+
+
+def double_in_forward_mode(query):
+    compiled = compile_whole(double_in_kernels, 'eager')
+    compiled(query)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(query, torch.ones_like(query))
+        return forward_ad.unpack_dual(compiled(dual)).primal
+
+
 SURROUNDINGS = {
     'nothing': lambda query: double_in_kernels(query) / 2,
-    'torch.compile': lambda query: torch.compile(
-        double_in_kernels, backend='eager', fullgraph=True
+    'torch.compile': lambda query: double_traced(query) / 2,
+    'vmap in torch.compile': lambda query: compile_whole(torch.vmap(double_in_kernels), 'eager')(
+        query[None]
+    )[0],
+    'torch.compile in vmap': lambda query: torch.vmap(double_traced)(query[None])[0],
+    'grad in torch.compile': lambda query: compile_whole(
+        torch.func.grad(lambda query: double_in_kernels(query).sum()), 'eager'
     )(query),
+    'torch.compile in forward mode': double_in_forward_mode,
+    'subclass in torch.compile': lambda query: double_traced(
+        query.as_subclass(Subclass)
+    ).as_subclass(torch.Tensor),
+    'torch.export': lambda query: torch.export.export(Doubling(), (query,)).module()(query),
     'torch.jit.trace': lambda query: torch.jit.trace(double_in_kernels, query, check_trace=False)(
         query
     ),

@@ -51,6 +51,20 @@ def test_attention_backward(options, pooled):
     library.opcheck(op.triton_attention_backward, arguments, scalars)
 
 
+@pytest.mark.parametrize('steps', [0, 2])
+@pytest.mark.parametrize('tokens_outermost', [False, True])
+def test_clustering(tokens_outermost, steps):
+    query, _, _, landmarks = draw_inputs(14, 4, batch=2, heads=2)
+    query = query.detach()
+    if tokens_outermost:
+        query = query.transpose(1, 2).contiguous().transpose(1, 2)
+    query.requires_grad_(steps > 0)
+    library.opcheck(op.triton_cluster, (query, landmarks, steps))
+    out, *state = op.triton_cluster(query.detach(), landmarks.detach(), steps)
+    arguments = torch.randn_like(out), query.detach(), *state
+    library.opcheck(op.triton_cluster_backward, arguments)
+
+
 def test_pooling():
     (query,) = on_device([torch.randn(2, 2, 14, 16)])
     library.opcheck(op.triton_pool, (query, list(POOLING)))
