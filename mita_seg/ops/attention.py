@@ -12,6 +12,7 @@ from .masked import masked_attention
 from .options import MiTAOptions, make_options, make_pooling, to_scalars
 from .pooling import pool, pool_in_torch
 from .reference import reference_attention
+from .settled import Settled, sign
 from .surroundings import in_forward_mode, in_transform, is_exporting
 from .tiled import tiled_attention
 from .tracing import traced_attention
@@ -86,22 +87,26 @@ def mita_attention(
         NotImplementedError: A known backend that can't run here.
     """
     tensors, lowered = _lower_all(query=query, key=key, value=value, landmarks=landmarks)
-    check_heads(**tensors)
-    query, landmarks = tensors['query'], tensors['landmarks']
-    check_same_tokens(query=query, key=tensors['key'], value=tensors['value'])
-    options = make_options(
-        query.shape[2:],
-        landmarks.shape[2],
-        topk=topk,
-        num_routed=num_routed,
-        scale=scale,
-        landmark_scale=landmark_scale,
-        shared=shared,
-        shared_offset=shared_offset,
-    )
-    chosen = _select_backend(backend, query, landmarks.shape[2], options)
-    given = query, tensors['key'], tensors['value'], landmarks
-    return _run(chosen, given, options, lowered)
+    query, key, value, landmarks = tensors.values()
+    numbers = topk, num_routed, scale, landmark_scale, shared, shared_offset, backend
+    signature = sign((query, key, value, landmarks), (), numbers)
+    found = _settled.get(signature)
+    if not found:
+        check_heads(**tensors)
+        check_same_tokens(query=query, key=key, value=value)
+        options = make_options(
+            query.shape[2:],
+            landmarks.shape[2],
+            topk=topk,
+            num_routed=num_routed,
+            scale=scale,
+            landmark_scale=landmark_scale,
+            shared=shared,
+            shared_offset=shared_offset,
+        )
+        chosen = _select_backend(backend, query, landmarks.shape[2], options)
+        found = _settled.keep(signature, (chosen, options))
+    return _run(*found, (query, key, value, landmarks), lowered)
 
 
 def pooled_mita_attention(
@@ -138,36 +143,40 @@ def pooled_mita_attention(
         TypeError, ValueError, NotImplementedError: As the two functions do.
     """
     tensors, lowered = _lower_all(query=query, key=key, value=value)
-    check_heads(**tensors)
-    query = tensors['query']
-    check_pair('num_landmarks', num_landmarks)
-    check_grid(grid, start, query.shape[2])
-    check_same_tokens(**tensors)
-    pooling = make_pooling(grid, num_landmarks, start)
-    options = make_options(
-        query.shape[2:],
-        pooling.num_landmarks,
-        topk=topk,
-        num_routed=num_routed,
-        scale=scale,
-        landmark_scale=landmark_scale,
-        shared=shared,
-        shared_offset=shared_offset,
-    )
-    chosen = _select_backend(backend, query, pooling.num_landmarks, options)
-    landmarks: Tensor | None
-    if chosen.pools and not torch.jit.is_tracing():
-        landmarks, options = None, options._replace(pooling=pooling)
-    else:
-        landmarks = pool(query, pooling)
-    given = query, tensors['key'], tensors['value'], landmarks
-    return _run(chosen, given, options, lowered)
+    query, key, value = tensors.values()
+    numbers = start, topk, num_routed, scale, landmark_scale, shared, shared_offset, backend
+    signature = sign((query, key, value), (grid, num_landmarks), numbers)
+    found = _settled_pooled.get(signature)
+    if not found:
+        check_heads(**tensors)
+        check_pair('num_landmarks', num_landmarks)
+        check_grid(grid, start, query.shape[2])
+        check_same_tokens(**tensors)
+        pooling = make_pooling(grid, num_landmarks, start)
+        options = make_options(
+            query.shape[2:],
+            pooling.num_landmarks,
+            topk=topk,
+            num_routed=num_routed,
+            scale=scale,
+            landmark_scale=landmark_scale,
+            shared=shared,
+            shared_offset=shared_offset,
+        )
+        chosen = _select_backend(backend, query, pooling.num_landmarks, options)
+        found = _settled_pooled.keep(signature, (chosen, options._replace(pooling=pooling)))
+    chosen, options = found
+    landmarks = None
+    if not chosen.pools or torch.jit.is_tracing():
+        assert options.pooling is not None
+        landmarks, options = pool(query, options.pooling), options._replace(pooling=None)
+    return _run(chosen, options, (query, key, value, landmarks), lowered)
 
 
 def _run(
     chosen: 'Backend',
-    tensors: tuple[Tensor, Tensor, Tensor, Tensor | None],
     options: MiTAOptions,
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor | None],
     lowered: bool,
 ) -> Tensor:
     """Checked arguments through a backend; traced, they are one node, whatever the backend."""
@@ -269,6 +278,9 @@ BACKENDS = {
     'masked': Backend(masked_attention),
     'triton': Backend(_triton, pools=True),
 }
+
+_settled: Settled[tuple[Backend, MiTAOptions]] = Settled()
+_settled_pooled: Settled[tuple[Backend, MiTAOptions]] = Settled()
 
 
 def _lower_all(**tensors: Tensor) -> tuple[dict[str, Tensor], bool]:

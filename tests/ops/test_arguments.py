@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from mita_seg.ops import (
+    attention,
     mita_attention,
     pool_landmarks,
     pooled_mita_attention,
     route_queries,
     select_experts,
+    settled,
 )
+from mita_seg.ops.settled import Settled
 
 
 def call(**changes):
@@ -104,8 +107,15 @@ def test_a_single_wide_landmark_grid_and_lists_are_accepted():
     assert pool_landmarks(query, [3, 4], [1, 4]).shape == (1, 2, 4, 8)
 
 
-def test_a_pooled_call_is_validated_and_dispatched_once():
-    """Inner functions trust what the public one has checked."""
+@pytest.fixture
+def nothing_known(monkeypatch):
+    """No call has been checked yet."""
+    for name in ('_settled', '_settled_pooled'):
+        monkeypatch.setattr(attention, name, Settled())
+
+
+def functions_of(function, *args, **options):
+    """What a call enters: file and function."""
     entered = []
 
     def count(frame, event, _):
@@ -113,18 +123,99 @@ def test_a_pooled_call_is_validated_and_dispatched_once():
             code = frame.f_code
             entered.append((Path(code.co_filename).name, code.co_name))
 
-    tokens = torch.randn(3, 1, 2, 12, 16)
     sys.setprofile(count)
     try:
-        pooled_mita_attention(*tokens, (3, 4), (2, 2), topk=3)
+        function(*args, **options)
     finally:
         sys.setprofile(None)
-    for function in [
-        ('attention.py', 'pooled_mita_attention'),
-        ('attention.py', '_select_backend'),
-        ('validation.py', 'check_heads'),
-        ('validation.py', 'check_grid'),
-        ('options.py', 'make_options'),
-        ('support.py', 'unsupported_reason'),
-    ]:
+    return entered
+
+
+CHECKS = [
+    ('attention.py', '_select_backend'),
+    ('validation.py', 'check_heads'),
+    ('validation.py', 'check_grid'),
+    ('options.py', 'make_options'),
+    ('support.py', 'unsupported_reason'),
+]
+
+
+def test_a_pooled_call_is_validated_and_dispatched_once(nothing_known):
+    """Inner functions trust what the public one has checked."""
+    tokens = torch.randn(3, 1, 2, 12, 16).unbind()
+    entered = functions_of(pooled_mita_attention, *tokens, (3, 4), (2, 2), topk=3)
+    for function in [('attention.py', 'pooled_mita_attention'), *CHECKS]:
         assert entered.count(function) == 1, function
+
+
+def test_a_call_like_an_earlier_one_is_not_checked_again(nothing_known):
+    tokens = torch.randn(3, 1, 2, 12, 16).unbind()
+    first = pooled_mita_attention(*tokens, (3, 4), (2, 2), topk=3)
+    entered = functions_of(pooled_mita_attention, *tokens, (3, 4), (2, 2), topk=3)
+    assert not set(CHECKS) & set(entered)
+    assert torch.equal(pooled_mita_attention(*tokens, (3, 4), (2, 2), topk=3), first)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'error'),
+    [
+        ({'topk': 1.0}, TypeError),
+        ({'topk': True}, TypeError),
+        ({'num_routed': True}, TypeError),
+        ({'shared_offset': False}, TypeError),
+        ({'query': torch.randn(1, 2, 12, 8).double()}, TypeError),
+        ({'value': torch.randn(1, 2, 13, 8)}, ValueError),
+        ({'landmarks': torch.randn(1, 2, 4, 9)}, ValueError),
+        ({'topk': [1]}, TypeError),
+        ({'backend': 'flash'}, ValueError),
+    ],
+)
+def test_bad_arguments_are_refused_after_good_ones_that_look_alike(changes, error):
+    good = {'topk': 1, 'num_routed': 1, 'shared_offset': 0}
+    call(**good)
+    with pytest.raises(error):
+        call(**good | changes)
+
+
+@pytest.mark.parametrize('pair', [(3, 4.0), (3, True), (3, 4, 1), 12])
+def test_bad_grids_are_refused_after_good_ones_that_look_alike(pair):
+    tokens = torch.randn(3, 1, 2, 12, 8).unbind()
+    pooled_mita_attention(*tokens, (3, 4), (1, 2), topk=3)
+    pooled_mita_attention(*tokens, (3, 1), (1, 1), topk=3)
+    with pytest.raises(TypeError, match='grid must be two ints'):
+        pooled_mita_attention(*tokens, pair, (1, 2), topk=3)
+    with pytest.raises(TypeError, match='num_landmarks must be two ints'):
+        pooled_mita_attention(*tokens, (3, 4), pair, topk=3)
+
+
+def test_another_dtype_grid_or_number_is_another_call(nothing_known):
+    tokens = torch.randn(3, 1, 2, 12, 8).double()
+    for changes in ({}, {'topk': 2}, {'shared': False}, {'landmark_scale': 0.1}, {'start': 1}):
+        for dtype in (torch.float32, torch.float64):
+            for grid in ((3, 3), (1, 9)):
+                given = [*tokens.to(dtype), grid, (1, 3)]
+                options = {'topk': 3, 'start': 0} | changes
+                found = pooled_mita_attention(*given, **options)
+                start = options.pop('start')
+                landmarks = pool_landmarks(given[0], grid, (1, 3), start=start)
+                expected = mita_attention(*given[:3], landmarks, **options)
+                assert found.dtype == dtype
+                torch.testing.assert_close(found, expected)
+
+
+def test_only_the_latest_calls_are_kept(nothing_known, monkeypatch):
+    monkeypatch.setattr(settled, '_MOST', 3)
+    for tokens in range(9, 15):
+        pooled_mita_attention(*torch.randn(3, 1, 1, tokens, 8), (3, 3), (1, 2), topk=2)
+    assert len(attention._settled_pooled._found) == 3
+
+
+def test_nothing_is_kept_of_calls_under_a_transform(nothing_known):
+    tokens = torch.randn(3, 2, 1, 2, 9, 8).unbind()
+
+    def attend(*tensors):
+        return pooled_mita_attention(*tensors, (3, 3), (1, 2), topk=2)
+
+    torch.func.vmap(attend)(*tokens)
+    torch.func.jvp(attend, tuple(each[0] for each in tokens), tuple(each[0] for each in tokens))
+    assert not attention._settled_pooled._found
