@@ -32,6 +32,11 @@ def test_several_blocks(tokens, landmarks, topk, num_routed):
     assert_kernels_agree(draw_inputs(tokens, landmarks), topk=topk, num_routed=num_routed)
 
 
+@pytest.mark.parametrize('tokens', [1, 16, 1023, 1024, 1025, 2048, 2049])
+def test_maps_about_the_size_of_512_pixels(tokens):
+    assert_kernels_agree(draw_inputs(tokens, 9), topk=9)
+
+
 @pytest.mark.parametrize(
     ('landmarks', 'options'),
     [(9, {'topk': 40}), (9, {'topk': 40, 'shared': False}), (20, {'topk': 35, 'num_routed': 2})],
