@@ -32,6 +32,7 @@ def mita_attention(
     landmark_scale: float | None = None,
     shared: bool = True,
     shared_offset: float = 0.0,
+    remainder: bool = False,
     backend: str = 'auto',
 ) -> Tensor:
     """MiTA attention: each query attends to a shared expert and to its routed experts.
@@ -64,10 +65,19 @@ def mita_attention(
         landmark_scale: c_L, factor of the logits with landmarks; `scale` when None (the paper). The
             authors' published code amounts to 1/d.
         shared: Whether queries attend to the shared expert. False: route-only; the landmarks then
-            get no gradient.
+            get no gradient, unless there is a remainder.
         shared_offset: Added to the logits with landmarks; from -10000 to 10000. A negative number
             makes the shared expert weaker: its exponential is the factor of the landmarks' weights
             before the softmax is normalised. Without routed experts it makes no difference.
+        remainder: Each expert gets one more key, which stands for all keys outside of it as its
+            landmark sees them. With S_j = c L_j K^T over these keys and P_j = softmax(S_j), its
+            logit with a query is logsumexp(S_j) + c (Q_n - L_j) . P_j K, the tangent at the
+            landmark, and its value P_j V. Where all queries equal their landmarks, the output is
+            that of full attention. Needs ``shared=False``, whose place it takes, ``num_routed=1``
+            and topk of at least 1; with topk of N or more no key is left, and nothing is added. The
+            landmarks get a gradient. Cost O(N (m + k + 1)). Without the tangent, and with the keys
+            of an expert computed again: Vyas, Katharopoulos and Fleuret, "Fast Transformers with
+            Clustered Attention", NeurIPS 2020.
         backend: 'reference' (the definition, for tests), 'tiled' (fast in plain torch operations),
             'masked' (scaled_dot_product_attention under a mask, for short maps on a GPU: O(N^2)),
             'triton' (kernels for GPUs from Ampere on, compute capability 8.0: float32, bfloat16 or
@@ -83,12 +93,13 @@ def mita_attention(
     Raises:
         TypeError: Not floating point tensors of one dtype, or a number of the wrong type.
         ValueError: Shapes or devices that differ, a number out of range, neither a shared nor a
-            routed expert, or an unknown backend.
+            routed expert, a remainder beside a shared or a second routed expert, or an unknown
+            backend.
         NotImplementedError: A known backend that can't run here.
     """
     tensors, lowered = _lower_all(query=query, key=key, value=value, landmarks=landmarks)
     query, key, value, landmarks = tensors.values()
-    numbers = topk, num_routed, scale, landmark_scale, shared, shared_offset, backend
+    numbers = topk, num_routed, scale, landmark_scale, shared, shared_offset, remainder, backend
     signature = sign((query, key, value, landmarks), (), numbers)
     found = _settled.get(signature)
     if not found:
@@ -103,6 +114,7 @@ def mita_attention(
             landmark_scale=landmark_scale,
             shared=shared,
             shared_offset=shared_offset,
+            remainder=remainder,
         )
         chosen = _select_backend(backend, query, landmarks.shape[2], options)
         found = _settled.keep(signature, (chosen, options))
@@ -123,6 +135,7 @@ def pooled_mita_attention(
     landmark_scale: float | None = None,
     shared: bool = True,
     shared_offset: float = 0.0,
+    remainder: bool = False,
     backend: str = 'auto',
 ) -> Tensor:
     """:func:`mita_attention` with landmarks from :func:`pool_landmarks`, as one operator.
@@ -133,7 +146,7 @@ def pooled_mita_attention(
     Args:
         query, key, value: As in :func:`mita_attention`.
         grid, num_landmarks, start: As in :func:`pool_landmarks`.
-        topk, num_routed, scale, landmark_scale, shared, shared_offset, backend: As in
+        topk, num_routed, scale, landmark_scale, shared, shared_offset, remainder, backend: As in
             :func:`mita_attention`.
 
     Returns:
@@ -144,7 +157,17 @@ def pooled_mita_attention(
     """
     tensors, lowered = _lower_all(query=query, key=key, value=value)
     query, key, value = tensors.values()
-    numbers = start, topk, num_routed, scale, landmark_scale, shared, shared_offset, backend
+    numbers = (
+        start,
+        topk,
+        num_routed,
+        scale,
+        landmark_scale,
+        shared,
+        shared_offset,
+        remainder,
+        backend,
+    )
     signature = sign((query, key, value), (grid, num_landmarks), numbers)
     found = _settled_pooled.get(signature)
     if not found:
@@ -162,6 +185,7 @@ def pooled_mita_attention(
             landmark_scale=landmark_scale,
             shared=shared,
             shared_offset=shared_offset,
+            remainder=remainder,
         )
         chosen = _select_backend(backend, query, pooling.num_landmarks, options)
         found = _settled_pooled.keep(signature, (chosen, options._replace(pooling=pooling)))
@@ -199,26 +223,31 @@ def _select_backend(
         raise NotImplementedError(
             "backend='masked' has no derivatives in forward mode, 'tiled' has"
         )
+    if backend == 'masked' and options.remainder:
+        raise NotImplementedError("backend='masked' has no remainder, backend='tiled' has")
     if backend in ('auto', 'triton'):
         scales = options.scale, options.landmark_scale
-        reason = unsupported_reason(query, num_landmarks, options.topk, scales)
+        reason = unsupported_reason(
+            query, num_landmarks, options.topk, scales, remainder=options.remainder
+        )
         if reason and backend == 'triton':
             raise NotImplementedError(f"backend='triton' can't run: {reason}")
         if reason or (backend == 'auto' and not query.is_cuda):
             if query.is_cuda:
                 warn_once(f"backend='auto' uses torch operations: triton can't run, as {reason}")
-            backend = torch_backend(query)
+            backend = torch_backend(query, options.remainder)
     return Backend(_attend_to_nothing) if 0 in query.shape[:2] else BACKENDS[backend]
 
 
-def torch_backend(query: Tensor) -> str:
+def torch_backend(query: Tensor, remainder: bool = False) -> str:
     """The backend in plain torch operations that 'auto' takes for queries [B, H, N, d].
 
     'masked' computes all N^2 logits in a few large operations, 'tiled' N (m + s k) of them in many
     small ones. A GPU spends more time on starting those than on the logits, up to some N; a CPU
-    does not.
+    does not. 'masked' has no remainder.
     """
-    if query.device.type == 'cpu' or query.shape[2] > MASKED_TOKENS or in_transform():
+    on_cpu = query.device.type == 'cpu'
+    if remainder or on_cpu or query.shape[2] > MASKED_TOKENS or in_transform():
         return 'tiled'
     return 'masked'
 
@@ -252,7 +281,9 @@ def _triton_or_torch(
         if landmarks is None:
             assert options.pooling is not None
             landmarks = pool_in_torch(query, options.pooling)
-        return BACKENDS[torch_backend(query)].run(query, key, value, landmarks, options)
+        return BACKENDS[torch_backend(query, options.remainder)].run(
+            query, key, value, landmarks, options
+        )
 
     return _triton(query, key, value, landmarks, options, instead)
 

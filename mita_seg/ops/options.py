@@ -50,6 +50,7 @@ class MiTAOptions(NamedTuple):
         landmark_scale: c_L, factor of the logits with landmarks.
         shared: Whether queries attend to the shared expert.
         shared_offset: Added to the logits with landmarks; 0 where they are the only ones or none.
+        remainder: Whether each expert has a key for all that are outside of it; there are some.
         pooling: For a backend that pools the landmarks itself; None where they are given.
     """
 
@@ -59,6 +60,7 @@ class MiTAOptions(NamedTuple):
     landmark_scale: float
     shared: bool
     shared_offset: float = 0.0
+    remainder: bool = False
     pooling: Pooling | None = None
 
 
@@ -72,21 +74,23 @@ def make_options(
     landmark_scale: float | None = None,
     shared: bool = True,
     shared_offset: float = 0.0,
+    remainder: bool = False,
 ) -> MiTAOptions:
     """Options with their defaults filled in.
 
     Args:
         shape: Tokens and head dimension, (N, d).
         num_landmarks: m.
-        topk, num_routed, scale, landmark_scale, shared, shared_offset: As in
+        topk, num_routed, scale, landmark_scale, shared, shared_offset, remainder: As in
             :func:`mita_seg.ops.mita_attention`.
 
     Raises:
         TypeError: A number of the wrong type.
-        ValueError: A number out of range, or neither a shared nor a routed expert.
+        ValueError: A number out of range, neither a shared nor a routed expert, or a remainder
+            beside a shared or a second routed expert.
     """
     num_tokens, dim = shape
-    check_experts(topk, num_routed, num_landmarks, shared)
+    check_experts(topk, num_routed, num_landmarks, shared, remainder)
     # A size is a tensor in a trace, whose powers are of float32.
     scale = float(dim) ** -0.5 if scale is None else check_scale('scale', scale)
     if landmark_scale is None:
@@ -99,11 +103,14 @@ def make_options(
             f'shared_offset must be from {-MAX_OFFSET} to {MAX_OFFSET}, got {shared_offset}'
         )
     # While a model is exported the number of tokens may be open.
-    topk = topk if is_exporting() else min(topk, num_tokens)
+    if not is_exporting():
+        if topk >= num_tokens:
+            remainder = False  # no key is left out
+        topk = min(topk, num_tokens)
     # These make no difference then.
     num_routed = num_routed if topk else 1
     shared_offset = shared_offset if topk and shared else 0.0
-    return MiTAOptions(topk, num_routed, scale, landmark_scale, shared, shared_offset)
+    return MiTAOptions(topk, num_routed, scale, landmark_scale, shared, shared_offset, remainder)
 
 
 _SCHEMA_TYPES: dict[Any, str] = {

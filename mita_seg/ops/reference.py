@@ -2,7 +2,8 @@
 
 Slow and memory-hungry on purpose: this is what every other backend is compared with. The steps are
 functions, for analyses and tests that need some of them alone.
-Source: Wen et al., arXiv 2602.01219, equations 5-12 and Algorithm 1.
+Source: Wen et al., arXiv 2602.01219, equations 5-12 and Algorithm 1. The remainder has its own, see
+:mod:`.remainder`.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .options import MiTAOptions
+from .remainder import Remainder, summarize
 from .selection import scores_between
 
 
@@ -32,7 +34,7 @@ def route(query: Tensor, landmarks: Tensor, options: MiTAOptions) -> Tensor:
 
 
 class Part(NamedTuple):
-    """What queries attend to: the shared expert, or their routed experts."""
+    """What queries attend to: the shared expert, their routed experts, or the remainder."""
 
     logits: Tensor  # [B, H, N, n]
     values: Tensor  # [B, H, N, n, d], or [B, H, n, d] where all queries have the same
@@ -80,6 +82,30 @@ def routed_part(
     return Part(routed_logits(query, key, chosen, options), gather_rows(value, chosen))
 
 
+def remainder_of(
+    key: Tensor, value: Tensor, landmarks: Tensor, experts: Tensor, options: MiTAOptions
+) -> Remainder:
+    """What stands for the keys outside of each of the `experts` [B, H, m, k]."""
+    logits = scale_products(landmarks, key, options.scale)  # [B, H, m, N]
+    return summarize(logits, experts, key, value, landmarks, options.scale)
+
+
+def remainder_part(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor,
+    experts: Tensor,
+    routes: Tensor,
+    options: MiTAOptions,
+) -> Part:
+    """The remainder: of each query that of its expert `routes` [B, H, N, 1]."""
+    rows = remainder_of(key, value, landmarks, experts, options)
+    bias, mean_key, mean_value = (gather_rows(each, routes) for each in rows)  # [B, H, N, 1, ...]
+    logits = scale_products(query.unsqueeze(-2), mean_key, options.scale).squeeze(-2)
+    return Part(logits + bias.squeeze(-1), mean_value)
+
+
 def softmax_over(logits: Sequence[Tensor]) -> Sequence[Tensor]:
     """Weights [..., n] of one softmax over the logits of several parts."""
     weights = torch.cat(list(logits), -1).softmax(-1)
@@ -116,6 +142,8 @@ def attend_to_chosen(
         parts.append(shared_part(query, key, value, landmarks, options))
     if options.topk:
         parts.append(routed_part(query, key, value, experts, routes, options))
+    if options.remainder:
+        parts.append(remainder_part(query, key, value, landmarks, experts, routes, options))
     return attend(parts)
 
 

@@ -4,8 +4,8 @@ Queries that go to one expert share its keys. They are packed into tiles of one 
 every tile is a small dense matrix product: memory grows with N (m + s d), never with N k d or N^2.
 The shapes alone give an upper bound on the number of tiles, so nothing waits for data.
 
-The shared expert and each routed expert yield a partial softmax. Partial softmaxes are merged by
-their maxima and sums, which equals one softmax over all their logits.
+The shared expert and each routed expert, with its remainder, yield a partial softmax. Partial
+softmaxes are merged by their maxima and sums, which equals one softmax over all their logits.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, pad
 
 from .options import MiTAOptions
+from .remainder import Remainder, summarize
 from .selection import route, select, top_indices, top_landmarks
 
 MIN_TILE, MAX_TILE = 16, 64
@@ -201,7 +202,13 @@ def tiled_attention(
     if options.topk:
         experts = select(scores, options, tools.top_keys)
         routes = route(routing_scores, options, tools.top_landmarks)
-        partials += attend_in_tiles(query, key, value, experts, routes, options.scale, tools)
+        remainder = None
+        if options.remainder:
+            logits = options.scale * scores
+            remainder = summarize(logits, experts, key, value, landmarks, options.scale)
+        partials += attend_in_tiles(
+            query, key, value, experts, routes, options.scale, tools, remainder
+        )
     return merge(partials).to(dtype).reshape(shape)
 
 
@@ -212,11 +219,13 @@ def attend_in_tiles(
     experts: Tensor,
     routes: Tensor,
     scale: float,
-    tools: Tools,
+    tools: Tools = TOOLS,
+    remainder: Remainder | None = None,
 ) -> list[Partial]:
     """Attention of each query to its routed experts, one partial for each of the s experts.
 
-    query, key, value [heads, N, d]; experts [heads, m, k]; routes [heads, N, s].
+    query, key, value [heads, N, d]; experts [heads, m, k]; routes [heads, N, s]. A remainder, of
+    [heads, m, ...], is one more key of each expert.
     """
     heads, num_tokens, dim = query.shape
     num_experts, topk = experts.shape[1:]
@@ -234,13 +243,18 @@ def attend_in_tiles(
     def by_expert(tokens: Tensor) -> Tensor:  # [heads, m, k, d]
         return embedding(places, tokens.reshape(-1, dim))
 
-    def by_tile(experts: Tensor) -> Tensor:  # [heads * tiles, k, d]
-        rows = embedding(expert_of_tile, experts.reshape(heads * num_experts, topk * dim))
-        return rows.view(-1, topk, dim)
+    def by_tile(rows: Tensor) -> Tensor:  # [heads, m, ...] -> [heads * tiles, ...]
+        flat = embedding(expert_of_tile, rows.flatten(0, 1).flatten(1))
+        return flat.view(-1, *rows.shape[2:])
 
-    # [heads * tiles, height, k]
-    logits = tiles @ by_tile(scale * by_expert(key)).transpose(1, 2)
-    partial = attend(logits, by_tile(by_expert(value)))
+    keys, values = scale * by_expert(key), by_expert(value)
+    if remainder is not None:
+        keys = torch.cat((keys, scale * remainder.key.unsqueeze(2)), 2)
+        values = torch.cat((values, remainder.value.unsqueeze(2)), 2)
+    logits = tiles @ by_tile(keys).transpose(1, 2)  # [heads * tiles, height, k]
+    if remainder is not None:  # the bias of the last key
+        logits = logits + by_tile(pad(remainder.bias, (topk, 0))).unsqueeze(1)
+    partial = attend(logits, by_tile(values))
 
     def unpack(tiles: Tensor) -> Tensor:
         rows = tools.move_rows(tiles.flatten(0, 1), slot_of_route, route_of_slot, False)

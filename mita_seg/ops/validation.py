@@ -96,10 +96,27 @@ def check_num_routed(num_routed: int, num_landmarks: int) -> None:
         )
 
 
-def check_experts(topk: int, num_routed: int, num_landmarks: int, shared: bool) -> None:
-    """topk and num_routed are in range and there is an expert, else TypeError or ValueError."""
+def check_experts(
+    topk: int, num_routed: int, num_landmarks: int, shared: bool, remainder: bool = False
+) -> None:
+    """topk and num_routed are in range and there is an expert, else TypeError or ValueError.
+
+    With a remainder there is one routed expert and no shared one.
+    """
     check_int('topk', topk, 0)
     check_num_routed(num_routed, num_landmarks)
+    if not isinstance(remainder, bool):
+        raise TypeError(f'remainder must be a bool, got {remainder!r}')
+    if remainder:
+        if shared:
+            raise ValueError(
+                'shared must be False with remainder=True, as the remainder takes the place of the '
+                f'shared expert, got {shared!r}'
+            )
+        if num_routed != 1:
+            raise ValueError(f'num_routed must be 1 with remainder=True, got {num_routed}')
+        if topk < 1:
+            raise ValueError(f'topk must be at least 1 with remainder=True, got {topk}')
     if topk == 0 and not shared:
         raise ValueError('topk=0 with shared=False leaves nothing to attend to')
 

@@ -56,7 +56,11 @@ def _unsupported_tensor_reason(tensor: Tensor) -> str | None:
 
 
 def unsupported_reason(
-    query: Tensor, num_landmarks: int = 1, topk: int = 0, scales: tuple[float, ...] = ()
+    query: Tensor,
+    num_landmarks: int = 1,
+    topk: int = 0,
+    scales: tuple[float, ...] = (),
+    remainder: bool = False,
 ) -> str | None:
     """The reason why the kernels can't run on `query` [B, H, N, d]; None if they can."""
     if in_forward_mode() and _HAS_TRITON:
@@ -64,6 +68,8 @@ def unsupported_reason(
     reason = _unsupported_tensor_reason(query)
     if reason:
         return reason
+    if remainder:
+        return "it has no remainder, backend='tiled' has"
     dim, tokens = query.shape[3], query.shape[2]
     if dim % 8 or not 16 <= dim <= 128:
         return f'it takes head dimensions from 16 to 128 that are multiples of 8; got {dim}'
