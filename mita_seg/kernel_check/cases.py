@@ -22,6 +22,7 @@ class Case:
         topk: Keys per expert, k; 0: no routed experts.
         num_routed: Experts per query, s.
         shared: Whether there is a shared expert.
+        remainder: Whether there is a remainder; the landmarks are given then, not pooled.
         heads: B H.
         packed: Whether query, key and value lie in one tensor of all heads, row by row.
     """
@@ -33,6 +34,7 @@ class Case:
     topk: int = 49
     num_routed: int = 1
     shared: bool = True
+    remainder: bool = False
     heads: int = 48
     packed: bool = False
 
@@ -41,7 +43,8 @@ class Case:
         rows, columns = self.landmarks
         text = f'{dtype} d={self.dim} N={self.tokens} m={rows * columns} k={self.topk}'
         text += f' s={self.num_routed}' if self.num_routed > 1 else ''
-        return text + ('' if self.shared else ', no shared expert')
+        text += '' if self.shared else ', no shared expert'
+        return text + (', remainder' if self.remainder else '')
 
     @property
     def must_not_spill(self) -> bool:
@@ -125,6 +128,7 @@ _OF_ROWS_OF_64 = (
     Case(topk=0),
     replace(_SEVERAL, topk=0),
     Case(shared=False),
+    Case(shared=False, remainder=True),
     replace(_SEVERAL, shared=False),
     Case(tokens=2**20, heads=16, packed=True),  # offsets of 64 bits
     Case(tokens=2**20, landmarks=(32, 32), topk=1, heads=1),  # the longest rows

@@ -20,6 +20,7 @@ _CASES = [  # (tokens, landmarks, topk), dtype, head dimension, options of the o
     ((700, 100, 130), _HALF, 64, {}),
     ((300, 9, 9), _HALF, 64, {'num_routed': 2}),
     ((300, 9, 9), _HALF, 64, {'shared': False}),
+    ((300, 9, 9), _HALF, 64, {'shared': False, 'remainder': True}),
     ((300, 9, 0), _HALF, 64, {}),
     ((300, 9, 9), _HALF, 24, {}),
     ((300, 9, 9), _SINGLE, 64, {}),

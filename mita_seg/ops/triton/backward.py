@@ -24,10 +24,12 @@ def mita_backward(
     out: Tensor,
     state: Tensor,
     options: MiTAOptions,
+    grad_lse: Tensor | None = None,
 ) -> None:
     """The backward pass. Its results: gradients of query, key, value and, if given, landmarks.
 
-    Landmarks that were given and are used for routing alone get none.
+    Landmarks that were given and are used for routing alone get none. `grad_lse` [B, H, N] is the
+    gradient of the softmax sums' natural log, float32 and contiguous; None: zero.
     """
     views = view_state(state, lay_out(query, landmarks, options))
     given = views.landmarks if landmarks is None else landmarks
@@ -41,7 +43,7 @@ def mita_backward(
         grad_landmarks = plan.result(given.new_empty(given.shape))
     _backward(
         plan, grad, query, key, value, given, out, views, grad_query, grad_key, grad_value,
-        grad_landmarks, options, wide,
+        grad_landmarks, options, wide, grad_lse,
     )  # fmt: skip
     if options.pooling is not None and options.shared:
         pool_backward(plan, grad_landmarks, grad_query, options.pooling, averaged=True)
@@ -50,7 +52,7 @@ def mita_backward(
 def _backward(
     plan: Plan, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor,
     out: Tensor, state: State, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor,
-    grad_landmarks: Tensor, options: MiTAOptions, wide: bool,
+    grad_landmarks: Tensor, options: MiTAOptions, wide: bool, grad_lse: Tensor | None,
 ) -> None:  # fmt: skip
     """All but what the pooling adds to the gradient of the queries."""
     batch, heads, tokens, dim = query.shape
@@ -76,7 +78,7 @@ def _backward(
         value_delta = plan.scratch(*state.landmark_lse.shape, dtype=torch.float32)
     grad_from_queries(
         plan, grad, query, landmarks, out, state, delta, part_values, part_landmarks, grad_query,
-        options, one_pass, blocks, wide,
+        options, one_pass, blocks, wide, grad_lse,
     )  # fmt: skip
     entries = reduce_and_place(
         plan, state, part_values, grad_values, value_delta, tokens, options, blocks

@@ -30,9 +30,9 @@ def or_else(run: Callable[[], T], instead: Callable[[], T] | None) -> T:
 
 
 def differentiate_in_torch(
-    attend: Callable, inputs: Sequence[Tensor | None], grad: Tensor
+    attend: Callable, inputs: Sequence[Tensor | None], grad: Tensor | Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """Gradients of `inputs` through another computation of the output; None for None.
+    """Gradients of `inputs` through another computation of the output, or outputs; None for None.
 
     If gradients are recorded, they can be differentiated in turn.
     """

@@ -21,7 +21,11 @@ def mita_forward(
     landmarks: Tensor | None,
     options: MiTAOptions,
 ) -> None:
-    """The forward pass; arguments as of :func:`.op.attention`. Its results: output and state."""
+    """The forward pass; arguments as of :func:`.op.attention`. Its results: output and state.
+
+    With a remainder it computes route-only attention, and the experts of the queries are a third
+    result, int32 [B H, N].
+    """
     num_landmarks = count_landmarks(landmarks, options)
     out = plan.result(empty_like_query(query))
     layout = lay_out(query, landmarks, options)

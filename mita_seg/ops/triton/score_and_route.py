@@ -227,6 +227,8 @@ def score_and_route(
     if routed:
         scores = plan.scratch(all_heads, num_landmarks, tokens, dtype=torch.float32)
         route_expert, route_rank = plan.scratch(2, all_heads, num_routes, dtype=torch.int32)
+        if options.remainder:
+            route_expert = plan.result(query.new_empty(all_heads, num_routes, dtype=torch.int32))
         counts = plan.scratch(all_heads, chunks, num_landmarks, dtype=torch.int32)
         maxima = scores
         if blocks.key_block > 1:

@@ -27,7 +27,7 @@ from .steps import (
 
 @triton.jit
 def _shared_backward_kernel(
-    p_query, p_grad, p_out, p_lse, p_delta, p_landmarks, p_values,
+    p_query, p_grad, p_out, p_lse, p_grad_lse, p_delta, p_landmarks, p_values,
     p_part_values, p_part_landmarks, p_grad_query,
     s_query_b, s_query_h, s_query_n, s_query_d, s_grad_b, s_grad_h, s_grad_n, s_grad_d,
     s_out_b, s_out_h, s_out_n, s_out_d,
@@ -36,14 +36,15 @@ def _shared_backward_kernel(
     heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2, scale, offset_log2,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_Q: tl.constexpr,
-    SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, EVEN: tl.constexpr,
+    SHARED: tl.constexpr, WITH_QUERY: tl.constexpr, WITH_LSE: tl.constexpr, EVEN: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Grid (splits of queries, blocks of landmarks, B H).
 
     Reads q, o and do once; writes delta = sum(do * o) [B H, N] and, for each split, partial sums
     [B H, splits, m, D] for the landmarks and their values. If all landmarks fit one block, it also
-    writes their part of dq.
+    writes their part of dq. WITH_LSE: the natural log of the softmax sum has a gradient too, which
+    goes to every logit by its weight, as -delta does.
     """
     split, landmark_block = tl.program_id(0), tl.program_id(1)
     head = tl.program_id(2).to(tl.int64)
@@ -73,6 +74,8 @@ def _shared_backward_kernel(
         b_grad = _load_rows(p_grad, o_n, s_grad_n, s_grad_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
         b_out = _load_rows(p_out, o_n, s_out_n, s_out_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
         b_delta = tl.sum(b_grad.to(tl.float32) * b_out.to(tl.float32), 1)  # [Q]
+        if WITH_LSE:
+            b_delta -= tl.load(p_grad_lse + head * num_tokens + o_n, mask=n_mask)
         if landmark_block == 0:
             tl.store(p_delta + head * num_tokens + o_n, b_delta, mask=n_mask)
         if SHARED:
@@ -315,11 +318,12 @@ def _reduce_landmarks_kernel(
 def grad_from_queries(
     plan: Plan, grad: Tensor, query: Tensor, landmarks: Tensor, out: Tensor, state: State,
     delta: Tensor, part_values: Tensor, part_landmarks: Tensor, grad_query: Tensor,
-    options: MiTAOptions, one_pass: bool, blocks: Blocks, wide: bool,
+    options: MiTAOptions, one_pass: bool, blocks: Blocks, wide: bool, grad_lse: Tensor | None,
 ) -> None:  # fmt: skip
     """Writes delta [B H, N] and the queries' parts of the shared expert's gradients.
 
     `part_values`, `part_landmarks` [B H, splits, m, d]; with `one_pass` also part of `grad_query`.
+    `grad_lse`, of the softmax sums' natural log: float32, N numbers a head; None: zero.
     """
     batch, heads, tokens, dim = query.shape
     num_landmarks, all_heads, lse = landmarks.shape[2], batch * heads, state.lse
@@ -328,13 +332,14 @@ def grad_from_queries(
     plan.launch(
         _shared_backward_kernel,
         (blocks.backward_splits, landmark_blocks if shared else 1, all_heads),
-        query, grad, out, lse, delta, landmarks, state.values,
-        part_values, part_landmarks, grad_query,
+        query, grad, out, lse, lse if grad_lse is None else grad_lse, delta, landmarks,
+        state.values, part_values, part_landmarks, grad_query,
         *query.stride(), *grad.stride(), *out.stride(), *landmarks.stride(), *grad_query.stride(),
         heads, tokens, num_landmarks, blocks.backward_splits, blocks.backward_tokens,
         scale * LOG2E, scale, options.shared_offset * LOG2E,
         BLOCK_M=blocks.landmarks, BLOCK_Q=blocks.shared_backward.block,
-        SHARED=shared, WITH_QUERY=one_pass, EVEN=tokens % blocks.shared_backward.block == 0,
+        SHARED=shared, WITH_QUERY=one_pass, WITH_LSE=grad_lse is not None,
+        EVEN=tokens % blocks.shared_backward.block == 0,
         STAGES=blocks.shared_backward.stages,
         D=dim, BLOCK_D=blocks.dim, PRECISION=precision(query.dtype), WIDE=wide,
         **blocks.shared_backward.triton_options,

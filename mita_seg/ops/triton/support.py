@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..surroundings import in_forward_mode
+from ..surroundings import in_forward_mode, in_transform
 from .gpu import LEAST_CAPABILITY, LEAST_SHARED_MEMORY, gpu_of
 
 MAX_TOKENS = 2**20
@@ -68,8 +68,8 @@ def unsupported_reason(
     reason = _unsupported_tensor_reason(query)
     if reason:
         return reason
-    if remainder:
-        return "it has no remainder, backend='tiled' has"
+    if remainder and in_transform():
+        return "it has no remainder under torch.func (grad, vmap), backend='tiled' has"
     dim, tokens = query.shape[3], query.shape[2]
     if dim % 8 or not 16 <= dim <= 128:
         return f'it takes head dimensions from 16 to 128 that are multiples of 8; got {dim}'
