@@ -11,14 +11,13 @@ from torch import Tensor
 from mita_seg.ops.pooling import adaptive_windows
 from mita_seg.ops.reference import (
     keys_of_queries,
-    landmark_weights,
     routed_logits,
     scale_products,
-    shared_logits,
     softmax_over,
 )
 
 from .record import Routing
+from .summary import Summary
 
 _NUMBERS_AT_ONCE = 2**24
 
@@ -64,7 +63,9 @@ def expert_map(routing: Routing):
 
 
 def token_use(routing: Routing):
-    """In how many experts each token is a key. Tokens in none are seen by the shared expert alone.
+    """In how many experts each token is a key.
+
+    Tokens in none are seen by the shared expert, or the remainder, alone.
 
     Returns:
         ndarray: int64 [B, H, N].
@@ -73,7 +74,7 @@ def token_use(routing: Routing):
 
 
 def shared_share(routing: Routing):
-    """The shared expert's share of each query's softmax.
+    """The shared expert's share of each query's softmax, or the remainder's in its place.
 
     Returns:
         ndarray: float32 [B, H, N], from 0 to 1.
@@ -84,7 +85,7 @@ def shared_share(routing: Routing):
 def recall(routing: Routing):
     """How much of full attention's mass of each query is on the keys of its experts.
 
-    Full attention is that of the same queries and keys. The shared expert is left out.
+    Full attention is that of the same queries and keys. Shared expert and remainder are left out.
 
     Returns:
         ndarray: float32 [B, H, N], from 0 to 1.
@@ -102,8 +103,8 @@ def recall(routing: Routing):
 def attention_rows(routing: Routing, queries: Sequence[int]):
     """Where queries look: MiTA attention as weights on the tokens' values.
 
-    The weight of a landmark is spread over the tokens by the landmark's own softmax. A row times
-    the values is what the attention returns for that query.
+    The weight of a landmark, or of the remainder, is spread over the tokens by the landmark's own
+    softmax. A row times the values is what the attention returns for that query.
 
     Args:
         routing: One call of an attention.
@@ -113,17 +114,15 @@ def attention_rows(routing: Routing, queries: Sequence[int]):
         ndarray: float32 [B, H, n, N], each row adds up to 1.
     """
     places = torch.tensor(list(queries), dtype=torch.int64, device=routing.query.device)
-    query, key, landmarks = in_float(routing)
-    query, options = query[:, :, places], routing.options
+    query, key, _ = in_float(routing)
+    query, summary = query[:, :, places], Summary(routing)
     chosen = chosen_keys(routing, places)  # [B, H, n, s k]
-    logits = [routed_logits(query, key, chosen, options)]
-    if options.shared:
-        logits.append(shared_logits(query, landmarks, options))
-    routed, *shared = softmax_over(logits)
+    logits = [routed_logits(query, key, chosen, routing.options), *summary.logits(places)]
+    routed, *others = softmax_over(logits)
     spread = routed.new_zeros(*query.shape[:3], key.shape[2])
     spread.scatter_add_(-1, chosen, routed)
-    for weights in shared:
-        spread += weights @ landmark_weights(key, landmarks, options)
+    for weights in others:
+        spread += summary.on_keys(weights, places)
     return spread.cpu().numpy()
 
 
@@ -157,17 +156,15 @@ def shared_masses(routing: Routing) -> Tensor:
     """What :func:`shared_share` returns, as a tensor."""
     shape = routing.query.shape[:3]
     options = routing.options
-    if not options.shared:
+    if not (options.shared or options.remainder):
         return torch.zeros(shape)
     if not options.topk:
         return torch.ones(shape)
-    query, key, landmarks = in_float(routing)
-    parts = []
+    query, key, _ = in_float(routing)
+    summary, parts = Summary(routing), []
     for queries in few_queries(routing, options.num_routed * options.topk * key.shape[3]):
         few, chosen = query[:, :, queries], chosen_keys(routing, queries)
-        logits = [
-            shared_logits(few, landmarks, options), routed_logits(few, key, chosen, options)
-        ]  # fmt: skip
+        logits = [*summary.logits(queries), routed_logits(few, key, chosen, options)]
         shared, _ = softmax_over(logits)
         parts.append(shared.sum(-1))
     return torch.cat(parts, -1)

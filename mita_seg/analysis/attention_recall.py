@@ -7,17 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from mita_seg.layers.full_attention import full_attention
-from mita_seg.ops.reference import (
-    landmark_weights,
-    routed_logits,
-    scale_products,
-    shared_logits,
-    softmax_over,
-)
+from mita_seg.ops.reference import routed_logits, scale_products, softmax_over
 
 from .arrays import chosen_keys, expert_counts, few_queries, in_float
 from .observe import observe
 from .record import Routing, make_routing
+from .summary import Summary
 
 COMMON = 0.9  # of the experts; a key in so many is common to all
 
@@ -29,9 +24,10 @@ class AttentionRecall(NamedTuple):
 
     Attributes:
         routed: On the keys of its experts.
-        shared: The shared expert's share of MiTA attention's softmax.
+        shared: The shared expert's share of MiTA attention's softmax, or the remainder's.
         overlap: Mass that full attention and MiTA attention put on the same keys, the shared
-            expert's spread over them by the landmarks' own softmax; 1 where the two are equal.
+            expert's or the remainder's spread over them by the landmarks' own softmax; 1 where the
+            two are equal.
         common: On keys that nearly all experts hold.
         common_keys: How many these are, of the k keys of an expert, from 0 to 1.
         common_norm: Mean norm of these keys, relative to the median of all; NaN without any. Keys
@@ -63,21 +59,19 @@ def attention_recall(routing: Routing) -> AttentionRecall:
     counts = expert_counts(routing)  # [B, H, N]
     is_common = counts >= COMMON * landmarks.shape[2]
     numbers = 3 * tokens + options.num_routed * options.topk * key.shape[3]  # of a query
-    spread = landmark_weights(key, landmarks, options) if options.shared else None  # [B, H, m, N]
+    summary = Summary(routing)
     sums = [torch.zeros(query.shape[:2], device=query.device) for _ in range(4)]
     for queries in few_queries(routing, numbers):
         few = query[:, :, queries]
         full = scale_products(few, key, options.scale).softmax(-1)  # [B, H, n, N]
         chosen = chosen_keys(routing, queries)
         held = torch.zeros_like(full, dtype=torch.bool).scatter_(-1, chosen, True)
-        logits = [routed_logits(few, key, chosen, options)]
-        if spread is not None:
-            logits.append(shared_logits(few, landmarks, options))
+        logits = [routed_logits(few, key, chosen, options), *summary.logits(queries)]
         routed_weights, *shared_weights = softmax_over(logits)
         mita = torch.zeros_like(full).scatter_add_(-1, chosen, routed_weights)
         shared = full.new_zeros(full.shape[:3])
         for weights in shared_weights:
-            mita += weights @ spread
+            mita += summary.on_keys(weights, queries)
             shared = weights.sum(-1)
         figures = (
             full.where(held, 0).sum(-1),

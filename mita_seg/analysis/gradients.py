@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from mita_seg.ops.options import MiTAOptions
-from mita_seg.ops.reference import attend, route, routed_part, select_keys, shared_part
+from mita_seg.ops.reference import (
+    attend,
+    remainder_part,
+    route,
+    routed_part,
+    select_keys,
+    shared_part,
+)
 
 from .observe import observe
 
@@ -65,8 +72,8 @@ def split_gradient(
 
     Returns:
         [B, H, N, d] each; two add up to the gradient of an input. ``query_pooled``, through the
-        landmarks, and ``query_direct``; ``key_shared``, through the shared expert's values, and
-        ``key_routed``; ``value_shared`` and ``value_routed``.
+        landmarks, and ``query_direct``; ``key_shared``, through the shared expert's values or the
+        remainder, and ``key_routed``; ``value_shared`` and ``value_routed``.
     """
     names = ('query_pooled', 'query_direct')
     names += ('key_shared', 'key_routed', 'value_shared', 'value_routed')
@@ -94,6 +101,9 @@ def _attend(
         experts = select_keys(key, landmarks, options)
         routes = route(query, landmarks, options)
         parts.append(routed_part(query, key, value, experts, routes, options))
+        if options.remainder:
+            key, value = ways['key_shared'], ways['value_shared']
+            parts.append(remainder_part(query, key, value, landmarks, experts, routes, options))
     return attend(parts)
 
 

@@ -28,7 +28,7 @@ def routing_figures(routing: Routing) -> dict[str, float]:
         that go to the most popular expert (at least 1 / m). ``unchosen_keys``: keys in no expert.
         ``unreached_keys``: keys in no expert that a query goes to. ``overlap``: places of the
         experts whose key is also in another expert. ``shared_mass``: softmax mass of the landmarks,
-        mean over queries. All but the last are NaN without routed experts.
+        or of the remainder, mean over queries. All but the last are NaN without routed experts.
     """
     if not routing.options.topk:
         return {**dict.fromkeys(_OF_ROUTED_EXPERTS, float('nan')), 'shared_mass': 1.0}

@@ -23,7 +23,8 @@ def check_sweep(model, landmarks, topks):
         for grid in landmarks:
             check_pair('landmarks', grid)
             for topk in topks:
-                check_experts(topk, layer.num_routed, grid[0] * grid[1], layer.shared)
+                num_landmarks = grid[0] * grid[1]
+                check_experts(topk, layer.num_routed, num_landmarks, layer.shared, layer.remainder)
 
 
 def sweep_experts(evaluate, model, landmarks, topks):

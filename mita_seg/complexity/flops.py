@@ -27,17 +27,20 @@ def mita_attention_flops(
     """FLOPs of MiTA attention, the same for every backend.
 
     N d m each for the landmark scores S, the shared values, the closeness G and the shared part of
-    the output; N d s k each for the logits and the values of the routed experts.
+    the output; N d s k each for the logits and the values of the routed experts. A remainder: N d m
+    each for S, G, its mean keys and its mean values, and N d each for its logits and its part of
+    the output.
 
     Args:
         heads: Batch size times number of heads.
         num_tokens: N.
         dim: Head dimension d.
         num_landmarks: m.
-        options: What the attention computes. Route-only needs S and G alone of the landmarks.
+        options: What the attention computes. Route-only without a remainder needs S and G alone of
+            the landmarks.
     """
-    landmark_products = 4 if options.shared else 2
-    routed_keys = options.num_routed * options.topk
+    landmark_products = 4 if options.shared or options.remainder else 2
+    routed_keys = options.num_routed * options.topk + options.remainder
     return heads * num_tokens * dim * (landmark_products * num_landmarks + 2 * routed_keys)
 
 

@@ -40,7 +40,8 @@ class MiTAAttention(Attention):
     attention is ``topk=0``, route-only is ``shared=False``; full attention is ``topk >= N`` with
     ``shared=False``.
 
-    Source: arXiv 2602.01219, equations 5-12 and Algorithm 1.
+    Source: arXiv 2602.01219, equations 5-12 and Algorithm 1; of the remainder see
+    :func:`mita_seg.ops.mita_attention`.
 
     Args:
         embed_dims: Channels C of the tokens.
@@ -52,6 +53,9 @@ class MiTAAttention(Attention):
         landmark_scale: Factor of the shared expert's logits: ``'scale'`` for d^-1/2 (the paper),
             ``'inverse_dim'`` for 1/d (the published code), or a number.
         shared_offset: Added to the shared expert's logits; a negative number makes it weaker.
+        remainder: Give each expert one more key, which stands for all keys outside of it as its
+            landmark sees them. It takes the place of the shared expert: with ``shared=False``,
+            ``num_routed=1`` and topk of at least 1.
         kmeans_steps: None: landmarks are the means of windows (the paper). A number: from there
             they are moved by so many steps of k-means of the patches' queries and get equal norms,
             see :func:`mita_seg.ops.cluster_landmarks`; 0: the norms alone. Nearer to full
@@ -67,7 +71,8 @@ class MiTAAttention(Attention):
 
     Raises:
         TypeError: An argument of the wrong type.
-        ValueError: A value out of range, or ``topk=0`` together with ``shared=False``.
+        ValueError: A value out of range, ``topk=0`` together with ``shared=False``, or a remainder
+            with ``shared=True``, more routed experts than one or ``topk=0``.
 
     Attributes:
         stage: What :meth:`set_stage` set; None while the layer computes its own settings.
@@ -83,6 +88,7 @@ class MiTAAttention(Attention):
         shared: bool = True,
         landmark_scale: float | str = 'scale',
         shared_offset: float = 0.0,
+        remainder: bool = False,
         kmeans_steps: int | None = None,
         backend: str = 'auto',
         pooled_tokens: str = 'patches',
@@ -90,13 +96,14 @@ class MiTAAttention(Attention):
     ) -> None:
         super().__init__(embed_dims, num_heads, **kwargs)
         check_pair('landmarks', landmarks)
-        check_experts(topk, num_routed, landmarks[0] * landmarks[1], shared)
+        check_experts(topk, num_routed, landmarks[0] * landmarks[1], shared, remainder)
         self.landmarks = tuple(landmarks)
         self.topk = topk
         self.num_routed = num_routed
         self.shared = shared
         self.landmark_scale = _resolve_landmark_scale(landmark_scale, self.head_dim)
         self.shared_offset = check_scale('shared_offset', shared_offset)
+        self.remainder = remainder
         if kmeans_steps is not None:
             check_int('kmeans_steps', kmeans_steps, 0)
         self.kmeans_steps = kmeans_steps
@@ -124,7 +131,9 @@ class MiTAAttention(Attention):
         if stage is not None:
             if stage.topk is not None:
                 num_landmarks = self.landmarks[0] * self.landmarks[1]
-                check_experts(stage.topk, self.num_routed, num_landmarks, self.shared)
+                check_experts(
+                    stage.topk, self.num_routed, num_landmarks, self.shared, self.remainder
+                )
             check_scale('shared_offset', stage.shared_offset)
         self.stage = stage
 
@@ -171,6 +180,7 @@ class MiTAAttention(Attention):
             'landmark_scale': self.landmark_scale,
             'shared': self.shared,
             'shared_offset': self.shared_offset,
+            'remainder': self.remainder,
         }
         if self.stage is None:
             return settings
@@ -194,7 +204,8 @@ class MiTAAttention(Attention):
         return (
             f'landmarks={self.landmarks}, topk={self.topk}, num_routed={self.num_routed}, '
             f'shared={self.shared}, landmark_scale={self.landmark_scale:.4g}, '
-            f'shared_offset={self.shared_offset:.4g}, kmeans_steps={self.kmeans_steps}, '
+            f'shared_offset={self.shared_offset:.4g}, remainder={self.remainder}, '
+            f'kmeans_steps={self.kmeans_steps}, '
             f'pooled_tokens={self.pooled_tokens!r}, backend={self.backend!r}'
         )
 

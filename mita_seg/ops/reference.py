@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .options import MiTAOptions
-from .remainder import Remainder, summarize
+from .remainder import Remainder, leave_out, summarize
 from .selection import scores_between
 
 
@@ -82,12 +82,39 @@ def routed_part(
     return Part(routed_logits(query, key, chosen, options), gather_rows(value, chosen))
 
 
+def outside_weights(
+    key: Tensor, landmarks: Tensor, experts: Tensor, options: MiTAOptions
+) -> Tensor:
+    """softmax(c L K^T) over the keys outside of each landmark's expert, 0 inside. [B, H, m, N]"""
+    return leave_out(scale_products(landmarks, key, options.scale), experts).softmax(-1)
+
+
 def remainder_of(
     key: Tensor, value: Tensor, landmarks: Tensor, experts: Tensor, options: MiTAOptions
 ) -> Remainder:
     """What stands for the keys outside of each of the `experts` [B, H, m, k]."""
     logits = scale_products(landmarks, key, options.scale)  # [B, H, m, N]
     return summarize(logits, experts, key, value, landmarks, options.scale)
+
+
+def remainder_logits(
+    query: Tensor,
+    key: Tensor,
+    landmarks: Tensor,
+    experts: Tensor,
+    routes: Tensor,
+    options: MiTAOptions,
+) -> Tensor:
+    """Logits with the remainder of each query's expert, [B, H, N, 1]."""
+    no_values = key[..., :1]
+    bias, mean_key, _ = remainder_of(key, no_values, landmarks, experts, options)
+    return _tangent(query, gather_rows(bias, routes), gather_rows(mean_key, routes), options)
+
+
+def _tangent(query: Tensor, bias: Tensor, mean_key: Tensor, options: MiTAOptions) -> Tensor:
+    """bias [B, H, N, 1, 1] + c Q . mean_key [B, H, N, 1, d] -> [B, H, N, 1]"""
+    products = scale_products(query.unsqueeze(-2), mean_key, options.scale)
+    return (products + bias).squeeze(-1)
 
 
 def remainder_part(
@@ -102,8 +129,7 @@ def remainder_part(
     """The remainder: of each query that of its expert `routes` [B, H, N, 1]."""
     rows = remainder_of(key, value, landmarks, experts, options)
     bias, mean_key, mean_value = (gather_rows(each, routes) for each in rows)  # [B, H, N, 1, ...]
-    logits = scale_products(query.unsqueeze(-2), mean_key, options.scale).squeeze(-2)
-    return Part(logits + bias.squeeze(-1), mean_value)
+    return Part(_tangent(query, bias, mean_key, options), mean_value)
 
 
 def softmax_over(logits: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -25,6 +25,12 @@ class Remainder(NamedTuple):
     value: Tensor  # mean values [..., m, d]
 
 
+def leave_out(logits: Tensor, experts: Tensor) -> Tensor:
+    """logits [..., m, N] with the lowest number at the keys of the experts [..., m, k]."""
+    # Finite, as a softmax over nothing is NaN; half, so that a sum with it is finite, too.
+    return logits.scatter(-1, experts, torch.finfo(logits.dtype).min / 2)
+
+
 def summarize(
     logits: Tensor, experts: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, scale: float
 ) -> Remainder:
@@ -41,9 +47,7 @@ def summarize(
         Its key and value in the dtype of `key`. If an expert has all keys, its bias is so low that
         no query gives the remainder any weight.
     """
-    # Finite, as a softmax over nothing is NaN; half, so that a sum with it is finite, too.
-    lowest = torch.finfo(logits.dtype).min / 2
-    outside = logits.scatter(-1, experts, lowest)
+    outside = leave_out(logits, experts)
     weights = outside.softmax(-1).to(key.dtype)
     mean_key, mean_value = weights @ key, weights @ value
     at_landmark = (scale * landmarks.to(logits.dtype) * mean_key).sum(-1, keepdim=True)

@@ -29,7 +29,7 @@ _CAPTIONS = {
     'layers': 'From layer to layer: tokens in no expert, use of the tokens, the shared '
     "expert's share, and recall of full attention.",
     'class_queries': 'Where the query of each class looks in the decoder.',
-    'shared_share': "The shared expert's share of each patch's softmax.",
+    'shared_share': "The shared expert's share of each patch's softmax, or the remainder's.",
     'recall': "How much of full attention's mass lies on the keys of a patch's experts.",
     'tokens_in_experts': 'How many experts hold each patch as a key.',
 }

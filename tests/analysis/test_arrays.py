@@ -21,7 +21,10 @@ def recorded(**options):
     return routing, value, mita_attention(query, key, value, landmarks, **options)
 
 
-VARIANTS = [{}, {'topk': 0}, {'shared': False}, {'num_routed': 2}, {'topk': 99}]
+REMAINDER = {'shared': False, 'remainder': True}
+VARIANTS = [
+    {}, {'topk': 0}, {'shared': False}, {'num_routed': 2}, {'topk': 99}, REMAINDER
+]  # fmt: skip
 
 
 @pytest.mark.parametrize('change', VARIANTS)
@@ -46,6 +49,12 @@ def test_shares_are_those_of_logits_written_out(change, monkeypatch):
         keys = [i for e in routing.routes[1, 2, n] for i in routing.experts[1, 2, e].tolist()]
         routed = logits[keys].exp().sum()
         shared = (0.3 * landmarks @ query[n]).exp().sum() if routing.options.shared else 0 * routed
+        if routing.options.remainder:
+            landmark = landmarks[routing.routes[1, 2, n, 0]]
+            outside = [i for i in range(TOKENS) if i not in keys]
+            seen = 8**-0.5 * key[outside] @ landmark
+            tangent = 8**-0.5 * (query[n] - landmark) @ (seen.softmax(0) @ key[outside])
+            shared = (seen.logsumexp(0) + tangent).exp()
         assert share[1, 2, n] == pytest.approx((shared / (shared + routed)).item(), abs=1e-5)
         expected = logits.softmax(0)[sorted(set(keys))].sum().item()
         assert recall[1, 2, n] == pytest.approx(expected, abs=1e-5)

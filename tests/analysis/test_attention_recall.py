@@ -22,7 +22,16 @@ def recorded(**options):
     return analysis.Routing(query, key, landmarks, filled_in, grid=GRID, start=START)
 
 
-@pytest.mark.parametrize('change', [{}, {'topk': 0}, {'shared': False}, {'num_routed': 2}])
+@pytest.mark.parametrize(
+    'change',
+    [
+        {},
+        {'topk': 0},
+        {'shared': False},
+        {'num_routed': 2},
+        {'shared': False, 'remainder': True},
+    ],
+)
 def test_figures_are_those_of_rows_written_out(change, monkeypatch):
     monkeypatch.setattr(analysis.arrays, '_NUMBERS_AT_ONCE', 7 * 6 * TOKENS)  # a few queries
     routing = recorded(**change)

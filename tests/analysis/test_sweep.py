@@ -38,3 +38,10 @@ def test_model_is_restored_after_a_failure(model):
 def test_impossible_combinations_are_refused_first(model, landmarks, topk, message):
     with pytest.raises(ValueError, match=message):
         check_sweep(model, [(2, 2), landmarks], [3, topk])
+
+
+def test_with_a_remainder_there_must_be_keys():
+    layer = MiTAAttention(16, 2, landmarks=(2, 2), topk=3, shared=False, remainder=True)
+    check_sweep(layer, [(2, 2)], [1, 99])
+    with pytest.raises(ValueError, match='topk must be at least 1 with remainder=True, got 0'):
+        check_sweep(layer, [(2, 2)], [0])

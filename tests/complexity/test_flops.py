@@ -36,6 +36,8 @@ def counted(**arguments):
         ({'topk': 5, 'num_routed': 3}, 6 * 50 * 16 * (4 * 9 + 2 * 3 * 5)),
         ({'topk': 0}, 6 * 50 * 16 * 4 * 9),
         ({'topk': 5, 'shared': False}, 6 * 50 * 16 * (2 * 9 + 2 * 5)),
+        ({'topk': 5, 'shared': False, 'remainder': True}, 6 * 50 * 16 * (4 * 9 + 2 * 6)),
+        ({'topk': 50, 'shared': False, 'remainder': True}, 6 * 50 * 16 * (2 * 9 + 2 * 50)),
         ({'topk': 80}, 6 * 50 * 16 * (4 * 9 + 2 * 50)),
         ({}, 6 * 2 * 50 * 50 * 16),
     ],

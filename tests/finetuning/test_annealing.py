@@ -95,7 +95,10 @@ def test_values_may_be_given():
     assert '3 keys, offset 0.00' in annealing.describe()
 
 
-@pytest.mark.parametrize('options', [{'topk': 0}, {'shared': False}, {'num_routed': 2}])
+@pytest.mark.parametrize(
+    'options',
+    [{'topk': 0}, {'shared': False}, {'num_routed': 2}, {'shared': False, 'remainder': True}],
+)
 def test_every_kind_of_layer_is_annealed(x, options):
     model = Encoder(**{**MITA, **options})
     full = with_weights_of(model)(x)

@@ -9,6 +9,7 @@ from torch.export import Dim, export
 from torch.nn.functional import conv2d, silu
 
 from mita_seg.layers import FullAttention, MiTAAttention
+from mita_seg.layers.mita_attention import Stage
 from mita_seg.ops.reference import reference_attention
 
 GRID = (5, 7)
@@ -42,7 +43,13 @@ def test_route_only_with_every_key_is_full_attention(options, start, after):
 
 @pytest.mark.parametrize(
     'options',
-    [{'topk': 0}, {'shared': False}, {'num_routed': 3}, {'landmark_scale': 'inverse_dim'}],
+    [
+        {'topk': 0},
+        {'shared': False},
+        {'num_routed': 3},
+        {'landmark_scale': 'inverse_dim'},
+        {'shared': False, 'remainder': True},
+    ],
 )
 def test_settings_change_the_result_and_train(options):
     base = MiTAAttention(32, 2, landmarks=(2, 3), topk=4).double()
@@ -204,6 +211,8 @@ def test_bad_shapes_and_attention_dropout_are_refused(kind, arguments, message):
         ({'landmarks': 6}, TypeError, 'landmarks must be two ints'),
         ({'num_routed': 37}, ValueError, 'num_routed must be from 1 to .*36, got 37'),
         ({'topk': 0, 'shared': False}, ValueError, 'topk=0 with shared=False'),
+        ({'remainder': True}, ValueError, 'shared must be False with remainder=True'),
+        ({'remainder': 'yes'}, TypeError, "remainder must be a bool, got 'yes'"),
         ({'landmark_scale': None}, TypeError, 'landmark_scale must be a number, got None'),
         ({'kmeans_steps': -1}, ValueError, 'kmeans_steps must be at least 0, got -1'),
         ({'kmeans_steps': 1.0}, TypeError, 'kmeans_steps must be an int, got 1.0'),
@@ -233,7 +242,16 @@ def test_bad_calls_are_refused(x, grid, start, message):
 
 
 @pytest.mark.parametrize(
-    'change', [{}, {'num_routed': 2}, {'shared': False}, {'topk': 99}, {'kmeans_steps': 1}]
+    'change',
+    [
+        {},
+        {'num_routed': 2},
+        {'shared': False},
+        {'topk': 99},
+        {'kmeans_steps': 1},
+        {'shared': False, 'remainder': True},
+        {'shared': False, 'remainder': True, 'kmeans_steps': 1},
+    ],
 )
 def test_options_of_a_layer_are_what_it_computes(change):
     layer = MiTAAttention(16, 2, landmarks=(2, 2), landmark_scale=0.3, **{'topk': 3, **change})
@@ -242,3 +260,20 @@ def test_options_of_a_layer_are_what_it_computes(change):
     assert options.pooling == (3, 4, 2, 2, 1) and options.topk == min(layer.topk, 13)
     expected = reference_attention(q, k, v, layer.pool(q, (3, 4), 1), options)
     torch.testing.assert_close(layer.attend(q, k, v, (3, 4), 1), expected)
+
+
+def test_with_a_remainder_stages_set_the_keys_alone():
+    layer = MiTAAttention(32, 2, landmarks=(2, 3), topk=4, shared=False, remainder=True).double()
+    assert 'shared=False' in repr(layer) and 'remainder=True' in repr(layer)
+    full = FullAttention(32, 2).double()
+    full.load_state_dict(layer.state_dict())
+    x = tokens()
+    own = layer(x, GRID, 1)
+    for stage in (Stage(None), Stage(10**6), Stage(x.shape[1], -3.0)):
+        layer.set_stage(stage)
+        assert not layer.options(x.shape[1], GRID, 1).remainder
+        torch.testing.assert_close(layer(x, GRID, 1), full(x, GRID, 1), atol=1e-12, rtol=0)
+    layer.set_stage(Stage(4, -3.0))
+    assert torch.equal(layer(x, GRID, 1), own)
+    with pytest.raises(ValueError, match='topk must be at least 1 with remainder=True, got 0'):
+        layer.set_stage(Stage(0))

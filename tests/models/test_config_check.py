@@ -57,6 +57,11 @@ def vit(**options):
             '^model.backbone.attn_cfg: landmarks must be two ints',
         ),
         (
+            vit(attn_cfg={'type': 'MiTAAttention', 'remainder': True}),
+            ValueError,
+            '^model.backbone.attn_cfg: shared must be False with remainder=True',
+        ),
+        (
             {'decode_head': [{'type': 'MiTAMaskTransformerHead', 'attn_cfg': {}}]},
             ValueError,
             r'^model.decode_head\[0\].attn_cfg must have the type .*known: FullAtt.*got None',
@@ -96,6 +101,7 @@ def test_a_slip_is_named_with_its_place(config, error, message):
         vit(),
         vit(attn_cfg=None),
         vit(attn_cfg={'type': 'MiTAAttention', 'num_heads': 2, 'topk': 3, '_scope_': 'mmseg'}),
+        vit(attn_cfg={'type': 'MiTAAttention', 'shared': False, 'remainder': True}),
         vit(attn_cfg={'type': Forwarding, 'window': 5}),
         {'backbone': {'type': 'VisionTransformer', 'attn_cfg': {'anything': 1}}},
         {'type': SWAPPED, 'segmentor': 'EncoderDecoder', 'attn_cfg': {'topk': 3}},
