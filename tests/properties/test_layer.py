@@ -43,9 +43,13 @@ def layers(draw, dims=(4, 5, 6, 3), dtypes=(torch.float64, torch.float32), large
         'shared': shared,
         'landmark_scale': draw(st.sampled_from(['scale', 'inverse_dim', 0.3])),
         'shared_offset': draw(st.sampled_from([0.0, -2.0])),
+        'remainder': False,
         'kmeans_steps': draw(st.sampled_from([None, None, 0, 1, 2])),
         'pooled_tokens': 'all_but_last' if all_but_last else 'patches',
     }
+    if draw(st.sampled_from([False, False, False, True])):
+        topk = max(mita['topk'], 1)
+        mita |= {'topk': topk, 'num_routed': 1, 'shared': False, 'remainder': True}
     return {
         'batch': draw(st.sampled_from([2, 1, 2, 1, 0])),
         'tokens': tokens,
@@ -104,7 +108,7 @@ def assert_layer_equals_oracle(kind, case, backends):
         return oracle.attend(
             query, key, value, landmarks,
             topk=topk, num_routed=num_routed, landmark_scale=scale, shared=settings['shared'],
-            shared_offset=settings['shared_offset'],
+            shared_offset=settings['shared_offset'], remainder=settings['remainder'],
         )  # fmt: skip
 
     named = dict(zip(names, exact[1:], strict=True))
@@ -128,7 +132,8 @@ def assert_layer_equals_oracle(kind, case, backends):
 @share(220)
 @given(layers())
 def test_mita_attention_computes_the_definition(case):
-    assert_layer_equals_oracle(MiTAAttention, case, PLAIN)
+    without = {'masked'} if case['mita']['remainder'] else set()
+    assert_layer_equals_oracle(MiTAAttention, case, [each for each in PLAIN if each not in without])
 
 
 @pytest.mark.slow

@@ -21,10 +21,23 @@ from support.property_cases import (
 from support.property_settings import share
 
 
-@share(300)
+@share(230)
 @given(cases())
 def test_torch_operations_compute_the_definition(case):
     assert_equals_oracle(case, PLAIN)
+
+
+def with_remainder(case):
+    """The call with a remainder, which goes with one routed expert and no shared one."""
+    topk = max(case.options['topk'], 1)
+    change = {'topk': topk, 'num_routed': 1, 'shared': False, 'remainder': True}
+    return replace(case, options={**case.options, **change})
+
+
+@share(60)
+@given(cases())
+def test_torch_operations_compute_the_remainder(case):
+    assert_equals_oracle(with_remainder(case), ['reference', 'tiled', 'exported'])
 
 
 # The interpreter takes a third of a second for one head, more for more landmarks.
@@ -38,11 +51,19 @@ INTERPRETED = {
 
 
 @pytest.mark.slow
-@share(80)
+@share(70)
 @given(cases(**INTERPRETED, scales=POSITIVE_SCALE))
 def test_kernels_compute_the_definition(case):
     pytest.importorskip('triton')
     assert_equals_oracle(case, ['triton'])
+
+
+@pytest.mark.slow
+@share(20)
+@given(cases(**INTERPRETED, scales=POSITIVE_SCALE))
+def test_kernels_compute_the_remainder(case):
+    pytest.importorskip('triton')
+    assert_equals_oracle(with_remainder(case), ['triton'])
 
 
 @share(60)

@@ -1,7 +1,8 @@
 """MiTA attention by its definition alone: loops over images, heads and queries, in float64.
 
-Written from the equations of arXiv 2602.01219 and from nothing in `mita_seg`, so that an error
-there is not repeated here. Gradients come from autograd. Slow; for a few dozen tokens.
+Written from the equations of arXiv 2602.01219, and for the remainder from the words of
+`mita_attention`, but from no code in `mita_seg`, so that an error there is not repeated here.
+Gradients come from autograd. Slow; for a few dozen tokens.
 """
 
 import math
@@ -16,8 +17,9 @@ def choose(scores, count):
 
 
 def attend_in_head(
-    query, key, value, landmarks, topk, num_routed, scale, landmark_scale, shared, shared_offset
-):
+    query, key, value, landmarks, topk, num_routed, scale, landmark_scale, shared, shared_offset,
+    remainder,
+):  # fmt: skip
     """One head: query, key, value [N, d], landmarks [m, d] -> [N, d]."""
     topk = min(topk, len(key))
     experts, shared_values = [], []
@@ -35,6 +37,13 @@ def attend_in_head(
         for expert in choose(closeness, num_routed if topk else 0):
             logits.append(scale * (key[experts[expert]] @ one))
             values.append(value[experts[expert]])
+            outside = [place for place in range(len(key)) if place not in experts[expert]]
+            if remainder and outside:
+                at_landmark = scale * (key[outside] @ landmarks[expert])
+                weights = at_landmark.softmax(0)
+                change = scale * torch.dot(one - landmarks[expert], weights @ key[outside])
+                logits.append((at_landmark.logsumexp(0) + change).view(1))
+                values.append((weights @ value[outside]).unsqueeze(0))
         outputs.append(torch.cat(logits).softmax(0) @ torch.cat(values))
     return torch.stack(outputs)
 
@@ -51,6 +60,7 @@ def attend(
     landmark_scale=None,
     shared=True,
     shared_offset=0.0,
+    remainder=False,
 ):
     """query, key, value [B, H, N, d], landmarks [B, H, m, d], float64 -> [B, H, N, d]."""
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
@@ -60,7 +70,7 @@ def attend(
         for head in range(query.shape[1]):
             rows = (tensor[image, head] for tensor in (query, key, value, landmarks))
             output[image, head] = attend_in_head(
-                *rows, topk, num_routed, scale, landmark_scale, shared, shared_offset
+                *rows, topk, num_routed, scale, landmark_scale, shared, shared_offset, remainder
             )
     return output
 
