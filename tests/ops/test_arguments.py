@@ -163,6 +163,7 @@ def test_a_call_like_an_earlier_one_is_not_checked_again(nothing_known):
         ({'topk': True}, TypeError),
         ({'num_routed': True}, TypeError),
         ({'shared_offset': False}, TypeError),
+        ({'remainder': 0}, TypeError),
         ({'query': torch.randn(1, 2, 12, 8).double()}, TypeError),
         ({'value': torch.randn(1, 2, 13, 8)}, ValueError),
         ({'landmarks': torch.randn(1, 2, 4, 9)}, ValueError),
@@ -190,7 +191,9 @@ def test_bad_grids_are_refused_after_good_ones_that_look_alike(pair):
 
 def test_another_dtype_grid_or_number_is_another_call(nothing_known):
     tokens = torch.randn(3, 1, 2, 12, 8).double()
-    for changes in ({}, {'topk': 2}, {'shared': False}, {'landmark_scale': 0.1}, {'start': 1}):
+    remainder = {'shared': False, 'remainder': True}
+    alone = {'shared': False}
+    for changes in ({}, {'topk': 2}, alone, remainder, {'landmark_scale': 0.1}, {'start': 1}):
         for dtype in (torch.float32, torch.float64):
             for grid in ((3, 3), (1, 9)):
                 given = [*tokens.to(dtype), grid, (1, 3)]

@@ -7,7 +7,7 @@ from torch.export import Dim, export
 from torch.func import jvp, vmap
 
 from mita_seg.ops import mita_attention, pooled_mita_attention
-from mita_seg.ops.attention import torch_backend
+from mita_seg.ops.attention import BACKENDS, torch_backend
 from mita_seg.ops.exporting import exported_attention
 from mita_seg.ops.options import MiTAOptions, make_options
 from support import oracle
@@ -242,3 +242,24 @@ def test_it_is_nearer_to_full_attention():
         return (mita_attention(*tensors, topk=20, shared=False, **options) - full).norm().item()
 
     assert error(remainder=True) < 0.7 * error()
+
+
+@pytest.mark.parametrize('shape', [(0, 2), (3, 0)])
+@pytest.mark.parametrize('backend', ['reference', 'tiled', 'auto'])
+def test_nothing_in_gives_nothing_out(shape, backend):
+    tensors = [torch.randn(*shape, rows, 16, requires_grad=True) for rows in (12, 12, 12, 4)]
+    output = mita_attention(*tensors, topk=3, **OPTIONS, backend=backend)
+    output.sum().backward()
+    assert output.shape == tensors[0].shape and tensors[3].grad.shape == tensors[3].shape
+    if backend != 'auto':  # which leaves nothing to the backends
+        options = make_options((12, 16), 4, topk=3, **OPTIONS)
+        assert BACKENDS[backend].run(*tensors, options).shape == output.shape
+
+
+def test_autocast():
+    tensors = [each.float() for each in inputs()]
+    with torch.autocast('cpu', torch.bfloat16):
+        output = mita_attention(*tensors, topk=5, **OPTIONS)
+    assert output.dtype == torch.bfloat16
+    expected = mita_attention(*(each.bfloat16() for each in tensors), topk=5, **OPTIONS)
+    assert torch.equal(output, expected)
