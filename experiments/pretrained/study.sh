@@ -34,7 +34,7 @@ all='full full-distilled mita-dec mita mita-annealed mita-distilled mita-anneale
     mita-equal-norms mita-kmeans mita-kmeans-annealed-distilled mita-kmeans-calibrated
     mita-kmeans-calibrated-annealed-distilled mita-kmeans-calibrated-from-3
     mita-kmeans-calibrated-from-3-annealed-distilled mita-kmeans-more-landmarks
-    mita-kmeans-more-keys
+    mita-kmeans-more-keys mita-kmeans-remainder
     full-lr1 full-distilled-lr1 mita-lr1 mita-annealed-distilled-lr1 mita-kmeans-calibrated-lr1
     mita-kmeans-calibrated-annealed-distilled-lr1
     mita-kmeans-calibrated-from-3-annealed-distilled-lr1'
@@ -119,6 +119,9 @@ settings() { # settings camvid mita-s2
     mita-route) attention "${usual[0]}" $((2 * usual[1])) shared=False ;; # as many products
     mita-kmeans-route)
         attention "${usual[0]}" $((2 * usual[1])) shared=False kmeans_steps=1
+        ;;
+    mita-kmeans-remainder)
+        attention "${usual[0]}" $((2 * usual[1])) shared=False remainder=True kmeans_steps=1
         ;;
     *) echo "no run is called $2" >&2 && return 1 ;;
     esac
@@ -239,7 +242,7 @@ time)
     calibrate facades mita-kmeans
     python experiments/pretrained/time_forward.py \
         $(runs facades ${RUNS:-full mita-dec mita mita-kmeans-calibrated \
-            mita-kmeans-calibrated-from-3 mita-kmeans-more-keys}) --pixels ${PIXELS:-1568} --out $out/time
+            mita-kmeans-calibrated-from-3 mita-kmeans-more-keys mita-kmeans-remainder}) --pixels ${PIXELS:-1568} --out $out/time
     ;;
 list)
     for name in ${SETS:-camvid facades}; do runs $name ${RUNS:-$all}; done

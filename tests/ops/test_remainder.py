@@ -109,8 +109,9 @@ def test_gradients_and_theirs_are_those_of_differences(backend):
     def attend(*tensors):
         return mita_attention(*tensors, topk=3, **OPTIONS, backend=backend)
 
-    assert torch.autograd.gradcheck(attend, tensors)
-    assert torch.autograd.gradgradcheck(attend, tensors)
+    # On a GPU sums of gathered rows have no fixed order.
+    assert torch.autograd.gradcheck(attend, tensors, nondet_tol=1e-10)
+    assert torch.autograd.gradgradcheck(attend, tensors, nondet_tol=1e-10)
 
 
 @pytest.mark.parametrize('backend', ['reference', 'tiled', 'auto'])
