@@ -46,6 +46,21 @@ def test_kernels_agree(tokens, landmarks, topk, num_routed, offset):
         torch.testing.assert_close(result, wanted, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize('offset', [60.0, -60.0, 1000.0])
+@pytest.mark.parametrize('tokens', [1, 33])
+def test_kernels_agree_in_float16_with_large_offsets(tokens, offset):
+    """Also where a block has fewer queries than places."""
+    pytest.importorskip('triton')
+    tensors = draw_inputs(tokens, 4, dtype=torch.float16)
+    options = {'topk': 3, 'shared_offset': offset}
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    expected = with_gradients(exact, **options, backend='reference')
+    for result, wanted in zip(
+        with_gradients(tensors, **options, backend='triton'), expected, strict=True
+    ):
+        torch.testing.assert_close(result.double(), wanted, atol=2e-2, rtol=2e-2)
+
+
 @pytest.mark.parametrize('alone', [{'topk': 0}, {'shared': False}])
 def test_alone_it_makes_no_difference(alone):
     tensors, options = inputs()

@@ -85,7 +85,8 @@ def _shared_backward_kernel(
             if EVEN:
                 b_lse = tl.load(p_lse + head * num_tokens + o_n)
             else:
-                b_lse = tl.load(p_lse + head * num_tokens + o_n, mask=n_mask, other=0.0)
+                # Weights of absent queries must be finite: the offset is taken off again below.
+                b_lse = tl.load(p_lse + head * num_tokens + o_n, mask=n_mask, other=offset_log2)
             b_grad_landmarks, b_grad_values, b_grad_logits = _backward_step(
                 b_query, b_grad, _less_offset(b_lse, offset_log2, PRECISION), b_delta, b_landmarks,
                 b_values, m_mask, scale_log2, b_grad_landmarks, b_grad_values, PRECISION,
