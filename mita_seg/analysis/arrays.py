@@ -16,7 +16,7 @@ from mita_seg.ops.reference import (
     softmax_over,
 )
 
-from .record import Routing
+from .record import Routing, in_float
 from .summary import Summary
 
 _NUMBERS_AT_ONCE = 2**24
@@ -186,8 +186,3 @@ def few_queries(routing: Routing, numbers: int) -> Iterator[slice]:
 def chosen_keys(routing: Routing, queries: slice | Tensor) -> Tensor:
     """Keys of the experts of some queries, [B, H, n, s * k]."""
     return keys_of_queries(routing.experts, routing.routes[:, :, queries])
-
-
-def in_float(routing: Routing) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and landmarks in float32."""
-    return routing.query.float(), routing.key.float(), routing.landmarks.float()

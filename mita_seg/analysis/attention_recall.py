@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from mita_seg.layers.full_attention import full_attention
 from mita_seg.ops.reference import routed_logits, scale_products, softmax_over
 
-from .arrays import chosen_keys, expert_counts, few_queries, in_float
+from .arrays import chosen_keys, expert_counts, few_queries
 from .observe import observe
-from .record import Routing, make_routing
+from .record import Routing, in_float, make_routing
 from .summary import Summary
 
 COMMON = 0.9  # of the experts; a key in so many is common to all

@@ -57,6 +57,11 @@ class Routing:
         return [*range(self.start), *range(stop, self.query.shape[2])]
 
 
+def in_float(routing: Routing) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and landmarks in float32."""
+    return routing.query.float(), routing.key.float(), routing.landmarks.float()
+
+
 def record_routing(model: nn.Module, layers: Collection[str] | None = None):
     """Record every call of the MiTA attentions of a model.
 

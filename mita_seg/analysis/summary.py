@@ -9,10 +9,12 @@ from mita_seg.ops.reference import (
     landmark_weights,
     outside_weights,
     remainder_logits,
+    remainder_of,
     shared_logits,
 )
+from mita_seg.ops.remainder import Remainder
 
-from .record import Routing
+from .record import Routing, in_float
 
 
 class Summary:
@@ -25,17 +27,16 @@ class Summary:
     def __init__(self, routing: Routing):
         self._routing = routing
         self._options = routing.options
+        self._query, self._key, self._landmarks = in_float(routing)
 
     def logits(self, queries: slice | Tensor) -> list[Tensor]:
         """Of some queries with what stands for the keys, [B, H, n, m or 1]; none without any."""
-        routing, options = self._routing, self._options
-        query = routing.query[:, :, queries].float()
-        key, landmarks = routing.key.float(), routing.landmarks.float()
+        query, options = self._query[:, :, queries], self._options
         if options.shared:
-            return [shared_logits(query, landmarks, options)]
+            return [shared_logits(query, self._landmarks, options)]
         if options.remainder:
-            routes = routing.routes[:, :, queries]
-            return [remainder_logits(query, key, landmarks, routing.experts, routes, options)]
+            routes = self._routing.routes[:, :, queries]
+            return [remainder_logits(query, self._remainder, routes, options)]
         return []
 
     def on_keys(self, weights: Tensor, queries: slice | Tensor) -> Tensor:
@@ -48,8 +49,14 @@ class Summary:
     @cached_property
     def _spread(self) -> Tensor:
         """How each landmark spreads its weight over the keys, [B, H, m, N]."""
-        routing, options = self._routing, self._options
-        key, landmarks = routing.key.float(), routing.landmarks.float()
+        key, landmarks, options = self._key, self._landmarks, self._options
         if options.shared:
             return landmark_weights(key, landmarks, options)
-        return outside_weights(key, landmarks, routing.experts, options)
+        return outside_weights(key, landmarks, self._routing.experts, options)
+
+    @cached_property
+    def _remainder(self) -> Remainder:
+        """The remainder of each expert, without values."""
+        no_values = self._key[..., :1]
+        experts = self._routing.experts
+        return remainder_of(self._key, no_values, self._landmarks, experts, self._options)

@@ -98,21 +98,10 @@ def remainder_of(
 
 
 def remainder_logits(
-    query: Tensor,
-    key: Tensor,
-    landmarks: Tensor,
-    experts: Tensor,
-    routes: Tensor,
-    options: MiTAOptions,
+    query: Tensor, remainder: Remainder, routes: Tensor, options: MiTAOptions
 ) -> Tensor:
-    """Logits with the remainder of each query's expert, [B, H, N, 1]."""
-    no_values = key[..., :1]
-    bias, mean_key, _ = remainder_of(key, no_values, landmarks, experts, options)
-    return _tangent(query, gather_rows(bias, routes), gather_rows(mean_key, routes), options)
-
-
-def _tangent(query: Tensor, bias: Tensor, mean_key: Tensor, options: MiTAOptions) -> Tensor:
-    """bias [B, H, N, 1, 1] + c Q . mean_key [B, H, N, 1, d] -> [B, H, N, 1]"""
+    """Logits with the remainder of each query's expert `routes` [B, H, N, 1], [B, H, N, 1]."""
+    bias, mean_key = (gather_rows(each, routes) for each in (remainder.bias, remainder.key))
     products = scale_products(query.unsqueeze(-2), mean_key, options.scale)
     return (products + bias).squeeze(-1)
 
@@ -127,9 +116,9 @@ def remainder_part(
     options: MiTAOptions,
 ) -> Part:
     """The remainder: of each query that of its expert `routes` [B, H, N, 1]."""
-    rows = remainder_of(key, value, landmarks, experts, options)
-    bias, mean_key, mean_value = (gather_rows(each, routes) for each in rows)  # [B, H, N, 1, ...]
-    return Part(_tangent(query, bias, mean_key, options), mean_value)
+    remainder = remainder_of(key, value, landmarks, experts, options)
+    logits = remainder_logits(query, remainder, routes, options)
+    return Part(logits, gather_rows(remainder.value, routes))
 
 
 def softmax_over(logits: Sequence[Tensor]) -> Sequence[Tensor]:
