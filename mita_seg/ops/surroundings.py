@@ -1,20 +1,28 @@
 """What surrounds a call: an export, transforms of torch.func, derivatives in forward mode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+F = TypeVar('F', bound=Callable)
 
+
+def constant_while_compiling(function: F) -> F:
+    """torch.compile calls the function while it traces, and keeps the result.
+
+    As torch.compiler.assume_constant_result, but without importing half of torch.compile.
+    """
+    vars(function)['_dynamo_marked_constant'] = True
+    return function
+
+
+@constant_while_compiling  # torch.compile guards the transforms around what it traces
 def in_transform() -> bool:
     """Whether a transform of torch.func (grad, vmap, jvp and their kin) is running."""
     return torch._C._are_functorch_transforms_active()
-
-
-# torch.compile asks while it traces, and guards the transforms around what it traces. This is what
-# torch.compiler.assume_constant_result says to it, without importing half of it.
-vars(in_transform)['_dynamo_marked_constant'] = True
 
 
 def in_forward_mode() -> bool:

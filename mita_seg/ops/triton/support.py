@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..surroundings import in_forward_mode, in_transform
+from ..surroundings import constant_while_compiling, in_forward_mode, in_transform
 from .gpu import LEAST_CAPABILITY, LEAST_SHARED_MEMORY, gpu_of
 
 MAX_TOKENS = 2**20
@@ -27,6 +27,7 @@ def interpreted() -> bool:
 _HAS_TRITON = importlib.util.find_spec('triton') is not None
 
 
+@constant_while_compiling
 def _what_gpu_lacks(index: int) -> str | None:
     gpu = gpu_of(torch.device('cuda', index))
     if gpu.capability >= LEAST_CAPABILITY and gpu.shared_memory >= LEAST_SHARED_MEMORY:
@@ -109,6 +110,7 @@ def unsupported_loss_reason(logits: Tensor, size: Sequence[int]) -> str | None:
     return None
 
 
+@constant_while_compiling
 def warn_once(message: str) -> None:
     """Warn, the first time alone; also while torch.compile traces."""
     _warn(message)
@@ -117,8 +119,3 @@ def warn_once(message: str) -> None:
 @functools.cache
 def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=3)
-
-
-# What torch.compiler.assume_constant_result says to torch.compile, without importing half of it.
-for _function in (_what_gpu_lacks, warn_once):
-    vars(_function)['_dynamo_marked_constant'] = True
