@@ -22,7 +22,7 @@ class Case:
         topk: Keys per expert, k; 0: no routed experts.
         num_routed: Experts per query, s.
         shared: Whether there is a shared expert.
-        remainder: Whether there is a remainder; the landmarks are given then, not pooled.
+        remainder: Whether there is a remainder.
         heads: B H.
         packed: Whether query, key and value lie in one tensor of all heads, row by row.
     """
@@ -116,6 +116,7 @@ _USUAL = Case()
 _SEVERAL = Case(tokens=16384, landmarks=(16, 16), topk=256, heads=12)  # blocks of both
 _MOST = Case(tokens=4096, landmarks=(32, 32), topk=1024, num_routed=2, heads=12)
 _TALL = Case(tokens=4096)  # tiles of 64 queries, experts that overlap little
+_REMAINDER = Case(shared=False, remainder=True)
 _OF_EVERY_ROW = (_USUAL, _SEVERAL, _TALL)
 _OF_ROWS_OF_64 = (
     _MOST,
@@ -128,7 +129,9 @@ _OF_ROWS_OF_64 = (
     Case(topk=0),
     replace(_SEVERAL, topk=0),
     Case(shared=False),
-    Case(shared=False, remainder=True),
+    _REMAINDER,
+    replace(_REMAINDER, tokens=3136, landmarks=(8, 8), topk=128),
+    replace(_SEVERAL, shared=False, remainder=True),
     replace(_SEVERAL, shared=False),
     Case(tokens=2**20, heads=16, packed=True),  # offsets of 64 bits
     Case(tokens=2**20, landmarks=(32, 32), topk=1, heads=1),  # the longest rows
@@ -150,7 +153,7 @@ CASES = (
     replace(_MOST, dtype=torch.float32, dim=128),
 )
 # Of these the first launch of each kernel.
-REPRESENTATIVE = (_USUAL, _TALL, replace(_SEVERAL, num_routed=2))
+REPRESENTATIVE = (_USUAL, _TALL, replace(_SEVERAL, num_routed=2), _REMAINDER)
 LOSS_CASES = (
     *(LossCase(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)),
     LossCase(classes=11, size=(44, 60), factor=8),

@@ -122,17 +122,11 @@ def _of_attention(case: Case, gpu: Gpu) -> list[Launch]:
         shared=case.shared,
         remainder=case.remainder,
     )
-    landmarks = grad_lse = None
-    if case.remainder:
-        num_landmarks = case.landmarks[0] * case.landmarks[1]
-        landmarks = query.new_empty(1, case.heads, num_landmarks, case.dim)
-        grad_lse = query.new_empty(shape[:3], dtype=torch.float32)
-    else:
-        options = options._replace(pooling=Pooling(height, width, *case.landmarks, start))
+    options = options._replace(pooling=Pooling(height, width, *case.landmarks, start))
     plan = DryPlan(gpu)
-    mita_forward(plan, query, key, value, landmarks, options)
-    out, state, *_ = plan.results
-    mita_backward(plan, out, query, key, value, landmarks, out, state, options, grad_lse)
+    mita_forward(plan, query, key, value, None, options)
+    out, state = plan.results
+    mita_backward(plan, out, query, key, value, None, out, state, options)
     return plan.launches
 
 

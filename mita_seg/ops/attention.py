@@ -51,9 +51,8 @@ def mita_attention(
         'reference' and 'tiled' work in every transform of torch.func, in forward mode and with
         gradients of gradients (in float32 vmap needs a torch newer than 2.7). 'triton' and 'masked'
         work in grad, vjp, vmap and jacrev. In forward mode (jvp, jacfwd, hessian) they are refused
-        and 'auto' takes 'tiled'; with a remainder also in all others of torch.func. Gradients of
-        gradients are refused by 'masked'; 'triton' computes them in torch operations, and refuses
-        batched gradients (is_grads_batched=True).
+        and 'auto' takes 'tiled'. Gradients of gradients are refused by 'masked'; 'triton' computes
+        them in torch operations, and refuses batched gradients (is_grads_batched=True).
 
     Args:
         query, key, value: [B, H, N, d], floating point, alike in shape, dtype and device; any
@@ -192,7 +191,7 @@ def pooled_mita_attention(
         found = _settled_pooled.keep(signature, (chosen, options._replace(pooling=pooling)))
     chosen, options = found
     landmarks = None
-    if not chosen.pools or options.remainder or torch.jit.is_tracing():
+    if not chosen.pools or torch.jit.is_tracing():
         assert options.pooling is not None
         landmarks, options = pool(query, options.pooling), options._replace(pooling=None)
     return _run(chosen, options, (query, key, value, landmarks), lowered)
@@ -228,9 +227,7 @@ def _select_backend(
         raise NotImplementedError("backend='masked' has no remainder, backend='tiled' has")
     if backend in ('auto', 'triton'):
         scales = options.scale, options.landmark_scale
-        reason = unsupported_reason(
-            query, num_landmarks, options.topk, scales, remainder=options.remainder
-        )
+        reason = unsupported_reason(query, num_landmarks, options.topk, scales)
         if reason and backend == 'triton':
             raise NotImplementedError(f"backend='triton' can't run: {reason}")
         if reason or (backend == 'auto' and not query.is_cuda):
@@ -268,11 +265,6 @@ def _triton(
     options: MiTAOptions,
     instead: Callable | None = None,
 ) -> Tensor:
-    if options.remainder:
-        assert landmarks is not None
-        from .triton.remainder import attention_with_remainder
-
-        return attention_with_remainder(query, key, value, landmarks, options, instead)
     from .triton.op import attention  # needs Triton
 
     return attention(query, key, value, landmarks, options, instead)
@@ -300,7 +292,6 @@ class Backend(NamedTuple):
     Attributes:
         run: (query, key, value, landmarks, options) -> output [B, H, N, d].
         pools: Whether it pools the landmarks itself, from `options.pooling`, and is given None.
-            Not with a remainder.
     """
 
     run: Callable

@@ -63,6 +63,11 @@ class MiTAOptions(NamedTuple):
     remainder: bool = False
     pooling: Pooling | None = None
 
+    @property
+    def summarizes(self) -> bool:
+        """Whether sums over many keys are attended to: a shared expert, or a remainder."""
+        return self.shared or self.remainder
+
 
 def make_options(
     shape: Sequence[int],

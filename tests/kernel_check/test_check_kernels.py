@@ -18,7 +18,8 @@ KERNELS = {
     '_reduce_landmarks_kernel', '_sum_routes_kernel', '_pool_backward_kernel',
     '_join_kernel', '_sum_joined_kernel', '_move_kernel', '_move_backward_kernel',
     '_joined_backward_kernel',
-    '_prepare_logits_kernel', '_cross_entropy_kernel', '_cell_backward_kernel', '_sum_cells_kernel',
+    '_sum_outside_kernel', '_merge_outside_kernel', '_prepare_logits_kernel',
+    '_cross_entropy_kernel', '_cell_backward_kernel', '_sum_cells_kernel',
 }  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def test_each_kernel_fits_each_architecture(repository, tmp_path):
     result = run(repository, *arguments, '--arch', *map(str, few))
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads(file.read_text())
-    assert found['cases'] == 5
+    assert found['cases'] == 6
     assert list(found['architectures']) == [str(number) for number in few]
     for number, architecture in found['architectures'].items():
         assert architecture['limit'] == ARCHITECTURES[int(number)].shared_memory

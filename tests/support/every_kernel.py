@@ -21,6 +21,7 @@ _CASES = [  # (tokens, landmarks, topk), dtype, head dimension, options of the o
     ((300, 9, 9), _HALF, 64, {'num_routed': 2}),
     ((300, 9, 9), _HALF, 64, {'shared': False}),
     ((300, 9, 9), _HALF, 64, {'shared': False, 'remainder': True}),
+    ((700, 100, 130), _HALF, 64, {'shared': False, 'remainder': True}),
     ((300, 9, 0), _HALF, 64, {}),
     ((300, 9, 9), _HALF, 24, {}),
     ((300, 9, 9), _SINGLE, 64, {}),
@@ -31,6 +32,7 @@ SMALL_CASES = [  # which launch every kernel, too
     ((70, 66, 3), _SINGLE, 16, {}),
     ((40, 3, 20), _SINGLE, 16, {'num_routed': 2}),
     ((1030, 3, 2), _SINGLE, 16, {}),
+    ((70, 66, 3), _SINGLE, 16, {'shared': False, 'remainder': True}),
 ]
 
 

@@ -13,7 +13,15 @@ from .blocks import MERGE_TOKENS, Blocks, share_tiles
 from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
 from .state import State
-from .steps import _attend_step, _dot, _less_offset, _load_rows, _logits, _store_rows
+from .steps import (
+    _attend_step,
+    _dot,
+    _less_offset,
+    _load_rows,
+    _logits,
+    _remainder_logits,
+    _store_rows,
+)
 
 
 @triton.jit
@@ -94,12 +102,27 @@ def _weigh_pieces(
 
 
 @triton.jit
+def _weigh_remainder(b_logits, values, b_row_max):
+    """Weights [Q] of the remainder, and its weighted values [Q, C], whose blocks are [C]."""
+    b_weights = tl.exp2((b_logits - b_row_max).to(tl.float32))
+    sums = ()
+    for i in tl.static_range(len(values)):
+        sums += (b_weights[:, None] * values[i].to(tl.float32)[None, :],)
+    return b_weights, sums
+
+
+@triton.jit
 def _attend_once(
     b_query, landmarks, landmark_values, keys, values, with_shared,
+    b_remainder, remainder_values,
     scale_log2, landmark_scale_log2, offset_log2, num_landmarks: tl.constexpr, topk: tl.constexpr,
-    SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
+    SHARED: tl.constexpr, ROUTED: tl.constexpr, REMAINDER: tl.constexpr, PARTIAL: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Softmax over few landmarks and keys: all scores are there, and nothing is rescaled."""
+    """Softmax over few landmarks and keys: all scores are there, and nothing is rescaled.
+
+    `b_remainder` [Q]: logits with the remainder, whose value comes in blocks [C].
+    """
     if SHARED:
         shared, b_row_max = _score_pieces(
             b_query, landmarks, num_landmarks, with_shared, PARTIAL, PRECISION
@@ -110,6 +133,9 @@ def _attend_once(
         b_max *= scale_log2
         b_row_max = tl.maximum(b_row_max, b_max) if SHARED else b_max
     b_row_sum, outs = None, None
+    if REMAINDER:
+        b_row_max = tl.maximum(b_row_max, tl.cast(b_remainder, tl.float32))
+        b_row_sum, outs = _weigh_remainder(b_remainder, remainder_values, b_row_max)
     if SHARED:
         b_row_sum, outs = _weigh_pieces(
             shared, landmark_values, landmark_scale_log2,
@@ -125,7 +151,7 @@ def _attend_once(
 
 @triton.jit
 def _attend_kernel(
-    p_query, p_key, p_value, p_landmarks, p_landmark_values, p_indices,
+    p_query, p_key, p_value, p_landmarks, p_landmark_values, p_mean_keys, p_bias, p_indices,
     p_route_of_slot, p_tiles, p_out, p_lse,
     s_query_b, s_query_h, s_query_n, s_query_d, s_key_b, s_key_h, s_key_n, s_key_d,
     s_value_b, s_value_h, s_value_n, s_value_d,
@@ -134,11 +160,12 @@ def _attend_kernel(
     num_landmarks: tl.constexpr, topk: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
-    SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, ONE_BLOCK: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    SHARED: tl.constexpr, ROUTED: tl.constexpr, REMAINDER: tl.constexpr, PARTIAL: tl.constexpr,
+    ONE_BLOCK: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """o = softmax([c_L q L^T + offset, c q K_e^T]) [V_L; V_e], tile by tile. Grid (programs, B H).
 
+    With a remainder, whose keys and values are one row for each expert, that row comes first.
     Reads q [B, H, N, D] once, and the experts' keys and values from the L2 cache. Writes
     out [B, H, N, D], or [B H, N s, D] with s > 1, and log2 of the softmax sum [B H, N s].
     """
@@ -150,6 +177,8 @@ def _attend_kernel(
     p_value += batch * s_value_b + local * s_value_h
     p_landmarks += batch * s_landmarks_b + local * s_landmarks_h
     p_landmark_values += head * num_landmarks * D
+    p_mean_keys += head * num_landmarks * D
+    p_bias += head * num_landmarks
     p_indices += head * num_landmarks * topk
     p_route_of_slot += head * num_tiles * BLOCK_Q
     p_tiles += head * (num_tiles + 1)
@@ -200,6 +229,7 @@ def _attend_kernel(
             o_key = tl.load(p_indices + expert * topk + o_k, mask=o_k < topk, other=0)
         elif ROUTED:
             o_route, key_places = next_route, next_key_places
+            expert = next_expert
             q_mask = o_route >= 0
             next_expert = next_packed // 256
             o_slot = min(tile + 1, end - 1) * BLOCK_Q + o_q
@@ -211,6 +241,17 @@ def _attend_kernel(
         with_shared = q_mask
         if PARTIAL:  # the shared expert counts once: with the first expert of a query
             with_shared = o_route % num_routed == 0
+        b_remainder, remainder_values = None, ()
+        if REMAINDER:
+            o_d = tl.arange(0, BLOCK_D)
+            b_mean_key = tl.load(p_mean_keys + expert * D + o_d, mask=o_d < D, other=0.0)
+            bias = tl.load(p_bias + expert)
+            b_remainder = _remainder_logits(b_query, b_mean_key, bias, scale_log2, PRECISION)
+            for first in tl.static_range(0, D, BLOCK_C):
+                o_c = tl.arange(0, BLOCK_C) + first
+                remainder_values += (
+                    tl.load(p_landmark_values + expert * D + o_c, mask=o_c < D, other=0.0),
+                )
 
         if ONE_BLOCK:
             keys, values = (), ()
@@ -221,13 +262,19 @@ def _attend_kernel(
                 )
             b_row_max, b_row_sum, outs = _attend_once(
                 b_query, landmarks, landmark_values, keys, values, with_shared,
+                b_remainder, remainder_values,
                 scale_log2, landmark_scale_log2, offset_log2, num_landmarks, topk,
-                SHARED, ROUTED, PARTIAL, PRECISION,
+                SHARED, ROUTED, REMAINDER, PARTIAL, PRECISION,
             )  # fmt: skip
         else:
-            b_row_max = tl.full([BLOCK_Q], float('-inf'), dtype=tl.float32)
-            b_row_sum = tl.zeros([BLOCK_Q], dtype=tl.float32)
-            b_out = tl.zeros([BLOCK_Q, BLOCK_D], dtype=tl.float32)
+            if REMAINDER:
+                b_row_max = tl.cast(b_remainder, tl.float32)
+                b_row_sum, outs = _weigh_remainder(b_remainder, remainder_values, b_row_max)
+                b_out = outs[0]
+            else:
+                b_row_max = tl.full([BLOCK_Q], float('-inf'), dtype=tl.float32)
+                b_row_sum = tl.zeros([BLOCK_Q], dtype=tl.float32)
+                b_out = tl.zeros([BLOCK_Q, BLOCK_D], dtype=tl.float32)
             if SHARED:
                 for first in tl.range(0, num_landmarks, BLOCK_K, num_stages=STAGES):
                     o_m = first + o_k
@@ -336,7 +383,7 @@ def attend(
     launch = blocks.attend if one_block else blocks.attend_several
     plan.launch(
         _attend_kernel, (programs, all_heads),
-        query, key, value, landmarks, state.values, state.indices,
+        query, key, value, landmarks, state.values, state.mean_keys, state.bias, state.indices,
         state.route_of_slot, state.tiles, part_out, part_lse,
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *out.stride(),
         heads, num_routed, num_tiles, num_routes,
@@ -345,7 +392,8 @@ def attend(
         D=dim, BLOCK_D=blocks.dim, BLOCK_Q=blocks.tile_height,
         BLOCK_K=min(launch.block, blocks.keys),
         BLOCK_C=blocks.value_columns if one_block else blocks.dim,
-        SHARED=shared, ROUTED=routed, PARTIAL=partial, ONE_BLOCK=one_block,
+        SHARED=shared, ROUTED=routed, REMAINDER=options.remainder, PARTIAL=partial,
+        ONE_BLOCK=one_block,
         PRECISION=precision(query.dtype), STAGES=launch.stages, WIDE=wide, **launch.triton_options,
     )  # fmt: skip
     if partial:

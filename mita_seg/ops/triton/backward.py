@@ -10,7 +10,13 @@ from .launch import empty_like_query, is_wide
 from .pool_landmarks import pool_backward
 from .query_backward import grad_query_alone
 from .routed_backward import grad_routed, reduce_and_place
-from .shared_backward import grad_from_queries, grad_from_values, reduce_landmarks
+from .shared_backward import (
+    SummaryGradients,
+    empty_summary_gradients,
+    grad_from_queries,
+    grad_from_values,
+    reduce_landmarks,
+)
 from .state import State, lay_out, view_state
 
 
@@ -24,39 +30,37 @@ def mita_backward(
     out: Tensor,
     state: Tensor,
     options: MiTAOptions,
-    grad_lse: Tensor | None = None,
 ) -> None:
     """The backward pass. Its results: gradients of query, key, value and, if given, landmarks.
 
-    Landmarks that were given and are used for routing alone get none. `grad_lse` [B, H, N] is the
-    gradient of the softmax sums' natural log, float32 and contiguous; None: zero.
+    Landmarks that were given and are used for routing alone get none.
     """
     views = view_state(state, lay_out(query, landmarks, options))
     given = views.landmarks if landmarks is None else landmarks
     grads = [plan.result(empty_like_query(tensor)) for tensor in (query, key, value)]
     grad_query, grad_key, grad_value = grads
     wide = any(is_wide(tensor) for tensor in (grad, query, key, value, given, out, *grads))
-    grad_landmarks = query  # any tensor if nothing is shared
-    if options.shared and landmarks is None:  # averages over the landmarks' windows
+    grad_landmarks = query  # any tensor if nothing is summarized
+    if options.summarizes and landmarks is None:  # averages over the landmarks' windows
         grad_landmarks = plan.scratch(*given.shape, dtype=torch.float32)
-    elif options.shared:
+    elif options.summarizes:
         grad_landmarks = plan.result(given.new_empty(given.shape))
     _backward(
         plan, grad, query, key, value, given, out, views, grad_query, grad_key, grad_value,
-        grad_landmarks, options, wide, grad_lse,
+        grad_landmarks, options, wide,
     )  # fmt: skip
-    if options.pooling is not None and options.shared:
+    if options.pooling is not None and options.summarizes:
         pool_backward(plan, grad_landmarks, grad_query, options.pooling, averaged=True)
 
 
 def _backward(
     plan: Plan, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor,
     out: Tensor, state: State, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor,
-    grad_landmarks: Tensor, options: MiTAOptions, wide: bool, grad_lse: Tensor | None,
+    grad_landmarks: Tensor, options: MiTAOptions, wide: bool,
 ) -> None:  # fmt: skip
     """All but what the pooling adds to the gradient of the queries."""
     batch, heads, tokens, dim = query.shape
-    num_landmarks, all_heads, shared = landmarks.shape[2], batch * heads, options.shared
+    num_landmarks, all_heads, summarizes = landmarks.shape[2], batch * heads, options.summarizes
     blocks = choose_blocks(
         all_heads, tokens, dim, num_landmarks, options.topk, options.num_routed,
         query.element_size(),
@@ -64,39 +68,32 @@ def _backward(
     )  # fmt: skip
     partial = options.num_routed > 1
     # A program that has all landmarks, or all keys of an expert, also computes dq.
-    one_landmark_block = shared and blocks.one_landmark_block
-    one_pass = not partial and (one_landmark_block or not shared) and blocks.one_key_block
+    one_landmark_block = blocks.one_landmark_block or not summarizes
+    one_pass = not partial and one_landmark_block and blocks.one_key_block
 
     delta = plan.scratch(*state.lse.shape, dtype=torch.float32)
-    part_values = part_landmarks = grad_values = value_delta = (
-        query  # any tensor for what is left out
-    )
-    if shared:
-        parts = all_heads, blocks.backward_splits, num_landmarks, dim
-        part_values, part_landmarks, part_keys = plan.scratch(3, *parts, dtype=torch.float32)
-        grad_values = plan.scratch(*state.values.shape, dtype=query.dtype)
-        value_delta = plan.scratch(*state.landmark_lse.shape, dtype=torch.float32)
+    summary = SummaryGradients(*[query] * len(SummaryGradients._fields))
+    if summarizes:
+        summary = empty_summary_gradients(plan, query, state, options, blocks.backward_splits)
     grad_from_queries(
-        plan, grad, query, landmarks, out, state, delta, part_values, part_landmarks, grad_query,
-        options, one_pass, blocks, wide, grad_lse,
+        plan, grad, query, landmarks, out, state, delta, summary, grad_query,
+        options, one_pass, blocks, wide,
     )  # fmt: skip
-    entries = reduce_and_place(
-        plan, state, part_values, grad_values, value_delta, tokens, options, blocks
-    )
+    entries = reduce_and_place(plan, landmarks, state, summary, tokens, options, blocks)
     if not one_pass:
         grad_query_alone(
             plan, grad_query, query, key, value, landmarks, grad, delta, state, options, blocks,
             wide,
         )  # fmt: skip
-    if shared:
+    if summarizes:
         grad_from_values(
-            plan, key, value, landmarks, state, grad_values, value_delta, grad_key, grad_value,
-            part_keys, options, blocks, wide,
+            plan, key, value, landmarks, state, summary, grad_key, grad_value, options, blocks,
+            wide,
         )  # fmt: skip
     if options.topk:
         grad_routed(
             plan, grad_query, grad_key, grad_value, query, key, value, grad, delta, state, entries,
             options, one_pass, blocks, wide,
         )  # fmt: skip
-    if shared:
-        reduce_landmarks(plan, part_landmarks, part_keys, grad_landmarks, options.pooling, blocks)
+    if summarizes:
+        reduce_landmarks(plan, state, summary, grad_landmarks, options, blocks)

@@ -50,6 +50,7 @@ class Table:
     shared_memory: int  # bytes that a program may use on the GPUs of the class
     score_and_route: LaunchOptions
     score_and_route_several: LaunchOptions
+    sum_outside: LaunchOptions
     attend_small: LaunchOptions
     attend: LaunchOptions
     attend_several_small: LaunchOptions
@@ -81,6 +82,7 @@ _HOPPER = Table(
     # Three programs per multiprocessor.
     score_and_route=LaunchOptions(32, 4, 168),
     score_and_route_several=LaunchOptions(64, 3, 168),
+    sum_outside=LaunchOptions(64, 2),
     attend_small=LaunchOptions(32, 2, 168, 2),  # mma.sync: wgmma would pad 32 rows to 64
     # A third stage, to load two tiles ahead, would leave room for one program less.
     attend=LaunchOptions(64, 2),
@@ -110,6 +112,7 @@ _AMPERE = Table(
     shared_memory=163 * 1024,
     score_and_route=LaunchOptions(32, 3, 168),
     score_and_route_several=LaunchOptions(64, 3),
+    sum_outside=LaunchOptions(32, 2, None, 8),
     attend_small=LaunchOptions(32, 2, 168, 2),  # a tile of 32 queries: one warp for 16 rows
     attend=LaunchOptions(64, 2, 168),  # three stages, 72 KiB, leave room for two programs
     # One warp takes half the time of four warps that share rows.
@@ -203,6 +206,7 @@ class Blocks:
     one_landmark_block: bool  # whether all landmarks fit one block
     one_key_block: bool  # whether the keys of an expert fit one block
     score_and_route: LaunchOptions
+    sum_outside: LaunchOptions
     attend: LaunchOptions  # of experts that fit a block each
     attend_several: LaunchOptions
     shared_backward: LaunchOptions
@@ -287,6 +291,7 @@ def choose_blocks(
         one_landmark_block=one_landmark_block,
         one_key_block=one_key_block,
         score_and_route=score_and_route,
+        sum_outside=options('sum_outside'),
         attend=attend,
         attend_several=options('attend_several' + tiles),
         shared_backward=options('shared_backward' + several),

@@ -40,7 +40,7 @@ def _backward(
 ) -> list[Tensor]:
     """Gradients of query, key, value and, where they were given, landmarks."""
     gradients = call(mita_backward, (grad, query, key, value, landmarks, out, state), options)
-    if landmarks is not None and not options.shared:  # only routing uses them
+    if landmarks is not None and not options.summarizes:  # only routing uses them
         gradients.append(torch.zeros_like(landmarks))
     return gradients
 

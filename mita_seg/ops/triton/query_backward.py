@@ -12,7 +12,7 @@ from .blocks import MERGE_TOKENS, Blocks
 from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
 from .state import State
-from .steps import _dot, _less_offset, _load_rows, _logits, _store_rows
+from .steps import _dot, _less_offset, _load_rows, _logits, _remainder_logits, _store_rows
 
 
 @triton.jit
@@ -36,8 +36,8 @@ def _grad_query_step(
 
 @triton.jit
 def _query_backward_kernel(
-    p_query, p_key, p_value, p_landmarks, p_landmark_values, p_indices, p_grad, p_lse, p_delta,
-    p_route_of_slot, p_tiles, p_grad_query,
+    p_query, p_key, p_value, p_landmarks, p_landmark_values, p_mean_keys, p_bias, p_indices,
+    p_grad, p_lse, p_delta, p_route_of_slot, p_tiles, p_grad_query,
     s_query_b, s_query_h, s_query_n, s_query_d, s_key_b, s_key_h, s_key_n, s_key_d,
     s_value_b, s_value_h, s_value_n, s_value_d,
     s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
@@ -48,7 +48,8 @@ def _query_backward_kernel(
     num_landmarks: tl.constexpr, topk: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     TILE_HEIGHT: tl.constexpr, BLOCK_K: tl.constexpr,
-    SHARED: tl.constexpr, ROUTED: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
+    SHARED: tl.constexpr, ROUTED: tl.constexpr, REMAINDER: tl.constexpr, PARTIAL: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq of a tile of queries, from all of its experts. Grid (tiles, B H).
 
@@ -97,6 +98,17 @@ def _query_backward_kernel(
                 b_query, b_grad, _less_offset(b_lse, offset_log2, PRECISION), b_delta, b_key,
                 b_value, present, landmark_scale_log2, landmark_scale, b_sum, PRECISION,
             )  # fmt: skip
+    if REMAINDER:
+        o_d = tl.arange(0, BLOCK_D)
+        row = head * num_landmarks + expert
+        b_mean_key = tl.load(p_mean_keys + row * D + o_d, mask=o_d < D, other=0.0).to(tl.float32)
+        b_mean_value = tl.load(p_landmark_values + row * D + o_d, mask=o_d < D, other=0.0)
+        b_logits = _remainder_logits(
+            b_query, b_mean_key, tl.load(p_bias + row), scale_log2, PRECISION
+        )
+        b_weights = tl.exp2((b_logits - b_lse).to(tl.float32))  # [Q]
+        b_inner = tl.sum(b_grad.to(tl.float32) * b_mean_value.to(tl.float32)[None, :], 1)
+        b_sum = (b_weights * (b_inner - b_delta) * scale)[:, None] * b_mean_key[None, :]
     if ROUTED:
         p_key += batch * s_key_b + local * s_key_h
         p_value += batch * s_value_b + local * s_value_h
@@ -157,8 +169,8 @@ def grad_query_alone(
     num_tiles = state.tiles.shape[1] - 1 if routed else cdiv(tokens, blocks.tile_height)
     plan.launch(
         _query_backward_kernel, (num_tiles, all_heads),
-        query, key, value, landmarks, state.values, state.indices, grad, lse, delta,
-        state.route_of_slot, state.tiles, part_query,
+        query, key, value, landmarks, state.values, state.mean_keys, state.bias, state.indices,
+        grad, lse, delta, state.route_of_slot, state.tiles, part_query,
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(), *grad.stride(),
         *grad_query.stride(),
         heads, tokens, num_routed, num_tiles, num_routes,
@@ -166,7 +178,7 @@ def grad_query_alone(
         options.shared_offset * LOG2E, landmarks.shape[2], topk,
         D=dim, BLOCK_D=blocks.dim, WIDE=wide,
         TILE_HEIGHT=blocks.tile_height, BLOCK_K=min(blocks.query_backward.block, blocks.keys),
-        SHARED=options.shared, ROUTED=routed, PARTIAL=partial,
+        SHARED=options.shared, ROUTED=routed, REMAINDER=options.remainder, PARTIAL=partial,
         PRECISION=precision(query.dtype), **blocks.query_backward.triton_options,
     )  # fmt: skip
     if partial:

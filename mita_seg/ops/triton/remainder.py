@@ -1,302 +1,140 @@
-"""Route-only attention by the kernels, and the remainder that torch operations add to it.
+"""The remainder of each expert: one key and value for all keys outside of it.
 
-The kernels also return the log of each query's softmax sum. Two softmaxes are merged by these: the
-remainder's share is the sigmoid of its logit less the log of the sum.
+See :mod:`mita_seg.ops.remainder` for what it is. Reads the scores that the selection has marked,
+the keys and the values once; writes a bit per landmark and key, and a few rows per split.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import torch
-from torch import Tensor, library
-from torch.nn import Parameter
-from torch.nn.functional import embedding
+import triton
+import triton.language as tl
+from torch import Tensor
 
-from ..autocast import without_autocast
-from ..options import SCHEMA, MiTAOptions, from_scalars, to_scalars
-from ..reference import scale_products
-from ..remainder import summarize
-from ..surroundings import in_transform
-from ..tiled import attend_in_tiles
-from .backward import mita_backward
-from .call_plan import Plan, call
-from .fallback import differentiate_in_torch, or_else
-from .forward import mita_forward
-from .launch import empty_like_query
-from .state import empty_state, lay_out, view_state
+from ..options import MiTAOptions
+from .blocks import Blocks
+from .call_plan import Plan
+from .launch import LOG2E, cdiv, next_power_of_2, precision
+from .state import State
+from .steps import _dot, _load_rows, _logits, _scaled_sum, _store_rows
+from .topk_and_sort import merge_splits
 
 
-def _forward(
-    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, options: MiTAOptions
-) -> list[Tensor]:
-    """Output, natural logs of the softmax sums, experts, routes; and the state, as bytes."""
-    out, state, routes = call(mita_forward, (query, key, value, landmarks), options)
-    shape = query.shape[:3]
-    views = view_state(state, lay_out(query, landmarks, options))
-    lse = views.lse.view(shape) * math.log(2)
-    return [out, lse, views.indices.long().unflatten(0, shape[:2]), routes.view(shape), state]
+@triton.jit
+def _sum_outside_kernel(
+    p_key, p_value, p_scores, p_part_keys, p_part_values, p_part_sum, p_part_max, p_outside,
+    s_key_b, s_key_h, s_key_n, s_key_d, s_value_b, s_value_h, s_value_n, s_value_d,
+    heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Sums over the keys outside of experts. Grid (splits of keys, blocks of landmarks, B H).
 
-
-def _backward(
-    grad: Tensor,
-    grad_lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    landmarks: Tensor,
-    out: Tensor,
-    state: Tensor,
-    options: MiTAOptions,
-) -> list[Tensor]:
-    """Gradients of query, key and value; the landmarks only route."""
-    tensors = grad, query, key, value, landmarks, out, state, grad_lse.float().contiguous()
-    return call(_launch_backward, tensors, options)
-
-
-def _launch_backward(
-    plan: Plan,
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    landmarks: Tensor,
-    out: Tensor,
-    state: Tensor,
-    grad_lse: Tensor,
-    options: MiTAOptions,
-) -> None:
-    mita_backward(plan, grad, query, key, value, landmarks, out, state, options, grad_lse)
-
-
-def _save(ctx: Any, tensors: Sequence[Tensor], options: MiTAOptions, output: Any) -> None:
-    out, lse, experts, routes, state = output
-    ctx.options = options
-    ctx.save_for_backward(*tensors, out, lse, experts, routes, state)
-    ctx.mark_non_differentiable(experts, routes, state)
-    ctx.set_materialize_grads(False)  # no zeros for these
-
-
-def _fill_in(grads: Sequence[Tensor | None], out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of output and softmax sums; zeros in place of None."""
-    grad, grad_lse = grads[:2]
-    return (
-        torch.zeros_like(out) if grad is None else grad,
-        torch.zeros_like(lse) if grad_lse is None else grad_lse,
-    )
-
-
-# The registered operators. They take plain numbers in place of the options, by keyword.
-
-
-@library.custom_op(
-    'mita_seg::triton_routed_attention',
-    mutates_args=(),
-    schema=f'(Tensor query, Tensor key, Tensor value, Tensor landmarks, *, {SCHEMA}) -> Tensor[]',
-)
-def triton_routed_attention(
-    query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, **scalars: Any
-) -> list[Tensor]:
-    """Route-only attention, of options that have a remainder.
-
-    Returns the output [B, H, N, d], natural logs of the softmax sums [B, H, N], the keys of each
-    expert, int64 [B, H, m, k], the expert of each query, int32 [B, H, N], and, as bytes, what else
-    the backward pass needs.
+    Scores [B H, m, N] are -inf inside. For the softmax of c S over the others it writes, for each
+    split, the weighted sums of keys and values [B H, splits, m, D], the sum of the weights and the
+    largest logit [B H, splits, m]; and the bits `outside` of a State.
     """
-    return _forward(query, key, value, landmarks, from_scalars(**scalars))
+    split, head = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    batch, local = head // heads, head % heads
+    p_key += batch * s_key_b + local * s_key_h
+    p_value += batch * s_value_b + local * s_value_h
+    p_scores += head * num_landmarks * num_tokens
+    p_outside += head * ((num_tokens + 31) // 32) * num_landmarks
+    o_m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_mask = o_m < num_landmarks
+    p_rows = p_scores + o_m.to(tl.int64)[:, None] * num_tokens
+    b_row_max = tl.full([BLOCK_M], float('-inf'), dtype=tl.float32)
+    b_row_sum = tl.zeros([BLOCK_M], dtype=tl.float32)
+    b_keys = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
+    b_values = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
+    WORDS: tl.constexpr = BLOCK_N // 32
+    o_bit = tl.arange(0, 32).to(tl.uint32)[None, None, :]
+    begin = split * tokens_per_split
+    end = min(begin + tokens_per_split, num_tokens)
+    for first in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
+        o_n = first + tl.arange(0, BLOCK_N)
+        n_mask = None if EVEN else o_n < num_tokens
+        mask = m_mask[:, None] if EVEN else m_mask[:, None] & n_mask[None, :]
+        b_scores = tl.load(p_rows + o_n[None, :], mask=mask, other=float('-inf'))  # [M, N]
+        b_key = _load_rows(p_key, o_n, s_key_n, s_key_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_value = _load_rows(p_value, o_n, s_value_n, s_value_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
+        b_bits = tl.reshape((b_scores != float('-inf')).to(tl.uint32), [BLOCK_M, WORDS, 32])
+        b_words = tl.sum(b_bits << o_bit, 2).to(tl.int32, bitcast=True)  # [M, WORDS]
+        o_word = first // 32 + tl.arange(0, WORDS)
+        p_words = p_outside + o_word[None, :] * num_landmarks + o_m[:, None]
+        tl.store(p_words, b_words, mask=m_mask[:, None] & (o_word * 32 < num_tokens)[None, :])
+
+        b_new_max = tl.maximum(b_row_max, tl.max(b_scores, 1) * scale_log2)
+        b_safe = tl.where(b_new_max == float('-inf'), 0.0, b_new_max)  # nothing outside so far
+        b_logits = _logits(b_scores, scale_log2, PRECISION)
+        b_weights = tl.exp2((b_logits - b_safe[:, None]).to(tl.float32))  # [M, N]
+        b_rescale = tl.exp2(b_row_max - b_safe)
+        b_row_sum = b_row_sum * b_rescale + tl.sum(b_weights, 1)
+        b_weights = b_weights.to(b_value.dtype)
+        b_product = _dot(b_weights, b_key, None, PRECISION)  # [M, D]
+        b_keys = _scaled_sum(b_keys, b_rescale[:, None], b_product)
+        b_product = _dot(b_weights, b_value, None, PRECISION)
+        b_values = _scaled_sum(b_values, b_rescale[:, None], b_product)
+        b_row_max = b_new_max
+
+    o_row = (head * splits + split) * num_landmarks + o_m
+    _store_rows(p_part_keys, b_keys, o_row, D, 1, m_mask, D, BLOCK_D)
+    _store_rows(p_part_values, b_values, o_row, D, 1, m_mask, D, BLOCK_D)
+    tl.store(p_part_sum + o_row, b_row_sum, mask=m_mask)
+    tl.store(p_part_max + o_row, b_row_max, mask=m_mask)
 
 
-@library.custom_op(
-    'mita_seg::triton_routed_attention_backward',
-    mutates_args=(),
-    schema='(Tensor grad, Tensor grad_lse, Tensor query, Tensor key, Tensor value, '
-    f'Tensor landmarks, Tensor out, Tensor state, *, {SCHEMA}) -> Tensor[]',
-)
-def triton_routed_attention_backward(
-    grad: Tensor,
-    grad_lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    landmarks: Tensor,
-    out: Tensor,
-    state: Tensor,
-    **scalars: Any,
-) -> list[Tensor]:
-    """Gradients of query, key and value."""
-    tensors = query, key, value, landmarks, out, state
-    return _backward(grad, grad_lse, *tensors, from_scalars(**scalars))
+@triton.jit
+def _merge_outside_kernel(
+    p_part_keys, p_part_values, p_part_sum, p_part_max, p_landmarks, p_mean_keys, p_values, p_lse,
+    p_bias, s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
+    heads, num_landmarks, splits, scale_log2,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The remainder of each expert from the splits of the keys. Grid (m, B H).
 
-
-@triton_routed_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor, **scalars: Any) -> Any:
-    options = from_scalars(**scalars)
-    layout = lay_out(query, landmarks, options)
-    precise = torch.float64 if query.dtype == torch.float32 else torch.float32
-    return [
-        empty_like_query(query),
-        query.new_empty(query.shape[:3], dtype=precise),
-        query.new_empty(*landmarks.shape[:3], options.topk, dtype=torch.int64),
-        query.new_empty(query.shape[:3], dtype=torch.int32),
-        empty_state(query, layout),
-    ]
-
-
-@triton_routed_attention_backward.register_fake
-def _(
-    grad: Tensor,
-    grad_lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    landmarks: Tensor,
-    out: Tensor,
-    state: Tensor,
-    **scalars: Any,
-) -> Any:
-    return [empty_like_query(tensor) for tensor in (query, key, value)]
-
-
-def _setup(
-    ctx: Any, inputs: Sequence[Any], keyword_only_inputs: dict[str, Any], output: Any
-) -> None:
-    _save(ctx, inputs, from_scalars(**keyword_only_inputs), output)
-
-
-def _differentiate(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-    *tensors, out, lse, _, _, state = ctx.saved_tensors
-    both, scalars = _fill_in(grads, out, lse), to_scalars(ctx.options)
-    return *triton_routed_attention_backward(*both, *tensors, out, state, **scalars), None
-
-
-def _refuse(ctx: Any, grads: Any) -> Any:
-    raise NotImplementedError(
-        "backend='triton' has no gradients of gradients with a remainder under torch.compile, "
-        "backend='tiled' has"
-    )
-
-
-triton_routed_attention.register_autograd(_differentiate, setup_context=_setup)
-triton_routed_attention_backward.register_autograd(_refuse)
-
-
-class _RoutedAttention(torch.autograd.Function):
-    """The operator without the dispatcher. What has no rule is differentiated in torch operations.
-
-    That is: gradients of gradients, batched gradients, and gradients that a transform of torch.func
-    asks for.
+    Its bias is the log of the softmax sum less the mean key's logit with the landmark.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        can_do_without: bool,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        landmarks: Tensor,
-        options: MiTAOptions,
-    ) -> tuple[Tensor, ...]:
-        output = _forward(query, key, value, landmarks, options)
-        _save(ctx, (query, key, value, landmarks), options, output)
-        ctx.can_do_without = can_do_without
-        return tuple(output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        query, key, value, landmarks, out, lse, experts, routes, state = ctx.saved_tensors
-        both = _fill_in(grads, out, lse)
-
-        def differentiate() -> Sequence[Tensor | None]:
-            return _backward(*both, query, key, value, landmarks, out, state, ctx.options)
-
-        def differentiate_instead() -> Sequence[Tensor | None]:
-            def repeat(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-                return attend_in_torch(query, key, value, experts, routes, lse.dtype, ctx.options)
-
-            with without_autocast(out.device.type):
-                return differentiate_in_torch(repeat, (query, key, value), both)
-
-        is_batched = any(map(torch._C._functorch.is_legacy_batchedtensor, both))
-        if is_batched or torch.is_grad_enabled() or in_transform():
-            return None, *differentiate_instead(), None, None
-        instead = differentiate_instead if ctx.can_do_without else None
-        return None, *or_else(differentiate, instead), None, None
+    landmark, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    merge_splits(
+        landmark, head, p_part_values, p_part_sum, p_part_max, p_values, p_lse,
+        splits, num_landmarks, D, BLOCK_D, BLOCK_S,
+    )  # fmt: skip
+    b_mean_key, lse = merge_splits(
+        landmark, head, p_part_keys, p_part_sum, p_part_max, p_mean_keys, p_lse,
+        splits, num_landmarks, D, BLOCK_D, BLOCK_S,
+    )  # fmt: skip
+    o_d = tl.arange(0, BLOCK_D)
+    p_row = p_landmarks + head // heads * s_landmarks_b + head % heads * s_landmarks_h
+    p_row += landmark.to(tl.int64) * s_landmarks_m
+    b_landmark = tl.load(p_row + o_d * s_landmarks_d, mask=o_d < D, other=0.0)
+    score = tl.sum(b_landmark.to(tl.float32) * b_mean_key.to(tl.float32), 0)
+    tl.store(p_bias + head * num_landmarks + landmark, lse - _logits(score, scale_log2, PRECISION))
 
 
-def attend_in_torch(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    experts: Tensor,
-    routes: Tensor,
-    precise: torch.dtype,
-    options: MiTAOptions,
-) -> tuple[Tensor, Tensor]:
-    """Output and natural logs of the softmax sums, of experts and routes that are chosen already.
-
-    experts [B, H, m, k], routes [B, H, N].
-    """
-    dtype, shape = query.dtype, query.shape
-    if dtype == torch.float16:  # as :func:`mita_seg.ops.tiled.tiled_attention` does
-        query, key, value = query.float(), key.float(), value.float()
-    rows = (each.flatten(0, 1) for each in (query, key, value, experts, routes.unsqueeze(-1)))
-    query, key, value, experts, routes = rows
-    (partial,) = attend_in_tiles(query, key, value, experts, routes.long(), options.scale)
-    lse = partial.row_max + partial.row_sum.log()
-    output = partial.output / partial.row_sum
-    return output.to(dtype).reshape(shape), lse.to(precise).reshape(shape[:3])
-
-
-def attention_with_remainder(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    landmarks: Tensor,
-    options: MiTAOptions,
-    instead: Callable | None = None,
-) -> Tensor:
-    """The output. The registered operator serves torch.compile and subclasses of tensors alone.
-
-    Args:
-        query, key, value: [B, H, N, d].
-        landmarks: [B, H, m, d].
-        options: What is computed, with a remainder.
-        instead: Called with query, key, value and landmarks; computes the output where the machine
-            lacks what a kernel takes. None: raise.
-    """
-    tensors = query, key, value, landmarks
-    if type(query) not in (Tensor, Parameter) or torch.compiler.is_compiling():
-        routed = triton_routed_attention(*tensors, **to_scalars(options))
-        return _add_remainder(tensors, routed, options)
-
-    def attend() -> Tensor:
-        if torch.is_grad_enabled():
-            routed = _RoutedAttention.apply(instead is not None, *tensors, options)
-        else:
-            routed = _forward(*tensors, options)
-        return _add_remainder(tensors, routed, options)
-
-    return or_else(attend, instead and (lambda: instead(*tensors)))
-
-
-def _add_remainder(
-    tensors: Sequence[Tensor], routed: Sequence[Tensor], options: MiTAOptions
-) -> Tensor:
-    """One softmax over what the kernels attended to and the remainder, [B, H, N, d]."""
-    query, key, value, landmarks = tensors
-    out, lse, experts, routes, _ = routed
-    scale, num_landmarks = options.scale, landmarks.shape[2]
-    logits = scale_products(landmarks, key, scale).float()  # [B, H, m, N]
-    remainder = summarize(logits, experts, key, value, landmarks, scale)
-    head = torch.arange(query.shape[0] * query.shape[1], device=query.device)
-    places = routes.flatten(0, 1) + num_landmarks * head.unsqueeze(1)
-
-    def of_queries(rows: Tensor) -> Tensor:
-        """[B, H, m, n] -> [B, H, N, n]; the gradient is a sum in a fixed order."""
-        return embedding(places, rows.flatten(0, 2)).view(*query.shape[:3], rows.shape[-1])
-
-    products = (query.float() * of_queries(remainder.key)).sum(-1, keepdim=True)
-    logit = of_queries(remainder.bias) + scale * products
-    share = torch.sigmoid(logit - lse.unsqueeze(-1)).float()  # [B, H, N, 1]
-    return torch.lerp(out.float(), of_queries(remainder.value).float(), share).to(query.dtype)
+def make_remainder(
+    plan: Plan, key: Tensor, value: Tensor, landmarks: Tensor, scores: Tensor, state: State,
+    options: MiTAOptions, blocks: Blocks, wide: bool,
+) -> None:  # fmt: skip
+    """Writes the remainder of a State; scores [B H, m, N] are -inf at the keys of each expert."""
+    batch, heads, tokens, dim = key.shape
+    num_landmarks, all_heads, splits = landmarks.shape[2], batch * heads, blocks.splits
+    parts = all_heads, splits, num_landmarks
+    part_keys, part_values = plan.scratch(2, *parts, dim, dtype=torch.float32)
+    part_sum, part_max = plan.scratch(2, *parts, dtype=torch.float32)
+    launch, scale_log2 = blocks.sum_outside, options.scale * LOG2E
+    common = {'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(key.dtype)}
+    plan.launch(
+        _sum_outside_kernel, (splits, cdiv(num_landmarks, blocks.landmarks), all_heads),
+        key, value, scores, part_keys, part_values, part_sum, part_max, state.outside,
+        *key.stride(), *value.stride(),
+        heads, tokens, num_landmarks, splits, blocks.tokens_per_split, scale_log2,
+        BLOCK_M=blocks.landmarks, BLOCK_N=launch.block, EVEN=tokens % launch.block == 0,
+        STAGES=launch.stages, WIDE=wide, **common, **launch.triton_options,
+    )  # fmt: skip
+    plan.launch(
+        _merge_outside_kernel, (num_landmarks, all_heads),
+        part_keys, part_values, part_sum, part_max, landmarks,
+        state.mean_keys, state.values, state.landmark_lse, state.bias, *landmarks.stride(),
+        heads, num_landmarks, splits, scale_log2,
+        BLOCK_S=min(16, next_power_of_2(splits)), num_warps=1, **common,
+    )  # fmt: skip

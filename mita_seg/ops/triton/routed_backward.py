@@ -23,7 +23,7 @@ from ..options import MiTAOptions
 from .blocks import Blocks, choose_entry_blocks, choose_reduce_blocks, share_experts
 from .call_plan import Plan
 from .launch import LOG2E, cdiv, next_power_of_2, precision
-from .shared_backward import reduce_values
+from .shared_backward import SummaryGradients, reduce_remainder, reduce_values
 from .state import State
 from .steps import _backward_step, _dot, _load_rows, _store_rows
 
@@ -127,14 +127,17 @@ def _place_entries(
 
 @triton.jit
 def _reduce_and_place_kernel(
-    p_part, p_values, p_grad_values, p_value_delta, p_indices, p_tiles, p_first_tile,
+    p_part, p_part_keys, p_part_bias, p_values, p_mean_keys, p_landmarks,
+    p_grad_values, p_grad_keys, p_grad_bias, p_value_delta, p_indices, p_tiles, p_first_tile,
     p_shift, p_entry_start,
-    num_landmarks, splits, reduce_programs, topk, num_blocks, num_tiles, expert_programs,
+    s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
+    heads, num_landmarks, splits, reduce_programs, topk, num_blocks, num_tiles, expert_programs,
+    scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
-    SHARED: tl.constexpr, ROUTED: tl.constexpr, ENTRY_BLOCK: tl.constexpr, TOPK_BITS: tl.constexpr,
-    BLOCK_B: tl.constexpr, ALL_M: tl.constexpr,
+    SHARED: tl.constexpr, REMAINDER: tl.constexpr, ROUTED: tl.constexpr,
+    ENTRY_BLOCK: tl.constexpr, TOPK_BITS: tl.constexpr, BLOCK_B: tl.constexpr, ALL_M: tl.constexpr,
 ):  # fmt: skip
-    """Sums the gradients of the shared values and, in the same launch, finds places of entries.
+    """Sums the gradients of the summaries and, in the same launch, finds places of entries.
 
     Grid (programs that sum, then programs that search; B H).
     """
@@ -144,6 +147,14 @@ def _reduce_and_place_kernel(
             reduce_values(
                 program, head, p_part, p_values, p_grad_values, p_value_delta,
                 num_landmarks, splits, D, BLOCK_D, BLOCK_S, BLOCK_M,
+            )  # fmt: skip
+        if REMAINDER:
+            p_landmarks += head // heads * s_landmarks_b + head % heads * s_landmarks_h
+            reduce_remainder(
+                program, head, p_part, p_part_keys, p_part_bias, p_values, p_mean_keys,
+                p_landmarks, p_grad_values, p_grad_keys, p_grad_bias, p_value_delta,
+                s_landmarks_m, s_landmarks_d, num_landmarks, splits, scale,
+                D, BLOCK_D, BLOCK_S, BLOCK_M,
             )  # fmt: skip
     elif ROUTED:
         _place_entries(
@@ -235,8 +246,8 @@ def _expert_backward_kernel(
                 p_grad_query, o_n, s_grad_query_n, s_grad_query_d, None, D, BLOCK_D, WIDE
             )  # [Q, D]
         b_grad_key, b_grad_value, b_grad_logits = _backward_step(
-            b_query, b_grad, b_lse, b_delta, b_key, b_value,
-            k_mask, scale_log2, b_grad_key, b_grad_value, PRECISION,
+            b_query, b_grad, b_lse, b_delta, b_key, b_value, None,
+            k_mask[:, None], scale_log2, b_grad_key, b_grad_value, PRECISION,
         )  # fmt: skip
         if WITH_QUERY:
             b_grad_query = _dot(tl.trans(b_grad_logits), b_key, None, PRECISION)  # [Q, D]
@@ -382,29 +393,32 @@ class Entries(NamedTuple):
 
 
 def reduce_and_place(
-    plan: Plan, state: State, part_values: Tensor, grad_values: Tensor, value_delta: Tensor,
-    tokens: int, options: MiTAOptions, blocks: Blocks,
+    plan: Plan, landmarks: Tensor, state: State, summary: SummaryGradients, tokens: int,
+    options: MiTAOptions, blocks: Blocks,
 ) -> Entries:  # fmt: skip
-    """Sums the gradients of the shared values [B H, m, d], and finds the places of the entries."""
+    """Sums the gradients of the summaries, and finds the places of the entries."""
     all_heads, num_landmarks = state.indices.shape[:2]
-    topk, shared = options.topk, options.shared
+    topk = options.topk
     routed, dim = topk > 0, state.values.shape[2]
     key_blocks = cdiv(tokens, blocks.entry_block)
-    shift = entry_start = part_values  # any tensor for what is left out
+    shift = entry_start = landmarks  # any tensor for what is left out
     if routed:
         shift = plan.scratch(all_heads, key_blocks, num_landmarks, dtype=torch.int32)
         entry_start = plan.scratch(all_heads, key_blocks + 1, dtype=torch.int32)
     heads_at_once, expert_programs = share_experts(blocks, all_heads, tokens, num_landmarks, topk)
     place_programs, place = choose_entry_blocks(blocks.all_landmarks, key_blocks)
     reduce = choose_reduce_blocks(blocks, place['num_warps'])
-    reduce_programs = cdiv(num_landmarks, reduce['BLOCK_M']) if shared else 0
+    reduce_programs = cdiv(num_landmarks, reduce['BLOCK_M']) if options.summarizes else 0
     plan.launch(
         _reduce_and_place_kernel, (reduce_programs + (place_programs if routed else 0), all_heads),
-        part_values, state.values, grad_values, value_delta,
-        state.indices, state.tiles, state.first_tile, shift, entry_start,
-        num_landmarks, blocks.backward_splits, reduce_programs, topk, key_blocks,
-        state.tiles.shape[1] - 1, expert_programs,
-        D=dim, BLOCK_D=blocks.dim, SHARED=shared, ROUTED=routed, ENTRY_BLOCK=blocks.entry_block,
+        summary.part_values, summary.part_landmarks, summary.part_bias,
+        state.values, state.mean_keys, landmarks,
+        summary.values, summary.keys, summary.bias, summary.delta,
+        state.indices, state.tiles, state.first_tile, shift, entry_start, *landmarks.stride(),
+        landmarks.shape[1], num_landmarks, blocks.backward_splits, reduce_programs, topk,
+        key_blocks, state.tiles.shape[1] - 1, expert_programs, options.scale,
+        D=dim, BLOCK_D=blocks.dim, SHARED=options.shared, REMAINDER=options.remainder,
+        ROUTED=routed, ENTRY_BLOCK=blocks.entry_block,
         TOPK_BITS=topk.bit_length(), ALL_M=blocks.all_landmarks, **reduce, **place,
     )  # fmt: skip
     return Entries(shift, entry_start, heads_at_once, expert_programs)
@@ -415,9 +429,9 @@ def grad_routed(
     key: Tensor, value: Tensor, grad: Tensor, delta: Tensor, state: State, entries: Entries,
     options: MiTAOptions, one_pass: bool, blocks: Blocks, wide: bool,
 ) -> None:  # fmt: skip
-    """Adds the gradients through the routed experts; without a shared expert, writes them."""
+    """Adds the gradients through the routed experts; without summaries, writes them."""
     heads, tokens, dim = query.shape[1:]
-    topk, num_routed, shared = options.topk, options.num_routed, options.shared
+    topk, num_routed, adds = options.topk, options.num_routed, options.summarizes
     lse, shift, entry_start = state.lse, entries.shift, entries.start
     heads_at_once, expert_programs = entries.heads_at_once, entries.programs
     common = {
@@ -446,10 +460,10 @@ def grad_routed(
             key_blocks, num_entries, options.scale * LOG2E, options.scale,
             TILE_HEIGHT=blocks.tile_height, BLOCK_Q=launch.block, BLOCK_K=blocks.keys,
             ENTRY_BLOCK=blocks.entry_block,
-            WITH_QUERY=one_pass, ADD=shared, STAGES=launch.stages, **common,
+            WITH_QUERY=one_pass, ADD=adds, STAGES=launch.stages, **common,
             **launch.triton_options,
         )  # fmt: skip
-        if shared and expert_keys < tokens:
+        if adds and expert_keys < tokens:
             key_blocks_per_program = tokens // expert_keys
             plan.launch(
                 _accumulate_dkv_sparse_kernel,
@@ -471,5 +485,5 @@ def grad_routed(
                 blocks.accumulate_dkv.block,
                 max(16, next_power_of_2(cdiv(expert_keys * blocks.entry_block, tokens))),
             ),
-            ADD=shared, **common, **blocks.accumulate_dkv.triton_options,
+            ADD=adds, **common, **blocks.accumulate_dkv.triton_options,
         )  # fmt: skip

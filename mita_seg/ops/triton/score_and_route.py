@@ -15,6 +15,7 @@ from ..options import MiTAOptions
 from .blocks import ROUTE_QUERIES, Blocks
 from .call_plan import Plan
 from .launch import LOG2E, cdiv, precision
+from .state import State
 from .steps import _dot, _keep_largest, _load_rows, _logits, _scaled_sum, _store_rows
 
 
@@ -214,9 +215,9 @@ class Scored(NamedTuple):
 
 def score_and_route(
     plan: Plan, query: Tensor, key: Tensor, value: Tensor, landmarks: Tensor,
-    options: MiTAOptions, blocks: Blocks, wide: bool,
+    state: State, options: MiTAOptions, blocks: Blocks, wide: bool,
 ) -> Scored:  # fmt: skip
-    """query, key, value [B, H, N, d], landmarks [B, H, m, d]."""
+    """query, key, value [B, H, N, d], landmarks [B, H, m, d]; of a remainder the State's routes."""
     batch, heads, tokens, dim = key.shape
     num_landmarks, all_heads = landmarks.shape[2], batch * heads
     num_routed, shared, routed = options.num_routed, options.shared, options.topk > 0
@@ -228,7 +229,7 @@ def score_and_route(
         scores = plan.scratch(all_heads, num_landmarks, tokens, dtype=torch.float32)
         route_expert, route_rank = plan.scratch(2, all_heads, num_routes, dtype=torch.int32)
         if options.remainder:
-            route_expert = plan.result(query.new_empty(all_heads, num_routes, dtype=torch.int32))
+            route_expert = state.routes
         counts = plan.scratch(all_heads, chunks, num_landmarks, dtype=torch.int32)
         maxima = scores
         if blocks.key_block > 1:

@@ -114,6 +114,13 @@ def _less_offset(b_rows, offset_log2, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _remainder_logits(b_query, b_mean_key, bias, scale_log2, PRECISION: tl.constexpr):
+    """Logits [Q] of queries [Q, D] with one remainder, of which the mean key is given [D]."""
+    b_scores = tl.sum(b_query.to(tl.float32) * b_mean_key.to(tl.float32)[None, :], 1)
+    return _logits(b_scores, scale_log2, PRECISION) + bias
+
+
+@triton.jit
 def _keep_largest(b_scores, o_columns, num_columns, b_best, b_index):
     """The largest score of each row [R] so far, and its column; of equal ones the first.
 
@@ -154,10 +161,12 @@ def _attend_step(
 
 @triton.jit
 def _backward_step(
-    b_query, b_grad, b_lse, b_delta, b_key, b_value, present, scale_log2,
+    b_query, b_grad, b_lse, b_delta, b_key, b_value, b_bias, present, scale_log2,
     b_grad_key, b_grad_value, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds the part of queries [Q, D] to dk and dv [K, D]; `present` [K], None: all.
+    """Adds the part of queries [Q, D] to dk and dv [K, D].
+
+    `b_bias` [K] is added to the logits, None: zero. `present` [K, 1] or [K, Q], None: all.
 
     Absent queries are zero in `b_query`, `b_grad` and `b_delta`, and so add nothing. Returns the
     two sums, and the gradient of the logits [K, Q]. The caller multiplies dk by the scale at the
@@ -165,9 +174,11 @@ def _backward_step(
     """
     b_scores = _dot(b_key, tl.trans(b_query), None, PRECISION)  # [K, Q]
     b_logits = _logits(b_scores, scale_log2, PRECISION)
+    if b_bias is not None:
+        b_logits += b_bias[:, None]
     b_weights = tl.exp2((b_logits - b_lse[None, :]).to(tl.float32))
     if present is not None:
-        b_weights = tl.where(present[:, None], b_weights, 0.0)
+        b_weights = tl.where(present, b_weights, 0.0)
     b_inner = _dot(b_value, tl.trans(b_grad), None, PRECISION)  # [K, Q]
     b_grad_logits = (b_weights * (b_inner - b_delta[None, :])).to(b_key.dtype)
     b_grad_value = _dot(b_weights.to(b_grad.dtype), b_grad, b_grad_value, PRECISION)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..surroundings import constant_while_compiling, in_forward_mode, in_transform
+from ..surroundings import constant_while_compiling, in_forward_mode
 from .gpu import LEAST_CAPABILITY, LEAST_SHARED_MEMORY, gpu_of
 
 MAX_TOKENS = 2**20
@@ -61,7 +61,6 @@ def unsupported_reason(
     num_landmarks: int = 1,
     topk: int = 0,
     scales: tuple[float, ...] = (),
-    remainder: bool = False,
 ) -> str | None:
     """The reason why the kernels can't run on `query` [B, H, N, d]; None if they can."""
     if in_forward_mode() and _HAS_TRITON:
@@ -69,8 +68,6 @@ def unsupported_reason(
     reason = _unsupported_tensor_reason(query)
     if reason:
         return reason
-    if remainder and in_transform():
-        return "it has no remainder under torch.func (grad, vmap), backend='tiled' has"
     dim, tokens = query.shape[3], query.shape[2]
     if dim % 8 or not 16 <= dim <= 128:
         return f'it takes head dimensions from 16 to 128 that are multiples of 8; got {dim}'

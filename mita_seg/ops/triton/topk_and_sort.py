@@ -120,11 +120,12 @@ def _select(b_keys, guess, count, most, p_out, o_first, ROWS: tl.constexpr, ROW:
 
 @triton.jit
 def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_blocks, topk,
-    KEY_BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr,
+    KEY_BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, MARK: tl.constexpr,
 ):  # fmt: skip
     """Indices of the top-k keys of landmark `row` of all heads, ascending.
 
-    `p_maxima`: the scores themselves, if blocks are of one key.
+    `p_maxima`: the scores themselves, if blocks are of one key. MARK: their scores become -inf, for
+    those who need the others.
     """
     p_indices += row * topk
     ROW: tl.constexpr = 4 if BLOCK_B > 4 else BLOCK_B  # of one load
@@ -159,14 +160,22 @@ def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_b
         b_keys = _ordered(b_scores)  # [BLOCK_K KEY_BLOCK / WIDTH, WIDTH]
         # At least k keys reach what k maxima reach.
         _select(b_keys, threshold, topk, topk, p_indices, b_first, BLOCK_K * PARTS, WIDTH)
+    if MARK:
+        tl.debug_barrier()  # the indices are written, and no score is read any more
+        o_k = tl.arange(0, BLOCK_K)
+        b_index = tl.load(p_indices + o_k, mask=o_k < topk, other=0)
+        tl.store(p_scores + row * num_tokens + b_index, float('-inf'), mask=o_k < topk)
 
 
 @triton.jit
-def _merge_values(
+def merge_splits(
     landmark, head, p_part, p_part_sum, p_part_max, p_values, p_lse, splits, num_landmarks,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Shared value of a landmark, and log2 of its softmax sum, from the splits of the keys."""
+    """Weighted mean of a landmark, and log2 of its softmax sum, from the splits of the keys.
+
+    Writes both, and returns them: the mean [D] as it is written.
+    """
     row = head * num_landmarks + landmark
     o_s, o_d = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
     b_row_max = tl.full([BLOCK_S], float('-inf'), dtype=tl.float32)
@@ -188,9 +197,11 @@ def _merge_values(
         b_part = _load_rows(p_part, o_row, D, 1, mask, D, BLOCK_D)  # [S, D]
         b_value += tl.sum(b_part * b_factor[:, None], 0)
     row_sum = tl.sum(b_row_sum, 0)
-    p_out = p_values + row * D + o_d
-    tl.store(p_out, (b_value / row_sum).to(p_out.dtype.element_ty), mask=o_d < D)
-    tl.store(p_lse + row, row_max.to(p_lse.dtype.element_ty) + tl.log2(row_sum))
+    b_value = (b_value / row_sum).to(p_values.dtype.element_ty)
+    lse = row_max.to(p_lse.dtype.element_ty) + tl.log2(row_sum)
+    tl.store(p_values + row * D + o_d, b_value, mask=o_d < D)
+    tl.store(p_lse + row, lse)
+    return b_value, lse
 
 
 @triton.jit
@@ -255,7 +266,7 @@ def _topk_and_sort_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, KEY_BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, TILE_HEIGHT: tl.constexpr, ALL_M: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr,
-    ROUTED: tl.constexpr, SHARED: tl.constexpr,
+    ROUTED: tl.constexpr, SHARED: tl.constexpr, MARK: tl.constexpr,
 ):  # fmt: skip
     """Grid (m programs that select, some that place routes, m that merge; each times B H).
 
@@ -266,7 +277,7 @@ def _topk_and_sort_kernel(
         if ROUTED:
             _select_keys(
                 head * num_landmarks + program, p_scores, p_maxima, p_blocks, p_indices,
-                num_tokens, num_blocks, topk, KEY_BLOCK, BLOCK_K, BLOCK_B,
+                num_tokens, num_blocks, topk, KEY_BLOCK, BLOCK_K, BLOCK_B, MARK,
             )  # fmt: skip
     elif program < select_programs + place_programs:
         if ROUTED:
@@ -277,7 +288,7 @@ def _topk_and_sort_kernel(
                 TILE_HEIGHT, ALL_M, BLOCK_C, BLOCK_R, BLOCK_T,
             )  # fmt: skip
     elif SHARED:
-        _merge_values(
+        merge_splits(
             program - select_programs - place_programs, head,
             p_part, p_part_sum, p_part_max, p_values, p_lse,
             splits, num_landmarks, D, BLOCK_D, BLOCK_S,
@@ -287,7 +298,10 @@ def _topk_and_sort_kernel(
 def topk_and_sort(
     plan: Plan, scored: Scored, state: State, options: MiTAOptions, blocks: Blocks
 ) -> None:
-    """Writes the experts, the shared values and the tiles of a State."""
+    """Writes the experts, the shared values and the tiles of a State.
+
+    With a remainder the scores of each expert's keys are -inf afterwards.
+    """
     topk, num_routed, shared = options.topk, options.num_routed, options.shared
     all_heads, num_tiles = state.tiles.shape[0], state.tiles.shape[1] - 1
     tokens, routed = state.lse.shape[1], topk > 0
@@ -317,5 +331,5 @@ def topk_and_sort(
         ALL_M=blocks.all_landmarks,
         BLOCK_C=min(per_step, next_power_of_2(max(chunks, 1))), BLOCK_R=block_routes,
         BLOCK_T=min(per_step, 64),
-        ROUTED=routed, SHARED=shared, num_warps=blocks.select_warps,
+        ROUTED=routed, SHARED=shared, MARK=options.remainder, num_warps=blocks.select_warps,
     )  # fmt: skip

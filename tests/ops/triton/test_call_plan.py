@@ -193,7 +193,15 @@ def test_at_the_limit_the_oldest_recording_goes(kernel, monkeypatch):
 @pytest.mark.skipif(DEVICE == 'cpu', reason='interpreted kernels are not recorded')
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
-    'options', [{}, {'num_routed': 2}, {'topk': 0}, {'shared': False}, {'topk': 100}]
+    'options',
+    [
+        {},
+        {'num_routed': 2},
+        {'topk': 0},
+        {'shared': False},
+        {'shared': False, 'remainder': True},
+        {'topk': 100},
+    ],
 )
 @pytest.mark.parametrize('pooled', [False, True])
 def test_recorded_call_equals_a_direct_one(pooled, options, dtype, monkeypatch):

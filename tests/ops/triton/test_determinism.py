@@ -27,8 +27,11 @@ def test_two_runs_are_bitwise_equal():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('dtype', LOW)
-@pytest.mark.parametrize('num_routed', [1, 2] if DEVICE == 'cuda' else [1])
-def test_two_runs_of_pooled_attention_are_bitwise_equal(dtype, num_routed):
+@pytest.mark.parametrize(
+    'options',
+    [{}, {'shared': False, 'remainder': True}, {'num_routed': 2}][: 3 if DEVICE == 'cuda' else 2],
+)
+def test_two_runs_of_pooled_attention_are_bitwise_equal(dtype, options):
     """More landmarks than a block, whose experts hold fewer keys than there are."""
     side, columns, topk, heads = (9, 8, 1, 1) if DEVICE == 'cpu' else (64, 9, 49, 24)
     query, key, value, _ = draw_inputs(side * side + 1, 1, heads=heads, dtype=dtype)
@@ -37,7 +40,7 @@ def test_two_runs_of_pooled_attention_are_bitwise_equal(dtype, num_routed):
     def run():
         output = pooled_mita_attention(
             query, key, value, (side, side), (9, columns), start=1,
-            topk=topk, num_routed=num_routed, backend='triton',
+            topk=topk, backend='triton', **options,
         )  # fmt: skip
         return output, *gradients(output, (query, key, value))
 

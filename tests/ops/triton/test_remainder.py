@@ -1,26 +1,17 @@
-"""The remainder beside the kernels of route-only attention."""
+"""The kernels of the remainder."""
 
 import pytest
 import torch
-from torch import library
-from torch.autograd.functional import jacobian
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 
-from support.kernel_cases import assert_kernels_agree, read_choice
+from support.kernel_cases import assert_kernels_agree
 from support.operator_cases import DEVICE, NAMES, draw_inputs, on_device, with_gradients
 
 pytest.importorskip('triton')
 
-from mita_seg.ops import attention, mita_attention, pooled_mita_attention
-from mita_seg.ops.options import make_options, to_scalars
-from mita_seg.ops.triton import remainder
+from mita_seg.ops import mita_attention, pooled_mita_attention
 
 OPTIONS = {'shared': False, 'remainder': True}
-
-
-def options_of(tensors, topk=5):
-    query, *_, landmarks = tensors
-    return make_options(query.shape[2:], landmarks.shape[2], topk=topk, **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +23,7 @@ def options_of(tensors, topk=5):
         (20, 1, 1),
         (5, 12, 3),
         (150, 4, 140),  # keys block by block
+        (150, 70, 30),  # landmarks block by block
     ],
 )
 def test_kernels_agree(tokens, landmarks, topk):
@@ -77,36 +69,7 @@ def test_pooled():
         torch.testing.assert_close(result, wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_choices_are_those_of_the_kernels():
-    tensors = draw_inputs(30, 4, batch=2, heads=2)
-    _, _, experts, routes, _ = remainder.triton_routed_attention(
-        *tensors, **to_scalars(options_of(tensors))
-    )
-    expected_experts, expected_routes = read_choice(tensors, 5, shared=False)
-    assert torch.equal(experts, expected_experts)
-    assert torch.equal(routes.long(), expected_routes.squeeze(-1))
-
-
-def test_sums_and_their_gradients():
-    tensors = draw_inputs(30, 4, heads=2)
-    options = options_of(tensors)
-    out, lse, experts, routes, _ = remainder.triton_routed_attention(
-        *tensors, **to_scalars(options)
-    )
-    assert lse.dtype == torch.float64
-    exact = [tensor.detach().double().requires_grad_() for tensor in tensors[:3]]
-    expected = remainder.attend_in_torch(*exact, experts, routes, torch.float64, options)
-    torch.testing.assert_close(out.double(), expected[0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(lse, expected[1], atol=1e-5, rtol=1e-5)
-    weights = torch.randn_like(lse)
-    found = torch.autograd.grad(lse, tensors[:3], weights)
-    wanted = torch.autograd.grad(expected[1], exact, weights, materialize_grads=True)
-    for result, gradient in zip(found, wanted, strict=True):
-        torch.testing.assert_close(result.double(), gradient, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.filterwarnings('ignore:There is a performance drop')
-def test_gradients_of_gradients_and_batched_ones():
+def test_gradients_of_gradients():
     tensors = [tensor.detach() for tensor in draw_inputs(14, 4, scale=0.5)]
     found = []
     for backend in ('reference', 'triton'):
@@ -117,66 +80,26 @@ def test_gradients_of_gradients_and_batched_ones():
         inputs = [tensor.clone().requires_grad_() for tensor in tensors]
         first = torch.autograd.grad(attend(*inputs).square().sum(), inputs, create_graph=True)
         loss = sum(each.square().sum() for each in first)
-        rows = jacobian(lambda *x: attend(*x)[0, 0, 3], tuple(tensors), vectorize=True)
-        found.append((*first, *torch.autograd.grad(loss, inputs), *rows))
+        found.append((*first, *torch.autograd.grad(loss, inputs)))
     for wanted, result in zip(*found, strict=True):
         torch.testing.assert_close(result, wanted, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize('transform', ['grad', 'vmap', 'jvp'])
-def test_transforms_are_refused(transform):
+def test_transforms():
     tensors = tuple(tensor.detach() for tensor in draw_inputs(14, 4))
+    more = tuple(torch.stack((each, each.flip(2))) for each in tensors)
+    found = []
+    for backend in ('reference', 'triton'):
 
-    def attend(*tensors, backend='triton'):
-        return mita_attention(*tensors, topk=5, **OPTIONS, backend=backend)
+        def attend(*tensors, backend=backend):
+            return mita_attention(*tensors, topk=5, **OPTIONS, backend=backend)
 
-    calls = {
-        'grad': lambda attend: grad(lambda *x: attend(*x).sum())(*tensors),
-        'vmap': lambda attend: vmap(attend)(*(each.unsqueeze(0) for each in tensors)),
-        'jvp': lambda attend: jvp(attend, tensors, tensors),
-    }
-    with pytest.raises(NotImplementedError, match="can't run: .* backend='tiled' has"):
-        calls[transform](attend)
-
-    def automatic(*tensors):
-        return attend(*tensors, backend='auto')
-
-    calls[transform](automatic)
-
-
-def test_where_a_kernel_cannot_be_launched(monkeypatch):
-    """'auto' computes in torch operations; so does its backward pass."""
-    tensors = draw_inputs(14, 4)
-    expected = with_gradients(tensors, topk=5, **OPTIONS, backend='reference')
-
-    def fail(*_):
-        raise RuntimeError('Failed to find C compiler')
-
-    def automatic(*tensors):
-        return attention.BACKENDS['auto'].run(*tensors, options_of(tensors))
-
-    outputs = [automatic(*tensors)]
-    monkeypatch.setattr(remainder, 'call', fail)
-    outputs.append(automatic(*tensors))
-    weights = torch.ones_like(outputs[0])
-    for output in outputs:
-        torch.testing.assert_close(output, expected[0], atol=1e-5, rtol=1e-5)
-    first, second = (torch.autograd.grad(output, tensors, weights) for output in outputs)
-    for one, other in zip(first, second, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
-    with pytest.raises(RuntimeError, match='C compiler'):
-        mita_attention(*tensors, topk=5, **OPTIONS, backend='triton')
-
-
-@pytest.mark.slow
-def test_the_operators_as_pytorch_sees_them():
-    tensors = draw_inputs(14, 4)
-    scalars = to_scalars(options_of(tensors))
-    library.opcheck(remainder.triton_routed_attention, tensors, scalars)
-    tensors = [tensor.detach() for tensor in tensors]
-    out, lse, *_, state = remainder.triton_routed_attention(*tensors, **scalars)
-    arguments = torch.randn_like(out), torch.randn_like(lse), *tensors, out, state
-    library.opcheck(remainder.triton_routed_attention_backward, arguments, scalars)
+        found.append((
+            *grad(lambda *x, attend=attend: attend(*x).square().sum(), (0, 1, 2, 3))(*tensors),
+            vmap(attend)(*more),
+        ))  # fmt: skip
+    for wanted, result in zip(*found, strict=True):
+        torch.testing.assert_close(result, wanted, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
