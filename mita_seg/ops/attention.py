@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from . import exporting
+from .latest import Latest
 from .masked import masked_attention
 from .options import MiTAOptions, make_options, make_pooling, to_scalars
 from .pooling import pool, pool_in_torch
 from .reference import reference_attention
-from .settled import Settled, sign
+from .settled import sign
 from .surroundings import in_forward_mode, in_transform, is_exporting
 from .tiled import tiled_attention
 from .tracing import traced_attention
@@ -317,8 +318,8 @@ BACKENDS = {
     'triton': Backend(_triton, pools=True),
 }
 
-_settled: Settled[tuple[Backend, MiTAOptions]] = Settled()
-_settled_pooled: Settled[tuple[Backend, MiTAOptions]] = Settled()
+_settled: Latest[tuple[Backend, MiTAOptions]] = Latest()  # by signature
+_settled_pooled: Latest[tuple[Backend, MiTAOptions]] = Latest()
 
 
 def _lower_all(**tensors: Tensor) -> tuple[dict[str, Tensor], bool]:

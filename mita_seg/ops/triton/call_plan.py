@@ -7,7 +7,6 @@ repeat its launches with the addresses of their own tensors, in one piece of scr
 """
 
 from collections.abc import Callable, Hashable
-from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ import triton
 from torch import Tensor
 from triton.runtime import driver
 
+from ..latest import Latest
 from .gpu import gpu_of
 from .launch import cdiv
 
@@ -23,7 +23,6 @@ _SCRATCH = -1
 # Versions whose launcher was tried: its arguments are no public interface, and change. With other
 # versions every call goes through Triton's own launches.
 _KNOWN_TRITON = ('3.6', '3.7')
-_MOST_RECORDINGS = 1024  # images may have ever new sizes
 
 
 class _Launch(NamedTuple):
@@ -134,8 +133,7 @@ class _Recording(NamedTuple):
         return results
 
 
-_recordings: dict[tuple, _Recording] = {}
-_changing = Lock()  # two threads may drop the oldest one
+_recordings: Latest[_Recording] = Latest()  # by signature
 
 
 def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) -> list[Tensor]:
@@ -166,11 +164,7 @@ def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) 
     body(plan, *plan.tensors, options)
     recording = plan.recording()
     if recording:
-        with _changing:
-            _recordings.pop(signature, None)  # after a watched call; the new one is the newest
-            while len(_recordings) >= _MOST_RECORDINGS:
-                del _recordings[next(iter(_recordings))]  # the oldest
-            _recordings[signature] = recording
+        _recordings.keep(signature, recording)
     return plan.results
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mita_seg.ops import mita_attention, pooled_mita_attention
+from mita_seg.ops import latest, mita_attention, pooled_mita_attention
 from support.operator_cases import DEVICE, draw_inputs, gradients
 
 pytest.importorskip('triton')
@@ -41,7 +41,7 @@ class CopyKernel:
 
 @pytest.fixture
 def kernel(monkeypatch):
-    monkeypatch.setattr(plans, '_recordings', {})
+    monkeypatch.setattr(plans, '_recordings', plans.Latest())
     monkeypatch.setattr(plans.triton, '__version__', '3.6.0')
     active = SimpleNamespace(get_current_stream=lambda device: 7)
     monkeypatch.setattr(plans, 'driver', SimpleNamespace(active=active))
@@ -82,8 +82,8 @@ class EmptyPlan:
 
 
 def test_threads_record_and_forget_side_by_side(monkeypatch):
-    monkeypatch.setattr(plans, '_recordings', {})
-    monkeypatch.setattr(plans, '_MOST_RECORDINGS', 4)
+    monkeypatch.setattr(plans, '_recordings', plans.Latest())
+    monkeypatch.setattr(latest, '_MOST', 4)
     monkeypatch.setattr(plans, 'Plan', EmptyPlan)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -178,7 +178,7 @@ def test_only_launchers_that_were_tried_are_called(version, known, kernel, monke
 
 
 def test_at_the_limit_the_oldest_recording_goes(kernel, monkeypatch):
-    monkeypatch.setattr(plans, '_MOST_RECORDINGS', 3)
+    monkeypatch.setattr(latest, '_MOST', 3)
     tensors = torch.arange(4.0), torch.arange(4.0)
     others = [CopyKernel() for _ in range(4)]
     for other in others:
@@ -199,7 +199,7 @@ def test_at_the_limit_the_oldest_recording_goes(kernel, monkeypatch):
 def test_recorded_call_equals_a_direct_one(pooled, options, dtype, monkeypatch):
     """Of several calls of one signature, the first is direct and the others repeat it."""
     options = {'topk': 20, **options, 'backend': 'triton'}
-    recordings = {}
+    recordings = plans.Latest()
     monkeypatch.setattr(plans, '_recordings', recordings)
 
     def run(seed):
