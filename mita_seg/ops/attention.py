@@ -1,7 +1,7 @@
 """The public operator: checks its arguments and picks a backend."""
 
+import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -99,13 +99,16 @@ def mita_attention(
             backend.
         NotImplementedError: A known backend that can't run here.
     """
-    tensors, lowered = _lower_all(query=query, key=key, value=value, landmarks=landmarks)
-    query, key, value, landmarks = tensors.values()
+    dtype = _autocast_dtype(query)
+    if dtype:
+        query, key, value, landmarks = [
+            _lower(tensor, dtype) for tensor in (query, key, value, landmarks)
+        ]
     numbers = topk, num_routed, scale, landmark_scale, shared, shared_offset, remainder, backend
     signature = sign((query, key, value, landmarks), (), numbers)
     found = _settled.get(signature)
     if not found:
-        check_heads(**tensors)
+        check_heads(query=query, key=key, value=value, landmarks=landmarks)
         check_same_tokens(query=query, key=key, value=value)
         options = make_options(
             query.shape[2:],
@@ -120,7 +123,7 @@ def mita_attention(
         )
         chosen = _select_backend(backend, query, landmarks.shape[2], options)
         found = _settled.keep(signature, (chosen, options))
-    return _run(*found, (query, key, value, landmarks), lowered)
+    return _run(*found, (query, key, value, landmarks), dtype is not None)
 
 
 def pooled_mita_attention(
@@ -157,8 +160,9 @@ def pooled_mita_attention(
     Raises:
         TypeError, ValueError, NotImplementedError: As the two functions do.
     """
-    tensors, lowered = _lower_all(query=query, key=key, value=value)
-    query, key, value = tensors.values()
+    dtype = _autocast_dtype(query)
+    if dtype:
+        query, key, value = [_lower(tensor, dtype) for tensor in (query, key, value)]
     numbers = (
         start,
         topk,
@@ -173,10 +177,10 @@ def pooled_mita_attention(
     signature = sign((query, key, value), (grid, num_landmarks), numbers)
     found = _settled_pooled.get(signature)
     if not found:
-        check_heads(**tensors)
+        check_heads(query=query, key=key, value=value)
         check_pair('num_landmarks', num_landmarks)
         check_grid(grid, start, query.shape[2])
-        check_same_tokens(**tensors)
+        check_same_tokens(query=query, key=key, value=value)
         pooling = make_pooling(grid, num_landmarks, start)
         options = make_options(
             query.shape[2:],
@@ -196,7 +200,7 @@ def pooled_mita_attention(
     if not chosen.pools or options.remainder or torch.jit.is_tracing():
         assert options.pooling is not None
         landmarks, options = pool(query, options.pooling), options._replace(pooling=None)
-    return _run(chosen, options, (query, key, value, landmarks), lowered)
+    return _run(chosen, options, (query, key, value, landmarks), dtype is not None)
 
 
 def _run(
@@ -209,7 +213,9 @@ def _run(
     query, key, value, landmarks = tensors
     if torch.jit.is_tracing() and not is_exporting():
         return traced_attention(query, key, value, landmarks, **to_scalars(options))
-    with torch.autocast(query.device.type, enabled=False) if lowered else nullcontext():
+    if not lowered:
+        return chosen.run(query, key, value, landmarks, options)
+    with torch.autocast(query.device.type, enabled=False):
         return chosen.run(query, key, value, landmarks, options)
 
 
@@ -274,9 +280,19 @@ def _triton(
         from .triton.remainder import attention_with_remainder
 
         return attention_with_remainder(query, key, value, landmarks, options, instead)
+    # torch.compile does not look into cached functions.
+    attention = _import_kernels() if torch.compiler.is_compiling() else _kernels()
+    return attention(query, key, value, landmarks, options, instead)
+
+
+def _import_kernels() -> Callable:
     from .triton.op import attention  # needs Triton
 
-    return attention(query, key, value, landmarks, options, instead)
+    return attention
+
+
+# An import takes longer than a glance, even of what is there already.
+_kernels = functools.cache(_import_kernels)
 
 
 def _triton_or_torch(
@@ -320,14 +336,6 @@ BACKENDS = {
 
 _settled: Latest[tuple[Backend, MiTAOptions]] = Latest()  # by signature
 _settled_pooled: Latest[tuple[Backend, MiTAOptions]] = Latest()
-
-
-def _lower_all(**tensors: Tensor) -> tuple[dict[str, Tensor], bool]:
-    """The tensors as autocast casts them, and whether it is on."""
-    dtype = _autocast_dtype(tensors['query'])
-    if not dtype:
-        return tensors, False
-    return {name: _lower(tensor, dtype) for name, tensor in tensors.items()}, True
 
 
 def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:
