@@ -112,6 +112,36 @@ def test_tensor_given_twice_may_be_two_the_next_time(kernel):
     assert out.tolist() == [2, 3, 10, 11]
 
 
+class ClearKernel(CopyKernel):
+    """Sets `count` bytes of one tensor to 0."""
+
+    arg_names = ('p_target', 'count', 'BLOCK')
+
+    def __getitem__(self, grid):
+        def launch(target, count, BLOCK):
+            self.launches.append('inspected')
+            ctypes.memset(target.data_ptr(), 0, count)
+            return self
+
+        return launch
+
+    def run(self, x, y, z, stream, function, metadata, _1, _2, _3, target, count, block):
+        self.launches.append('repeated')
+        ctypes.memset(target, 0, count)
+
+
+def test_a_launch_may_take_a_single_tensor(kernel):
+    def body(plan, tensor, kernel):
+        plan.launch(kernel, (3,), tensor[1:], 8, BLOCK=16)
+
+    kernel = ClearKernel()
+    for _ in range(2):
+        tensor = torch.ones(4)
+        plans.call(body, (tensor,), kernel)
+        assert tensor.tolist() == [1, 0, 0, 1]
+    assert kernel.launches == ['inspected', 'repeated']
+
+
 @pytest.mark.parametrize('change', ['strides', 'alignment', 'options'])
 def test_another_signature_is_recorded_anew(kernel, change):
     tensor, option = torch.arange(16.0), kernel
