@@ -1,18 +1,19 @@
 """The public operator: checks its arguments and picks a backend."""
 
+import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import exporting
+from .latest import Latest
 from .masked import masked_attention
 from .options import MiTAOptions, make_options, make_pooling, to_scalars
 from .pooling import pool, pool_in_torch
 from .reference import reference_attention
-from .settled import Settled, sign
+from .settled import sign
 from .surroundings import in_forward_mode, in_transform, is_exporting
 from .tiled import tiled_attention
 from .tracing import traced_attention
@@ -97,13 +98,16 @@ def mita_attention(
             backend.
         NotImplementedError: A known backend that can't run here.
     """
-    tensors, lowered = _lower_all(query=query, key=key, value=value, landmarks=landmarks)
-    query, key, value, landmarks = tensors.values()
+    dtype = _autocast_dtype(query)
+    if dtype:
+        query, key, value, landmarks = [
+            _lower(tensor, dtype) for tensor in (query, key, value, landmarks)
+        ]
     numbers = topk, num_routed, scale, landmark_scale, shared, shared_offset, remainder, backend
     signature = sign((query, key, value, landmarks), (), numbers)
     found = _settled.get(signature)
     if not found:
-        check_heads(**tensors)
+        check_heads(query=query, key=key, value=value, landmarks=landmarks)
         check_same_tokens(query=query, key=key, value=value)
         options = make_options(
             query.shape[2:],
@@ -118,7 +122,7 @@ def mita_attention(
         )
         chosen = _select_backend(backend, query, landmarks.shape[2], options)
         found = _settled.keep(signature, (chosen, options))
-    return _run(*found, (query, key, value, landmarks), lowered)
+    return _run(*found, (query, key, value, landmarks), dtype is not None)
 
 
 def pooled_mita_attention(
@@ -155,8 +159,9 @@ def pooled_mita_attention(
     Raises:
         TypeError, ValueError, NotImplementedError: As the two functions do.
     """
-    tensors, lowered = _lower_all(query=query, key=key, value=value)
-    query, key, value = tensors.values()
+    dtype = _autocast_dtype(query)
+    if dtype:
+        query, key, value = [_lower(tensor, dtype) for tensor in (query, key, value)]
     numbers = (
         start,
         topk,
@@ -171,10 +176,10 @@ def pooled_mita_attention(
     signature = sign((query, key, value), (grid, num_landmarks), numbers)
     found = _settled_pooled.get(signature)
     if not found:
-        check_heads(**tensors)
+        check_heads(query=query, key=key, value=value)
         check_pair('num_landmarks', num_landmarks)
         check_grid(grid, start, query.shape[2])
-        check_same_tokens(**tensors)
+        check_same_tokens(query=query, key=key, value=value)
         pooling = make_pooling(grid, num_landmarks, start)
         options = make_options(
             query.shape[2:],
@@ -194,7 +199,7 @@ def pooled_mita_attention(
     if not chosen.pools or torch.jit.is_tracing():
         assert options.pooling is not None
         landmarks, options = pool(query, options.pooling), options._replace(pooling=None)
-    return _run(chosen, options, (query, key, value, landmarks), lowered)
+    return _run(chosen, options, (query, key, value, landmarks), dtype is not None)
 
 
 def _run(
@@ -207,7 +212,9 @@ def _run(
     query, key, value, landmarks = tensors
     if torch.jit.is_tracing() and not is_exporting():
         return traced_attention(query, key, value, landmarks, **to_scalars(options))
-    with torch.autocast(query.device.type, enabled=False) if lowered else nullcontext():
+    if not lowered:
+        return chosen.run(query, key, value, landmarks, options)
+    with torch.autocast(query.device.type, enabled=False):
         return chosen.run(query, key, value, landmarks, options)
 
 
@@ -265,9 +272,19 @@ def _triton(
     options: MiTAOptions,
     instead: Callable | None = None,
 ) -> Tensor:
+    # torch.compile does not look into cached functions.
+    attention = _import_kernels() if torch.compiler.is_compiling() else _kernels()
+    return attention(query, key, value, landmarks, options, instead)
+
+
+def _import_kernels() -> Callable:
     from .triton.op import attention  # needs Triton
 
-    return attention(query, key, value, landmarks, options, instead)
+    return attention
+
+
+# An import takes longer than a glance, even of what is there already.
+_kernels = functools.cache(_import_kernels)
 
 
 def _triton_or_torch(
@@ -308,16 +325,8 @@ BACKENDS = {
     'triton': Backend(_triton, pools=True),
 }
 
-_settled: Settled[tuple[Backend, MiTAOptions]] = Settled()
-_settled_pooled: Settled[tuple[Backend, MiTAOptions]] = Settled()
-
-
-def _lower_all(**tensors: Tensor) -> tuple[dict[str, Tensor], bool]:
-    """The tensors as autocast casts them, and whether it is on."""
-    dtype = _autocast_dtype(tensors['query'])
-    if not dtype:
-        return tensors, False
-    return {name: _lower(tensor, dtype) for name, tensor in tensors.items()}, True
+_settled: Latest[tuple[Backend, MiTAOptions]] = Latest()  # by signature
+_settled_pooled: Latest[tuple[Backend, MiTAOptions]] = Latest()
 
 
 def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:

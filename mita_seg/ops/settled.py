@@ -1,4 +1,4 @@
-"""What the checks of a call found, kept for the next call that is like it.
+"""What the checks of a call depend on, by which their findings are kept for the next calls.
 
 On short maps the checks take the host longer than some of the kernels. They depend on the shapes,
 dtypes and devices of the tensors and on the numbers that are given, and on nothing else in eager
@@ -6,8 +6,7 @@ mode. Compiled, traced or exported, sizes may be symbols, and the surroundings m
 """
 
 from collections.abc import Sequence
-from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,31 +15,7 @@ from torch.nn import Parameter
 from .surroundings import in_forward_mode, in_transform, is_exporting
 from .triton.support import interpreted
 
-T = TypeVar('T')
-
-_MOST = 1024  # images may have ever new sizes
 _PLAIN = frozenset((int, float, bool, str, type(None)))
-
-
-class Settled(Generic[T]):
-    """Findings by signature, the latest ones."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple, T] = {}
-        self._changing = Lock()  # two threads may drop the oldest one
-
-    def get(self, signature: tuple | None) -> T | None:
-        """What was kept; None if nothing was."""
-        return None if signature is None else self._found.get(signature)
-
-    def keep(self, signature: tuple | None, found: T) -> T:
-        """`found`, kept unless there is no signature."""
-        if signature is not None:
-            with self._changing:
-                while len(self._found) >= _MOST:
-                    del self._found[next(iter(self._found))]  # the oldest
-                self._found[signature] = found
-        return found
 
 
 def sign(tensors: Sequence[Tensor], pairs: Sequence[Any], numbers: Sequence[Any]) -> tuple | None:

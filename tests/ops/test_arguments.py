@@ -8,14 +8,14 @@ import torch
 
 from mita_seg.ops import (
     attention,
+    latest,
     mita_attention,
     pool_landmarks,
     pooled_mita_attention,
     route_queries,
     select_experts,
-    settled,
 )
-from mita_seg.ops.settled import Settled
+from mita_seg.ops.latest import Latest
 
 
 def call(**changes):
@@ -111,7 +111,7 @@ def test_a_single_wide_landmark_grid_and_lists_are_accepted():
 def nothing_known(monkeypatch):
     """No call has been checked yet."""
     for name in ('_settled', '_settled_pooled'):
-        monkeypatch.setattr(attention, name, Settled())
+        monkeypatch.setattr(attention, name, Latest())
 
 
 def functions_of(function, *args, **options):
@@ -207,10 +207,10 @@ def test_another_dtype_grid_or_number_is_another_call(nothing_known):
 
 
 def test_only_the_latest_calls_are_kept(nothing_known, monkeypatch):
-    monkeypatch.setattr(settled, '_MOST', 3)
+    monkeypatch.setattr(latest, '_MOST', 3)
     for tokens in range(9, 15):
         pooled_mita_attention(*torch.randn(3, 1, 1, tokens, 8), (3, 3), (1, 2), topk=2)
-    assert len(attention._settled_pooled._found) == 3
+    assert len(attention._settled_pooled) == 3
 
 
 def test_nothing_is_kept_of_calls_under_a_transform(nothing_known):
@@ -221,4 +221,4 @@ def test_nothing_is_kept_of_calls_under_a_transform(nothing_known):
 
     torch.func.vmap(attend)(*tokens)
     torch.func.jvp(attend, tuple(each[0] for each in tokens), tuple(each[0] for each in tokens))
-    assert not attention._settled_pooled._found
+    assert not attention._settled_pooled

@@ -7,7 +7,7 @@ repeat its launches with the addresses of their own tensors, in one piece of scr
 """
 
 from collections.abc import Callable, Hashable
-from threading import Lock
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 from triton.runtime import driver
 
+from ..latest import Latest
 from .gpu import gpu_of
 from .launch import cdiv
 
@@ -23,14 +24,13 @@ _SCRATCH = -1
 # Versions whose launcher was tried: its arguments are no public interface, and change. With other
 # versions every call goes through Triton's own launches.
 _KNOWN_TRITON = ('3.6', '3.7')
-_MOST_RECORDINGS = 1024  # images may have ever new sizes
 
 
 class _Launch(NamedTuple):
     run: Callable
     grid: tuple[int, ...]  # three numbers
     kernel: tuple  # function and metadata
-    places: list[tuple[int, int]]  # of the tensors: their allocation, and the byte in it
+    pick: Callable  # of all addresses that a recording takes: those of this launch's tensors
     rest: tuple  # numbers and constants
 
 
@@ -50,6 +50,7 @@ class Plan:
         self._scratch: list[tuple[Tensor, int]] = []
         self._scratch_bytes = 0
         self._launches: list[_Launch] = []
+        self._places: dict[tuple[int, int], int] = {}  # numbered: an allocation, and a byte in it
         self._repeatable = knows_launcher()
 
     def result(self, tensor: Tensor) -> Tensor:
@@ -72,13 +73,14 @@ class Plan:
         if not self._repeatable:
             return
         places = [self._place(arg) for arg in args if isinstance(arg, Tensor)]
+        numbers = [self._places.setdefault(place, len(self._places)) for place in places]
         constants = [options[name] for name in kernel.arg_names[len(args) :]]
         self._launches.append(
             _Launch(
                 compiled.run,
                 (grid + (1, 1))[:3],
                 (compiled.function, compiled.packed_metadata, None, None, None),
-                places,
+                _picker(numbers),
                 (*args[len(places) :], *constants),
             )
         )
@@ -108,12 +110,13 @@ class Plan:
         if not self._repeatable:
             return None
         layouts = [(each.shape, each.stride(), each.dtype) for each in self.results]
-        return _Recording(layouts, self._scratch_bytes, self._launches)
+        return _Recording(layouts, self._scratch_bytes, list(self._places), self._launches)
 
 
 class _Recording(NamedTuple):
     results: list[tuple]  # shape, strides and dtype
     scratch_bytes: int
+    places: list[tuple[int, int]]  # that launches take: an allocation, and a byte in it
     launches: list[_Launch]
 
     def repeat(self, tensors: tuple[Tensor | None, ...]) -> list[Tensor]:
@@ -127,15 +130,21 @@ class _Recording(NamedTuple):
         starts = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         starts += [result.data_ptr() for result in results]
         starts.append(scratch.data_ptr())
+        addresses = [starts[index] + offset for index, offset in self.places]
         stream = driver.active.get_current_stream(device.index)
-        for run, grid, kernel, places, rest in self.launches:
-            pointers = [starts[index] + offset for index, offset in places]
-            run(*grid, stream, *kernel, *pointers, *rest)
+        for run, grid, kernel, pick, rest in self.launches:
+            run(*grid, stream, *kernel, *pick(addresses), *rest)
         return results
 
 
-_recordings: dict[tuple, _Recording] = {}
-_changing = Lock()  # two threads may drop the oldest one
+def _picker(numbers: list[int]) -> Callable:
+    """Takes the items of these numbers out of a list."""
+    if len(numbers) > 1:
+        return itemgetter(*numbers)  # several times quicker, but alone an item comes bare
+    return lambda items: [items[number] for number in numbers]
+
+
+_recordings: Latest[_Recording] = Latest()  # by signature
 
 
 def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) -> list[Tensor]:
@@ -166,11 +175,7 @@ def call(body: Callable, tensors: tuple[Tensor | None, ...], options: Hashable) 
     body(plan, *plan.tensors, options)
     recording = plan.recording()
     if recording:
-        with _changing:
-            _recordings.pop(signature, None)  # after a watched call; the new one is the newest
-            while len(_recordings) >= _MOST_RECORDINGS:
-                del _recordings[next(iter(_recordings))]  # the oldest
-            _recordings[signature] = recording
+        _recordings.keep(signature, recording)
     return plan.results
 
 

@@ -156,7 +156,10 @@ triton_attention_backward.register_autograd(
 
 
 class _Attention(torch.autograd.Function):
-    """The operator without the dispatcher, which takes longer than the kernels on small maps."""
+    """The operator without the dispatcher, which takes longer than the kernels on small maps.
+
+    It returns the output alone: for each tensor that it returned, autograd would do more.
+    """
 
     @staticmethod
     def forward(
@@ -167,15 +170,15 @@ class _Attention(torch.autograd.Function):
         value: Tensor,
         landmarks: Tensor | None,
         options: MiTAOptions,
-    ) -> tuple[Tensor, ...]:
-        output = _forward(query, key, value, landmarks, options)
-        _save(ctx, (query, key, value, landmarks), options, output)
-        ctx.instead = instead
-        return tuple(output)
+    ) -> Tensor:
+        out, state = _forward(query, key, value, landmarks, options)
+        ctx.save_for_backward(query, key, value, landmarks, out, state)
+        ctx.instead, ctx.options = instead, options
+        return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch._C._functorch.is_legacy_batchedtensor(grads[0]):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch._C._functorch.is_legacy_batchedtensor(grad):
             raise NotImplementedError(
                 "backend='triton' has no batched gradients (is_grads_batched=True, jacobian with "
                 "vectorize=True), backend='tiled' has; torch.func.jacrev takes either"
@@ -184,11 +187,11 @@ class _Attention(torch.autograd.Function):
 
         def differentiate() -> tuple[Tensor | None, ...]:
             backward = _Gradients.apply if watched else _backward
-            arguments = grads[0], *ctx.saved_tensors, ctx.options
+            arguments = grad, *ctx.saved_tensors, ctx.options
             return _differentiate(backward(*arguments))
 
         def differentiate_instead() -> list[Tensor | None]:
-            return differentiate_in_torch(ctx.instead, ctx.saved_tensors[:4], grads[0])
+            return differentiate_in_torch(ctx.instead, ctx.saved_tensors[:4], grad)
 
         return None, *or_else(differentiate, ctx.instead and differentiate_instead), None
 
@@ -303,7 +306,7 @@ def attention(
         if in_transform():
             return _Transformed.apply(*tensors, options)[0]
         if torch.is_grad_enabled():
-            return _Attention.apply(instead, *tensors, options)[0]
+            return _Attention.apply(instead, *tensors, options)
         return _forward(*tensors, options)[0]
 
     return or_else(attend, instead and (lambda: instead(*tensors)))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mita_seg.ops import mita_attention, pooled_mita_attention
+from mita_seg.ops import latest, mita_attention, pooled_mita_attention
 from support.operator_cases import DEVICE, draw_inputs, gradients
 
 pytest.importorskip('triton')
@@ -41,7 +41,7 @@ class CopyKernel:
 
 @pytest.fixture
 def kernel(monkeypatch):
-    monkeypatch.setattr(plans, '_recordings', {})
+    monkeypatch.setattr(plans, '_recordings', plans.Latest())
     monkeypatch.setattr(plans.triton, '__version__', '3.6.0')
     active = SimpleNamespace(get_current_stream=lambda device: 7)
     monkeypatch.setattr(plans, 'driver', SimpleNamespace(active=active))
@@ -82,8 +82,8 @@ class EmptyPlan:
 
 
 def test_threads_record_and_forget_side_by_side(monkeypatch):
-    monkeypatch.setattr(plans, '_recordings', {})
-    monkeypatch.setattr(plans, '_MOST_RECORDINGS', 4)
+    monkeypatch.setattr(plans, '_recordings', plans.Latest())
+    monkeypatch.setattr(latest, '_MOST', 4)
     monkeypatch.setattr(plans, 'Plan', EmptyPlan)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -110,6 +110,36 @@ def test_tensor_given_twice_may_be_two_the_next_time(kernel):
     plans.call(swap_halves, (same, same), kernel)
     (out,) = plans.call(swap_halves, (same, other), kernel)
     assert out.tolist() == [2, 3, 10, 11]
+
+
+class ClearKernel(CopyKernel):
+    """Sets `count` bytes of one tensor to 0."""
+
+    arg_names = ('p_target', 'count', 'BLOCK')
+
+    def __getitem__(self, grid):
+        def launch(target, count, BLOCK):
+            self.launches.append('inspected')
+            ctypes.memset(target.data_ptr(), 0, count)
+            return self
+
+        return launch
+
+    def run(self, x, y, z, stream, function, metadata, _1, _2, _3, target, count, block):
+        self.launches.append('repeated')
+        ctypes.memset(target, 0, count)
+
+
+def test_a_launch_may_take_a_single_tensor(kernel):
+    def body(plan, tensor, kernel):
+        plan.launch(kernel, (3,), tensor[1:], 8, BLOCK=16)
+
+    kernel = ClearKernel()
+    for _ in range(2):
+        tensor = torch.ones(4)
+        plans.call(body, (tensor,), kernel)
+        assert tensor.tolist() == [1, 0, 0, 1]
+    assert kernel.launches == ['inspected', 'repeated']
 
 
 @pytest.mark.parametrize('change', ['strides', 'alignment', 'options'])
@@ -178,7 +208,7 @@ def test_only_launchers_that_were_tried_are_called(version, known, kernel, monke
 
 
 def test_at_the_limit_the_oldest_recording_goes(kernel, monkeypatch):
-    monkeypatch.setattr(plans, '_MOST_RECORDINGS', 3)
+    monkeypatch.setattr(latest, '_MOST', 3)
     tensors = torch.arange(4.0), torch.arange(4.0)
     others = [CopyKernel() for _ in range(4)]
     for other in others:
@@ -207,7 +237,7 @@ def test_at_the_limit_the_oldest_recording_goes(kernel, monkeypatch):
 def test_recorded_call_equals_a_direct_one(pooled, options, dtype, monkeypatch):
     """Of several calls of one signature, the first is direct and the others repeat it."""
     options = {'topk': 20, **options, 'backend': 'triton'}
-    recordings = {}
+    recordings = plans.Latest()
     monkeypatch.setattr(plans, '_recordings', recordings)
 
     def run(seed):

@@ -239,7 +239,7 @@ def launches(monkeypatch):
         launch(plan, kernel, grid, *args, **options)
 
     monkeypatch.setattr(plans.Plan, 'launch', note)
-    monkeypatch.setattr(plans, '_recordings', {})
+    monkeypatch.setattr(plans, '_recordings', plans.Latest())
     return noted
 
 
@@ -314,7 +314,7 @@ def test_launches_that_are_repeated_work_on_the_tensors_of_the_next_call(steps, 
 @pytest.mark.parametrize('steps', [0, 1, 2])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
 def test_recorded_call_equals_a_direct_one(dtype, steps, monkeypatch):
-    recordings = {}
+    recordings = plans.Latest()
     monkeypatch.setattr(plans, '_recordings', recordings)
     given = [
         [tensor.detach().to(dtype).requires_grad_() for tensor in draw(2, 3, 500, 49, 64)]
@@ -424,7 +424,7 @@ def test_what_triton_cannot_launch_is_left_to_torch_with_a_warning(kernel, monke
         launch(plan, kernel_, *args, **options)
 
     monkeypatch.setattr(plans.Plan, 'launch', launch_others)
-    monkeypatch.setattr(plans, '_recordings', {})
+    monkeypatch.setattr(plans, '_recordings', plans.Latest())
     support._warn.cache_clear()
     with pytest.warns(UserWarning, match='out of resource: shared memory'):
         assert_equal_to_torch(*draw(1, 2, 30, 4, 16), 1, rtol=1e-4, atol=1e-5)
@@ -432,7 +432,7 @@ def test_what_triton_cannot_launch_is_left_to_torch_with_a_warning(kernel, monke
 
 def test_kernels_agree_with_64_bit_offsets(monkeypatch):
     monkeypatch.setattr(kernels, 'is_wide', lambda tensor: True)
-    monkeypatch.setattr(plans, '_recordings', {})
+    monkeypatch.setattr(plans, '_recordings', plans.Latest())
     assert_equal_to_torch(*draw(1, 2, 70, 33, 16), 1, rtol=1e-4, atol=1e-5)
 
 

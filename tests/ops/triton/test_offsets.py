@@ -68,7 +68,7 @@ def test_no_kernel_gets_a_wide_tensor_without_knowing(expanded, heads, options):
 def test_kernels_agree_with_64_bit_offsets(monkeypatch):
     monkeypatch.setattr(forward, 'is_wide', lambda tensor: True)
     monkeypatch.setattr(backward, 'is_wide', lambda tensor: True)
-    monkeypatch.setattr(plan, '_recordings', {})
+    monkeypatch.setattr(plan, '_recordings', plan.Latest())
     assert_kernels_agree(draw_inputs(90, 7, heads=2), topk=5)
 
 

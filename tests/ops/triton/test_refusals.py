@@ -124,7 +124,7 @@ def scarce(monkeypatch):
         launch(plan, kernel, *args, **options)
 
     monkeypatch.setattr(plans.Plan, 'launch', launch_some)
-    monkeypatch.setattr(plans, '_recordings', {})
+    monkeypatch.setattr(plans, '_recordings', plans.Latest())
     support._warn.cache_clear()
     return names
 

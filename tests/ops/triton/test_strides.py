@@ -46,7 +46,7 @@ def no_copies(monkeypatch):
             mode.launching = False
 
     monkeypatch.setattr(plans.Plan, 'launch', launch_freely)
-    monkeypatch.setattr(plans, '_recordings', {})
+    monkeypatch.setattr(plans, '_recordings', plans.Latest())
     return mode
 
 

@@ -17,7 +17,7 @@ from mita_seg.ops.triton.gpu import ARCHITECTURES, Gpu, treat_gpus_as
 def other_gpu(request, monkeypatch):
     if DEVICE == 'cuda':
         pytest.skip('tests/support/compile_as.py runs all tests that way')
-    monkeypatch.setattr(plan, '_recordings', {})
+    monkeypatch.setattr(plan, '_recordings', plan.Latest())
     treat_gpus_as(ARCHITECTURES[request.param])
     yield
     treat_gpus_as(None)
