@@ -123,6 +123,16 @@ settings() { # settings camvid mita-s2
     mita-kmeans-remainder)
         attention "${usual[0]}" $((2 * usual[1])) shared=False remainder=True kmeans_steps=1
         ;;
+    mita-kmeans-remainder-annealed)
+        settings "$1" mita-kmeans-remainder && annealed "$1"
+        ;;
+    mita-kmeans-remainder-usual-keys)
+        attention "${usual[@]}" shared=False remainder=True kmeans_steps=1
+        ;;
+    mita-kmeans-remainder-more-landmarks)
+        attention "${larger[0]}" "${usual[1]}" shared=False remainder=True kmeans_steps=1
+        ;;
+    mita-kmeans-remainder-chosen) ;;
     *) echo "no run is called $2" >&2 && return 1 ;;
     esac
 }
@@ -135,6 +145,7 @@ config() { # config camvid mita
     mita-qkv-lr) echo experiments/pretrained/"$1_qkv_lr.py" ;;
     mita-chosen*) echo $out/choose/"$1/mita-kmeans-calibrated/$1_calibrated_chosen.py" ;;
     mita-kmeans-chosen) echo $out/choose/"$1/mita-kmeans/$1_chosen.py" ;;
+    mita-kmeans-remainder-chosen) echo $out/choose/"$1/mita-kmeans-remainder/$1_chosen.py" ;;
     *) echo experiments/pretrained/"$1.py" ;;
     esac
 }
@@ -239,10 +250,11 @@ choose)
     done
     ;;
 time)
-    calibrate facades mita-kmeans
-    python experiments/pretrained/time_forward.py \
-        $(runs facades ${RUNS:-full mita-dec mita mita-kmeans-calibrated \
-            mita-kmeans-calibrated-from-3 mita-kmeans-more-keys mita-kmeans-remainder}) --pixels ${PIXELS:-1568} --out $out/time
+    names=${RUNS:-full mita-dec mita mita-kmeans mita-kmeans-calibrated \
+        mita-kmeans-calibrated-from-3 mita-kmeans-more-keys mita-kmeans-route mita-kmeans-remainder}
+    case $names in *calibrated*) calibrate facades mita-kmeans ;; esac
+    python experiments/pretrained/time_forward.py $(runs facades $names) \
+        --pixels ${PIXELS:-1568} --out $out/time
     ;;
 list)
     for name in ${SETS:-camvid facades}; do runs $name ${RUNS:-$all}; done

@@ -59,6 +59,7 @@ class Table:
     shared_backward_several: LaunchOptions
     key_backward: LaunchOptions
     key_backward_several: LaunchOptions
+    key_backward_remainder: LaunchOptions  # one more row of each landmark, and its products
     landmark_backward: LaunchOptions
     query_backward_small: LaunchOptions
     query_backward: LaunchOptions
@@ -93,6 +94,7 @@ _HOPPER = Table(
     shared_backward_several=LaunchOptions(64, 3),
     key_backward=LaunchOptions(64, 3),
     key_backward_several=LaunchOptions(64, 3),
+    key_backward_remainder=LaunchOptions(64, 3),
     landmark_backward=LaunchOptions(64, 3),
     query_backward_small=LaunchOptions(16, 3, None, 1),
     query_backward=LaunchOptions(64, 2),
@@ -122,6 +124,7 @@ _AMPERE = Table(
     shared_backward_several=LaunchOptions(32, 1),
     key_backward=LaunchOptions(32, 3, 168),
     key_backward_several=LaunchOptions(32, 2, None, 2),
+    key_backward_remainder=LaunchOptions(32, 2),
     landmark_backward=LaunchOptions(64, 3),
     query_backward_small=LaunchOptions(16, 3, None, 1),
     query_backward=LaunchOptions(32, 3),
@@ -156,6 +159,7 @@ _BLACKWELL = replace(
     score_and_route_several=LaunchOptions(64, 3),
     attend_small=LaunchOptions(32, 2, None, 2),
     attend_several=LaunchOptions(64, 2),
+    key_backward_remainder=LaunchOptions(32, 2),
     expert_backward_small=LaunchOptions(32, 2),
     expert_backward=LaunchOptions(32, 2),
     expert_backward_several=LaunchOptions(32, 2),
@@ -165,8 +169,10 @@ _BLACKWELL_CONSUMER = replace(
     _ADA,
     score_and_route=LaunchOptions(32, 3),
     score_and_route_several=LaunchOptions(32, 2),
+    sum_outside=LaunchOptions(32, 1, None, 8),
     attend_several=LaunchOptions(32, 2),
     key_backward_several=LaunchOptions(32, 2),
+    key_backward_remainder=LaunchOptions(32, 1),
     landmark_backward=LaunchOptions(32, 2),
 )
 
@@ -211,6 +217,7 @@ class Blocks:
     attend_several: LaunchOptions
     shared_backward: LaunchOptions
     key_backward: LaunchOptions
+    key_backward_remainder: LaunchOptions
     landmark_backward: LaunchOptions
     query_backward: LaunchOptions
     expert_backward: LaunchOptions
@@ -252,6 +259,11 @@ def choose_blocks(
         row_bytes = (2 * pieces * attend.block + height) * padded_dim * itemsize
         attend_programs = _count_programs(table, attend, row_bytes)
     expert_backward = options('expert_backward' + (tiles if one_key_block else '_several'))
+
+    key_backward_remainder = options('key_backward_remainder')
+    if padded_dim * itemsize > WIDE_ROW:
+        half = max(16, key_backward_remainder.block // 2)  # for the row more
+        key_backward_remainder = key_backward_remainder._replace(block=half)
 
     all_programs = table.programs * gpu.multiprocessors
     backward_programs = table.backward_programs * gpu.multiprocessors
@@ -296,6 +308,7 @@ def choose_blocks(
         attend_several=options('attend_several' + tiles),
         shared_backward=options('shared_backward' + several),
         key_backward=options('key_backward' + several),
+        key_backward_remainder=key_backward_remainder,
         landmark_backward=options('landmark_backward'),
         query_backward=options('query_backward' + tiles),
         expert_backward=expert_backward._replace(block=min(expert_backward.block, height)),

@@ -501,9 +501,7 @@ def grad_from_values(
         'REMAINDER': options.remainder,
     }  # fmt: skip
     # With one block of landmarks the kernel also sums their gradient; else another kernel does.
-    launch = blocks.key_backward
-    if options.remainder:
-        launch = launch._replace(maxnreg=None)  # its third product spills under a limit
+    launch = blocks.key_backward_remainder if options.remainder else blocks.key_backward
     per_program = blocks.backward_tokens if one_block else launch.block
     plan.launch(
         _key_backward_kernel, (cdiv(tokens, per_program), all_heads),

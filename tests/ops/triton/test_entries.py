@@ -42,10 +42,12 @@ def launch(landmarks, *, tokens=0, keys=None, tiles=None, programs=1, values=Non
         grad_values = torch.full_like(values, torch.nan)
         delta = torch.full(values.shape[:2], torch.nan, device=DEVICE)
     _reduce_and_place_kernel[reduce_programs + (place_programs if routed else 0), HEADS](
-        parts if shared else nothing, values if shared else nothing, grad_values, delta,
+        parts if shared else nothing, nothing, nothing, values if shared else nothing, nothing,
+        nothing, grad_values, nothing, nothing, delta,
         keys.int().contiguous() if routed else nothing, used, first_tile, shift, entry_start,
-        landmarks, splits, reduce_programs, topk, key_blocks, num_tiles, programs,
-        D=dim, BLOCK_D=blocks.dim, SHARED=shared, ROUTED=routed, ENTRY_BLOCK=ENTRY_BLOCK,
+        0, 0, 0, 0, HEADS, landmarks, splits, reduce_programs, topk, key_blocks, num_tiles,
+        programs, 1.0,
+        D=dim, BLOCK_D=blocks.dim, SHARED=shared, REMAINDER=False, ROUTED=routed, ENTRY_BLOCK=ENTRY_BLOCK,
         TOPK_BITS=topk.bit_length(), ALL_M=blocks.all_landmarks, **reduce, **place,
     )  # fmt: skip
     return shift, entry_start, grad_values, delta

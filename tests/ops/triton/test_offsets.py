@@ -18,9 +18,12 @@ from mita_seg.ops.triton.gpu import ARCHITECTURES
 from mita_seg.ops.triton.launch import is_wide
 
 
-def launches_of(query, key, value, num_routed=1, shared=True, topk=4, grid=(1024, 1024)):
+def launches_of(
+    query, key, value, num_routed=1, shared=True, remainder=False, topk=4, grid=(1024, 1024)
+):
     """Of a call each way with 16 landmarks, pooled."""
-    options = MiTAOptions(topk, num_routed, 0.1, 0.1, shared, pooling=Pooling(*grid, 4, 4, 0))
+    pooling = Pooling(*grid, 4, 4, 0)
+    options = MiTAOptions(topk, num_routed, 0.1, 0.1, shared, 0.0, remainder, pooling)
     plan = DryPlan(ARCHITECTURES[90])
     forward.mita_forward(plan, query, key, value, None, options)
     out, state = plan.results
