@@ -194,6 +194,7 @@ class Blocks:
 
     dim: int  # head dimension, padded to a power of two
     landmarks: int  # landmarks that a kernel takes at a time
+    key_backward_landmarks: int  # the same in the backward pass of a remainder's keys
     all_landmarks: int  # every landmark, padded
     keys: int  # keys or landmarks that the attention takes at a time
     entry_block: int  # keys of a block whose entries follow each other
@@ -241,6 +242,7 @@ def choose_blocks(
     all_landmarks = max(16, next_power_of_2(landmarks))
     block_landmarks = min(limit, all_landmarks)
     keys = min(limit, max(16, next_power_of_2(max(landmarks, topk))))
+    wide = padded_dim * itemsize > WIDE_ROW
     one_landmark_block, one_key_block = landmarks <= block_landmarks, topk <= keys
     several = '' if one_landmark_block else '_several'
 
@@ -259,11 +261,6 @@ def choose_blocks(
         row_bytes = (2 * pieces * attend.block + height) * padded_dim * itemsize
         attend_programs = _count_programs(table, attend, row_bytes)
     expert_backward = options('expert_backward' + (tiles if one_key_block else '_several'))
-
-    key_backward_remainder = options('key_backward_remainder')
-    if padded_dim * itemsize > WIDE_ROW:
-        half = max(16, key_backward_remainder.block // 2)  # for the row more
-        key_backward_remainder = key_backward_remainder._replace(block=half)
 
     all_programs = table.programs * gpu.multiprocessors
     backward_programs = table.backward_programs * gpu.multiprocessors
@@ -308,7 +305,8 @@ def choose_blocks(
         attend_several=options('attend_several' + tiles),
         shared_backward=options('shared_backward' + several),
         key_backward=options('key_backward' + several),
-        key_backward_remainder=key_backward_remainder,
+        key_backward_remainder=options('key_backward_remainder'),
+        key_backward_landmarks=min(32, block_landmarks) if wide else block_landmarks,
         landmark_backward=options('landmark_backward'),
         query_backward=options('query_backward' + tiles),
         expert_backward=expert_backward._replace(block=min(expert_backward.block, height)),

@@ -495,7 +495,8 @@ def grad_from_values(
     """Writes the gradients through the summaries: of keys, values and, in parts, landmarks."""
     batch, heads, tokens, dim = key.shape
     num_landmarks, all_heads, scale = landmarks.shape[2], batch * heads, options.scale
-    one_block = blocks.one_landmark_block
+    at_once = blocks.key_backward_landmarks if options.remainder else blocks.landmarks
+    one_block = num_landmarks <= at_once
     common = {
         'D': dim, 'BLOCK_D': blocks.dim, 'PRECISION': precision(key.dtype), 'WIDE': wide,
         'REMAINDER': options.remainder,
@@ -510,7 +511,7 @@ def grad_from_values(
         *key.stride(), *value.stride(), *landmarks.stride(), *grad_key.stride(),
         *grad_value.stride(),
         heads, tokens, num_landmarks, blocks.backward_splits, per_program, scale * LOG2E, scale,
-        BLOCK_N=launch.block, BLOCK_M=blocks.landmarks, ONE_BLOCK=one_block,
+        BLOCK_N=launch.block, BLOCK_M=at_once, ONE_BLOCK=one_block,
         EVEN=tokens % launch.block == 0, STAGES=launch.stages, **common, **launch.triton_options,
     )  # fmt: skip
     if not one_block:

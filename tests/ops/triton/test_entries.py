@@ -47,8 +47,9 @@ def launch(landmarks, *, tokens=0, keys=None, tiles=None, programs=1, values=Non
         keys.int().contiguous() if routed else nothing, used, first_tile, shift, entry_start,
         0, 0, 0, 0, HEADS, landmarks, splits, reduce_programs, topk, key_blocks, num_tiles,
         programs, 1.0,
-        D=dim, BLOCK_D=blocks.dim, SHARED=shared, REMAINDER=False, ROUTED=routed, ENTRY_BLOCK=ENTRY_BLOCK,
-        TOPK_BITS=topk.bit_length(), ALL_M=blocks.all_landmarks, **reduce, **place,
+        D=dim, BLOCK_D=blocks.dim, SHARED=shared, REMAINDER=False, ROUTED=routed,
+        ENTRY_BLOCK=ENTRY_BLOCK, TOPK_BITS=topk.bit_length(), ALL_M=blocks.all_landmarks, **reduce,
+        **place,
     )  # fmt: skip
     return shift, entry_start, grad_values, delta
 
