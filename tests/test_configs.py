@@ -212,8 +212,9 @@ def test_annealed_configs_differ_in_the_aids_alone(path):
         *(f'model.{part}.attn_cfg' for part in parts),
     ]
     for part in parts:
-        added = {**plain.model[part].attn_cfg, 'kmeans_steps': 1}
-        assert annealed.model[part].attn_cfg == added
+        attn_cfg = plain.model[part].attn_cfg
+        aids = {'kmeans_steps': 1, 'shared': False, 'remainder': True, 'topk': 2 * attn_cfg.topk}
+        assert annealed.model[part].attn_cfg == {**attn_cfg, **aids}
     assert annealed.default_hooks.anneal.end < annealed.train_cfg.max_iters
 
 

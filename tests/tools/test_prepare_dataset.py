@@ -54,7 +54,7 @@ def test_from_a_folder_to_predictions(tool, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('pretrained', [True, False])
-def test_pretrained_weights_learn_slowly_and_get_moved_landmarks(pretrained, tool, tmp_path):
+def test_pretrained_weights_learn_slowly_and_get_a_remainder(pretrained, tool, tmp_path):
     folder = drawn.draw(tmp_path / 'garden', 'index')
     weights = ['--pretrained', 'vit.pth' if pretrained else 'none']
     out = tmp_path / 'data/garden'
@@ -66,7 +66,10 @@ def test_pretrained_weights_learn_slowly_and_get_moved_landmarks(pretrained, too
     encoder, decoder = (rates[id(part.weight)] for part in model.values())
     assert decoder == 2e-4
     assert encoder == pytest.approx(2e-5 if pretrained else 2e-4)
-    assert cfg.model.backbone.attn_cfg.get('kmeans_steps') == (1 if pretrained else None)
+    attn_cfg = cfg.model.backbone.attn_cfg
+    added = {'kmeans_steps': 1, 'shared': False, 'remainder': True} if pretrained else {}
+    sizes = {'type', 'landmarks', 'topk'}
+    assert {name: attn_cfg[name] for name in attn_cfg if name not in sizes} == added
 
 
 def test_wrong_input_is_one_sentence_and_left_out_files_are_status_1(tool, tmp_path, capsys):

@@ -170,8 +170,8 @@ _RATES = """
     # The pretrained weights learn at a tenth of the rate, which would spoil them.
     paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),"""
 
-# Landmarks nearer to full attention, which the weights are for: the same study.
-_MOVED = ', kmeans_steps=1'
+# Nearer to full attention, which the weights are for: the same study.
+_NEARER = ', kmeans_steps=1, shared=False, remainder=True'
 
 _TWIN = """\
 _base_ = './{name}_base.py'
@@ -206,7 +206,7 @@ def write_configs(folder, name, root, classes, suffix, size, has_test, iters, pr
     patch = 16 if min(size) >= 256 else 8
     side = max(4 * patch, min(512, min(size) // patch * patch))
     stride = max(patch, side * 15 // 16 // patch * patch)
-    # A crop has as many patches a side; an expert's keys are at most a quarter of them all.
+    # A crop has as many patches a side; an expert's keys are at most half of them all.
     grid = side // patch
     landmarks = min(6, max(1, grid // 2))
     init = f'dict(type={"Pretrained"!r}, checkpoint={pretrained!r})' if pretrained else 'None'
@@ -235,10 +235,11 @@ def write_configs(folder, name, root, classes, suffix, size, has_test, iters, pr
         test=test,
     )
     (folder / f'{name}_base.py').write_text(text, encoding='utf-8')
-    mita = (
-        f"dict(type='MiTAAttention', landmarks={(landmarks, landmarks)}, "
-        f'topk={min(36, max(1, grid * grid // 4))}{_MOVED if pretrained else ""})'
-    )
+    topk = min(36, max(1, grid * grid // 4))
+    more = f'topk={topk}'
+    if pretrained:  # without a shared expert there are twice the keys, for as many products
+        more = f'topk={2 * topk}{_NEARER}'
+    mita = f"dict(type='MiTAAttention', landmarks={(landmarks, landmarks)}, {more})"
     written = []
     for twin, attention in (('full', "dict(type='FullAttention')"), ('mita', mita)):
         path = Path(folder, f'{name}_{twin}.py')
