@@ -105,7 +105,7 @@ def mita_attention(
         ]
     numbers = topk, num_routed, scale, landmark_scale, shared, shared_offset, remainder, backend
     signature = sign((query, key, value, landmarks), (), numbers)
-    found = _settled.get(signature)
+    found = _settled.get(signature) if signature else None
     if not found:
         check_heads(query=query, key=key, value=value, landmarks=landmarks)
         check_same_tokens(query=query, key=key, value=value)
@@ -121,7 +121,9 @@ def mita_attention(
             remainder=remainder,
         )
         chosen = _select_backend(backend, query, landmarks.shape[2], options)
-        found = _settled.keep(signature, (chosen, options))
+        found = chosen, options
+        if signature:
+            _settled.keep(signature, found)
     return _run(*found, (query, key, value, landmarks), dtype is not None)
 
 
@@ -174,7 +176,7 @@ def pooled_mita_attention(
         backend,
     )
     signature = sign((query, key, value), (grid, num_landmarks), numbers)
-    found = _settled_pooled.get(signature)
+    found = _settled_pooled.get(signature) if signature else None
     if not found:
         check_heads(query=query, key=key, value=value)
         check_pair('num_landmarks', num_landmarks)
@@ -193,7 +195,9 @@ def pooled_mita_attention(
             remainder=remainder,
         )
         chosen = _select_backend(backend, query, pooling.num_landmarks, options)
-        found = _settled_pooled.keep(signature, (chosen, options._replace(pooling=pooling)))
+        found = chosen, options._replace(pooling=pooling)
+        if signature:
+            _settled_pooled.keep(signature, found)
     chosen, options = found
     landmarks = None
     if not chosen.pools or torch.jit.is_tracing():
