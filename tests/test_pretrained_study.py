@@ -74,6 +74,24 @@ def test_forward_times_are_compared_with_the_first_model(tmp_path, capsys):
     assert '1.00x' in capsys.readouterr().out
 
 
+@pytest.mark.long
+def test_training_times_are_compared_with_the_first_model(tmp_path, capfd):
+    full, mita = (next(run for run in PLAIN if run.name == name) for name in ('full', 'mita'))
+    main = runpy.run_path(str(STUDY / 'time_training.py'))['main']
+    small = (
+        'model.type=EncoderDecoder,model.backbone.num_layers=1,model.decode_head.num_layers=1,'
+        'model.data_preprocessor.size=(56,56),model.backbone.img_size=(56,56),'
+        'train_dataloader.batch_size=2'
+    )
+    options = ','.join(f'{key}={value}' for key, value in mita.options.items())
+    configs = [f'{ROOT / full.config}@full:{small}', f'{ROOT / mita.config}@mita:{small},{options}']
+    main([*configs, '--out', str(tmp_path)])
+    rows = read_json(tmp_path / 'training.json')['rows']
+    assert [row['name'] for row in rows] == ['full', 'mita']
+    assert all(row['batch'] == 2 and row['iter_ms'] > 0 for row in rows)
+    assert '1.00x' in capfd.readouterr().out
+
+
 @pytest.mark.parametrize('pixels', ['0', '50'])
 def test_a_size_that_is_no_number_of_patches_is_refused(pixels, tmp_path, capsys):
     main = runpy.run_path(str(STUDY / 'time_forward.py'))['main']

@@ -8,14 +8,17 @@
 #   recall             what the experts hold of full attention's mass, by layer, after `camvid full`
 #   choose             costs of each layer of mita-kmeans-calibrated and mita-kmeans (or RUNS), after
 #                      `camvid full`; a config with NUMBER of them (8): mita-chosen,
-#                      mita-chosen-annealed-distilled, mita-kmeans-chosen
+#                      mita-chosen-annealed-distilled, mita-kmeans-chosen and, of RUNS,
+#                      mita-kmeans-remainder-chosen
 #   small              the like at a size for a CPU: learning rates of the encoder, k-means, both aids
-#   time               one image of PIXELS (1568); `facades` times 784 in training and testing
+#   swap               each seed of `camvid full` tested with the attention of RUNS, trained no more
+#   time               the forward pass of one image of PIXELS (1568)
+#   time-training      a training iteration, all models in turn
 #   list               prints all runs as tools/compare.py takes them
 # RUNS names some of the runs (those of `choose` are not among all), SEEDS the seeds (default
 # "0 1 2"), JOBS how many run at a time (default 4). An interrupted part goes on where it was. OPTIONs
 # go to every config as --cfg-options. SETS: of camvid and facades those that probe (default camvid),
-# recall, choose and list are for.
+# recall, choose, swap, time-training and list are for.
 # Results: work_dirs/pretrained.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -201,7 +204,8 @@ train() { # train camvid [OPTION of compare.py...]
         --cfg-options $(options "$1") "${more[@]}"
 }
 
-checkpoint() { ls $out/"$1/$2"/seed0/iter_*.pth | sort -V | tail -1; } # checkpoint camvid full
+# checkpoint camvid full 0
+checkpoint() { ls $out/"$1/$2"/seed"${3:-0}"/iter_*.pth | sort -V | tail -1; }
 
 case $part in
 weights) convert ;;
@@ -250,6 +254,24 @@ choose)
         done
     done
     ;;
+swap)
+    names=${RUNS:-full mita mita-kmeans mita-kmeans-remainder}
+    for name in ${SETS:-camvid facades}; do
+        for seed in $seeds; do
+            files=$(for run in $names; do checkpoint $name full $seed; done)
+            python tools/compare.py $(runs $name $names) --work-dir $out/swap/"$name-seed$seed" \
+                --jobs "$jobs" --no-timing --data-root "$data/$name" --test-only $files \
+                --cfg-options $(options $name) "${more[@]}"
+        done
+    done
+    ;;
+time-training)
+    for name in ${SETS:-camvid facades}; do
+        python experiments/pretrained/time_training.py $(runs $name ${RUNS:-full mita mita-kmeans \
+            mita-kmeans-route mita-kmeans-remainder mita-kmeans-remainder-usual-keys}) \
+            --out $out/time/$name
+    done
+    ;;
 time)
     names=${RUNS:-full mita-dec mita mita-kmeans mita-kmeans-calibrated \
         mita-kmeans-calibrated-from-3 mita-kmeans-more-keys mita-kmeans-route mita-kmeans-remainder}
@@ -261,7 +283,7 @@ list)
     for name in ${SETS:-camvid facades}; do runs $name ${RUNS:-$all}; done
     ;;
 *)
-    sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,23s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
