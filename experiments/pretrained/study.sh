@@ -99,7 +99,7 @@ settings() { # settings camvid mita-s2
     mita-annealed-distilled) attention "${usual[@]}" && annealed "$1" && distilled "$1" ;;
     # The config of these has a list: MiTA with an offset in each layer of the encoder.
     mita-calibrated | mita-kmeans-calibrated | mita-kmeans-calibrated-from-3) ;;
-    mita-chosen | mita-kmeans-chosen) ;;
+    mita-chosen | mita-kmeans-chosen | mita-kmeans-remainder-chosen) ;;
     mita-*calibrated*-annealed-distilled | mita-chosen-annealed-distilled)
         annealed "$1" && distilled "$1"
         ;;
@@ -136,7 +136,6 @@ settings() { # settings camvid mita-s2
     mita-kmeans-remainder-more-landmarks)
         attention "${larger[0]}" "${usual[1]}" shared=False remainder=True kmeans_steps=1
         ;;
-    mita-kmeans-remainder-chosen) ;;
     *) echo "no run is called $2" >&2 && return 1 ;;
     esac
 }
@@ -148,8 +147,7 @@ config() { # config camvid mita
     mita-kmeans-calibrated*) echo $out/calibrated/"$1/mita-kmeans/$1_calibrated.py" ;;
     mita-qkv-lr) echo experiments/pretrained/"$1_qkv_lr.py" ;;
     mita-chosen*) echo $out/choose/"$1/mita-kmeans-calibrated/$1_calibrated_chosen.py" ;;
-    mita-kmeans-chosen) echo $out/choose/"$1/mita-kmeans/$1_chosen.py" ;;
-    mita-kmeans-remainder-chosen) echo $out/choose/"$1/mita-kmeans-remainder/$1_chosen.py" ;;
+    *-chosen) echo $out/choose/"$1/${2%-chosen}/$1_chosen.py" ;;
     *) echo experiments/pretrained/"$1.py" ;;
     esac
 }

@@ -91,9 +91,7 @@ def load(text):
 def start(text):
     """The worker of a model."""
     command = [sys.executable, __file__, text, '--serve']
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
-    )
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def answer(worker):

@@ -7,6 +7,14 @@ from mita_seg.ops.options import MiTAOptions, to_scalars
 from mita_seg.ops.reference import attend_to_chosen
 from support.operator_cases import NAMES, relative_error, with_gradients
 
+OPTIONS = [  # that launch other kernels, or other versions of them
+    {},
+    {'num_routed': 2},
+    {'topk': 0},
+    {'shared': False},
+    {'shared': False, 'remainder': True},
+]
+
 
 def assert_kernels_agree(tensors, tolerance=1e-5, **arguments):
     """Outputs and gradients equal the reference's, to a relative error of their norms."""

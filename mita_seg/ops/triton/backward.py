@@ -11,7 +11,6 @@ from .pool_landmarks import pool_backward
 from .query_backward import grad_query_alone
 from .routed_backward import grad_routed, reduce_and_place
 from .shared_backward import (
-    SummaryGradients,
     empty_summary_gradients,
     grad_from_queries,
     grad_from_values,
@@ -72,9 +71,7 @@ def _backward(
     one_pass = not partial and one_landmark_block and blocks.one_key_block
 
     delta = plan.scratch(*state.lse.shape, dtype=torch.float32)
-    summary = SummaryGradients(*[query] * len(SummaryGradients._fields))
-    if summarizes:
-        summary = empty_summary_gradients(plan, query, state, options, blocks.backward_splits)
+    summary = empty_summary_gradients(plan, query, state, options, blocks.backward_splits)
     grad_from_queries(
         plan, grad, query, landmarks, out, state, delta, summary, grad_query,
         options, one_pass, blocks, wide,

@@ -227,9 +227,10 @@ def score_and_route(
     scores = maxima = part = part_sum = part_max = route_expert = route_rank = counts = query
     if routed:
         scores = plan.scratch(all_heads, num_landmarks, tokens, dtype=torch.float32)
-        route_expert, route_rank = plan.scratch(2, all_heads, num_routes, dtype=torch.int32)
-        if options.remainder:
-            route_expert = state.routes
+        route_rank = plan.scratch(all_heads, num_routes, dtype=torch.int32)
+        route_expert = state.routes
+        if not options.remainder:  # else the backward pass needs it too
+            route_expert = plan.scratch(all_heads, num_routes, dtype=torch.int32)
         counts = plan.scratch(all_heads, chunks, num_landmarks, dtype=torch.int32)
         maxima = scores
         if blocks.key_block > 1:

@@ -439,19 +439,26 @@ class SummaryGradients(NamedTuple):
 def empty_summary_gradients(
     plan: Plan, query: Tensor, state: State, options: MiTAOptions, splits: int
 ) -> SummaryGradients:
-    """Memory for them; there is something to summarize."""
+    """Memory for them."""
+    summary = SummaryGradients(*[query] * len(SummaryGradients._fields))
+    if not options.summarizes:
+        return summary
     all_heads, num_landmarks, dim = state.values.shape
     parts = all_heads, splits, num_landmarks
     part_values, part_landmarks, part_keys = plan.scratch(3, *parts, dim, dtype=torch.float32)
-    grad_values = plan.scratch(*state.values.shape, dtype=query.dtype)
-    delta = plan.scratch(all_heads, num_landmarks, dtype=torch.float32)
-    part_bias = grad_keys = grad_bias = query
-    if options.remainder:
-        part_bias = plan.scratch(*parts, dtype=torch.float32)
-        grad_keys = plan.scratch(*state.values.shape, dtype=query.dtype)
-        grad_bias = plan.scratch(all_heads, num_landmarks, dtype=torch.float32)
-    return SummaryGradients(
-        part_values, part_landmarks, part_bias, part_keys, grad_values, grad_keys, grad_bias, delta
+    summary = summary._replace(
+        part_values=part_values,
+        part_landmarks=part_landmarks,
+        part_keys=part_keys,
+        values=plan.scratch(*state.values.shape, dtype=query.dtype),
+        delta=plan.scratch(all_heads, num_landmarks, dtype=torch.float32),
+    )
+    if not options.remainder:
+        return summary
+    return summary._replace(
+        part_bias=plan.scratch(*parts, dtype=torch.float32),
+        keys=plan.scratch(*state.values.shape, dtype=query.dtype),
+        bias=plan.scratch(all_heads, num_landmarks, dtype=torch.float32),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mita_seg.ops import latest, mita_attention, pooled_mita_attention
+from support.kernel_cases import OPTIONS
 from support.operator_cases import DEVICE, draw_inputs, gradients
 
 pytest.importorskip('triton')
@@ -222,17 +223,7 @@ def test_at_the_limit_the_oldest_recording_goes(kernel, monkeypatch):
 
 @pytest.mark.skipif(DEVICE == 'cpu', reason='interpreted kernels are not recorded')
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(
-    'options',
-    [
-        {},
-        {'num_routed': 2},
-        {'topk': 0},
-        {'shared': False},
-        {'shared': False, 'remainder': True},
-        {'topk': 100},
-    ],
-)
+@pytest.mark.parametrize('options', [*OPTIONS, {'topk': 100}])
 @pytest.mark.parametrize('pooled', [False, True])
 def test_recorded_call_equals_a_direct_one(pooled, options, dtype, monkeypatch):
     """Of several calls of one signature, the first is direct and the others repeat it."""

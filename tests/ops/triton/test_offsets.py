@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mita_seg.ops import mita_attention
-from support.kernel_cases import assert_kernels_agree
+from support.kernel_cases import OPTIONS, assert_kernels_agree
 from support.operator_cases import DEVICE, draw_inputs, relative_error
 
 pytest.importorskip('triton')
@@ -40,16 +40,7 @@ def test_when_offsets_need_64_bits(tokens, stride, wide):
     assert is_wide(on_meta((1, 1, tokens, 64), (0, 0, stride, 1))) == wide
 
 
-@pytest.mark.parametrize(
-    'options',
-    [
-        {},
-        {'num_routed': 2},
-        {'topk': 0},
-        {'shared': False},
-        {'shared': False, 'remainder': True},
-    ],
-)
+@pytest.mark.parametrize('options', OPTIONS)
 @pytest.mark.parametrize('heads', [3, 64])
 @pytest.mark.parametrize('expanded', [0, 1, 2])
 def test_no_kernel_gets_a_wide_tensor_without_knowing(expanded, heads, options):
