@@ -9,7 +9,7 @@
 #   choose             costs of each layer of mita-kmeans-calibrated and mita-kmeans (or RUNS), after
 #                      `camvid full`; a config with NUMBER of them (8): mita-chosen,
 #                      mita-chosen-annealed-distilled, mita-kmeans-chosen and, of RUNS,
-#                      mita-kmeans-remainder-chosen
+#                      mita-kmeans-remainder-chosen, mita-kmeans-remainder-chosen-annealed
 #   small              the like at a size for a CPU: learning rates of the encoder, k-means, both aids
 #   swap               each seed of `camvid full` tested with the attention of RUNS, trained no more
 #   time               the forward pass of one image of PIXELS (1568)
@@ -127,11 +127,16 @@ settings() { # settings camvid mita-s2
         attention "${usual[0]}" $((2 * usual[1])) shared=False remainder=True kmeans_steps=1
         ;;
     mita-kmeans-remainder-annealed)
-        settings "$1" mita-kmeans-remainder &&
-            annealed "$1" | sed 's/256,128/256/' # experts end with 128 keys on the facades
+        settings "$1" mita-kmeans-remainder && settings "$1" mita-kmeans-remainder-chosen-annealed
+        ;;
+    mita-kmeans-remainder-chosen-annealed)
+        annealed "$1" | sed 's/256,128/256/' # experts end with 128 keys on the facades
         ;;
     mita-kmeans-remainder-usual-keys)
         attention "${usual[@]}" shared=False remainder=True kmeans_steps=1
+        ;;
+    mita-kmeans-remainder-more-keys)
+        attention "${usual[0]}" $((4 * usual[1])) shared=False remainder=True kmeans_steps=1
         ;;
     mita-kmeans-remainder-more-landmarks)
         attention "${larger[0]}" "${usual[1]}" shared=False remainder=True kmeans_steps=1
@@ -147,7 +152,7 @@ config() { # config camvid mita
     mita-kmeans-calibrated*) echo $out/calibrated/"$1/mita-kmeans/$1_calibrated.py" ;;
     mita-qkv-lr) echo experiments/pretrained/"$1_qkv_lr.py" ;;
     mita-chosen*) echo $out/choose/"$1/mita-kmeans-calibrated/$1_calibrated_chosen.py" ;;
-    *-chosen) echo $out/choose/"$1/${2%-chosen}/$1_chosen.py" ;;
+    *-chosen*) echo $out/choose/"$1/${2%-chosen*}/$1_chosen.py" ;;
     *) echo experiments/pretrained/"$1.py" ;;
     esac
 }
