@@ -120,9 +120,9 @@ def cluster(query, landmarks, steps, rounding):
                     ]
                     (winner,) = choose(torch.stack(cosines), 1)
                     joined[winner].append(one)
-                    for mark, cosine in zip(marks, cosines, strict=True):
-                        near = (cosines[winner] - cosine).item() <= 2 * rounding * one.norm().item()
-                        if rounding and near and not torch.equal(mark, marks[winner]):
+                    for loser in range(len(marks)):
+                        margin = (cosines[winner] - cosines[loser]).item()
+                        if rounding and loser != winner and margin <= 2 * rounding * one.norm():
                             clear[image, head] = False
                 marks = [
                     torch.stack(own).mean(0) if own else mark
