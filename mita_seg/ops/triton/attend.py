@@ -25,25 +25,41 @@ from .steps import (
 
 
 @triton.jit
-def _load_indices(p_indices, count: tl.constexpr, BLOCK_K: tl.constexpr):
-    """`count` keys of an expert, in pieces [K] of which the last one is filled up with key 0."""
+def _split_columns(count: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Columns 0 to `count` - 1 in pieces [K] of BLOCK_K; the last one has 16 if that is enough."""
     pieces = ()
     for first in tl.static_range(0, count, BLOCK_K):
-        o_k = tl.arange(0, BLOCK_K) + first
-        pieces += (tl.load(p_indices + o_k, mask=o_k < count, other=0),)
+        if count - first <= 16:
+            pieces += (tl.arange(0, 16) + first,)
+        else:
+            pieces += (tl.arange(0, BLOCK_K) + first,)
+    return pieces
+
+
+@triton.jit
+def _load_indices(p_indices, count: tl.constexpr, BLOCK_K: tl.constexpr):
+    """`count` keys of an expert, in pieces [K] of which the last one is filled up with key 0."""
+    columns = _split_columns(count, BLOCK_K)
+    pieces = ()
+    for i in tl.static_range(len(columns)):
+        if i * BLOCK_K + columns[i].shape[0] <= count:
+            pieces += (tl.load(p_indices + columns[i]),)
+        else:
+            pieces += (tl.load(p_indices + columns[i], mask=columns[i] < count, other=0),)
     return pieces
 
 
 @triton.jit
 def _load_pieces(
-    p_base, places, count: tl.constexpr, s_row, s_column, D: tl.constexpr, BLOCK_C: tl.constexpr,
-    WIDE: tl.constexpr,
+    p_base, places, count: tl.constexpr, s_row, s_column, D: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """The `count` rows at `places`, which come in pieces: for each piece its blocks [K, C]."""
-    BLOCK_K: tl.constexpr = places[0].shape[0]
     pieces = ()
     for i in tl.static_range(len(places)):
-        mask = tl.arange(0, BLOCK_K) + i * BLOCK_K < count
+        mask = None
+        if i * BLOCK_K + places[i].shape[0] > count:
+            mask = tl.arange(0, places[i].shape[0]) + i * BLOCK_K < count
         columns = ()
         for first in tl.static_range(0, D, BLOCK_C):
             columns += (
@@ -57,20 +73,49 @@ def _load_pieces(
 
 
 @triton.jit
+def _load_mixed(
+    p_keys, key_places, s_key, s_key_column, keys: tl.constexpr,
+    p_landmarks, first_landmark, s_landmark, s_landmark_column, landmarks: tl.constexpr,
+    D: tl.constexpr, BLOCK_C: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Blocks [16, C] of one piece: rows of `keys` keys, then of the last `landmarks` landmarks."""
+    o_x = tl.arange(0, 16)
+    is_key = o_x < keys
+    mask = (o_x < keys + landmarks)[:, None]
+    key_places = key_places.to(tl.int64) if WIDE else key_places
+    o_landmark = first_landmark + tl.maximum(o_x - keys, 0)
+    p_key_rows = p_keys + key_places * s_key
+    p_landmark_rows = p_landmarks + o_landmark * s_landmark
+    columns = ()
+    for first in tl.static_range(0, D, BLOCK_C):
+        o_c = first + tl.arange(0, BLOCK_C)
+        p_rows = tl.where(
+            is_key[:, None],
+            p_key_rows[:, None] + o_c[None, :] * s_key_column,
+            p_landmark_rows[:, None] + o_c[None, :] * s_landmark_column,
+        )
+        if first + BLOCK_C > D:
+            columns += (tl.load(p_rows, mask=mask & (o_c < D)[None, :], other=0.0),)
+        else:
+            columns += (tl.load(p_rows, mask=mask, other=0.0),)
+    return columns
+
+
+@triton.jit
 def _score_pieces(
-    b_query, keys, count: tl.constexpr, included, MASKED: tl.constexpr, PRECISION: tl.constexpr
+    b_query, keys, count: tl.constexpr, included, BLOCK_K: tl.constexpr, MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Scores [Q, K] of each piece, and the largest of each query.
 
     MASKED: queries that `included` [Q] leaves out get -inf.
     """
-    BLOCK_K: tl.constexpr = keys[0][0].shape[0]
     b_max = tl.full([b_query.shape[0]], float('-inf'), dtype=tl.float32)
     scores = ()
     for i in tl.static_range(len(keys)):
         b_scores = _dot(b_query, tl.trans(keys[i][0]), None, PRECISION)
-        if MASKED or (i + 1) * BLOCK_K > count:
-            present = (tl.arange(0, BLOCK_K) + i * BLOCK_K < count)[None, :]
+        if MASKED or i * BLOCK_K + keys[i][0].shape[0] > count:
+            present = (tl.arange(0, keys[i][0].shape[0]) + i * BLOCK_K < count)[None, :]
             present = present & included[:, None] if MASKED else present
             b_scores = tl.where(present, b_scores, float('-inf'))
         b_max = tl.maximum(b_max, tl.max(b_scores, 1))
@@ -79,26 +124,37 @@ def _score_pieces(
 
 
 @triton.jit
-def _weigh_pieces(
-    scores, values, scale_log2, b_row_max, b_row_sum, outs, dtype: tl.constexpr,
-    PRECISION: tl.constexpr,
+def _score_mixed(
+    b_query, rows, with_shared, scale_log2, landmark_scale_log2, offset_log2,
+    keys: tl.constexpr, landmarks: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds the weights to `b_row_sum` [Q], and the weighted values to `outs`; None: nothing yet.
+    """Logits [Q, 16] of the piece with both keys and landmarks, whose rows come in one block."""
+    o_x = tl.arange(0, 16)
+    is_key = (o_x < keys)[None, :]
+    b_scores = _dot(b_query, tl.trans(rows[0]), None, PRECISION)
+    b_logits = tl.where(
+        is_key,
+        _logits(b_scores, scale_log2, PRECISION),
+        _logits(b_scores, landmark_scale_log2, PRECISION) + offset_log2,
+    )
+    present = (o_x < keys + landmarks)[None, :]
+    if PARTIAL:
+        present = present & (is_key | with_shared[:, None])
+    return tl.where(present, b_logits, float('-inf'))
 
-    `outs`, like the values, come in blocks [Q, C] of columns.
-    """
+
+@triton.jit
+def _weigh_pieces(
+    scores, scale_log2, b_row_max, b_row_sum, dtype: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """Weights [Q, K] of each piece, and `b_row_sum` [Q] with them added."""
+    pieces = ()
     for i in tl.static_range(len(scores)):
         b_logits = _logits(scores[i], scale_log2, PRECISION)
         b_weights = tl.exp2((b_logits - b_row_max[:, None]).to(tl.float32))
-        b_sum = tl.sum(b_weights, 1)
-        b_row_sum = b_sum if b_row_sum is None else b_row_sum + b_sum
-        b_weights = b_weights.to(dtype)
-        sums = ()
-        for j in tl.static_range(len(values[i])):
-            b_out = None if outs is None else outs[j]
-            sums += (_dot(b_weights, values[i][j], b_out, PRECISION),)  # [Q, C]
-        outs = sums
-    return b_row_sum, outs
+        b_row_sum += tl.sum(b_weights, 1)
+        pieces += (b_weights.to(dtype),)
+    return pieces, b_row_sum
 
 
 @triton.jit
@@ -112,41 +168,54 @@ def _weigh_remainder(b_logits, values, b_row_max):
 
 
 @triton.jit
-def _attend_once(
-    b_query, landmarks, landmark_values, keys, values, with_shared,
-    b_remainder, remainder_values,
-    scale_log2, landmark_scale_log2, offset_log2, num_landmarks: tl.constexpr, topk: tl.constexpr,
-    SHARED: tl.constexpr, ROUTED: tl.constexpr, REMAINDER: tl.constexpr, PARTIAL: tl.constexpr,
+def _sum_values(weights, values, outs, PRECISION: tl.constexpr):
+    """Adds weighted values, which come in the same pieces, to `outs`; None: nothing yet.
+
+    `outs`, like the values of a piece, come in blocks [Q, C] of columns.
+    """
+    for i in tl.static_range(len(weights)):
+        sums = ()
+        for j in tl.static_range(len(values[i])):
+            b_out = None if outs is None else outs[j]
+            sums += (_dot(weights[i], values[i][j], b_out, PRECISION),)
+        outs = sums
+    return outs
+
+
+@triton.jit
+def _write_tile(
+    outs, b_row_max, b_row_sum, p_out, p_lse, s_out_n, s_out_d, o_n, o_route, q_mask,
+    D: tl.constexpr, BLOCK_C: tl.constexpr, WIDE: tl.constexpr, PARTIAL: tl.constexpr,
+):  # fmt: skip
+    """Writes the results of a tile: its values `outs` in blocks [Q, C], and the softmax sums."""
+    b_scale = (1.0 / b_row_sum)[:, None]
+    for j in tl.static_range(len(outs)):
+        if PARTIAL:
+            _store_rows(
+                p_out + j * BLOCK_C, outs[j] * b_scale, o_route, D, 1, q_mask,
+                D - j * BLOCK_C, BLOCK_C, WIDE=True,
+            )  # fmt: skip
+        else:
+            _store_rows(
+                p_out + j * BLOCK_C * s_out_d, outs[j] * b_scale, o_n, s_out_n, s_out_d, q_mask,
+                D - j * BLOCK_C, BLOCK_C, WIDE,
+            )  # fmt: skip
+    b_lse = b_row_max.to(p_lse.dtype.element_ty) + tl.log2(b_row_sum)
+    tl.store(p_lse + o_route, b_lse, mask=q_mask)
+
+
+@triton.jit
+def _finish_tile(
+    weights, values, outs, b_row_max, b_row_sum, p_out, p_lse, s_out_n, s_out_d, o_n, o_route,
+    q_mask, D: tl.constexpr, BLOCK_C: tl.constexpr, WIDE: tl.constexpr, PARTIAL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Softmax over few landmarks and keys: all scores are there, and nothing is rescaled.
-
-    `b_remainder` [Q]: logits with the remainder, whose value comes in blocks [C].
-    """
-    if SHARED:
-        shared, b_row_max = _score_pieces(
-            b_query, landmarks, num_landmarks, with_shared, PARTIAL, PRECISION
-        )
-        b_row_max = b_row_max * landmark_scale_log2 + offset_log2
-    if ROUTED:
-        routed, b_max = _score_pieces(b_query, keys, topk, with_shared, False, PRECISION)
-        b_max *= scale_log2
-        b_row_max = tl.maximum(b_row_max, b_max) if SHARED else b_max
-    b_row_sum, outs = None, None
-    if REMAINDER:
-        b_row_max = tl.maximum(b_row_max, tl.cast(b_remainder, tl.float32))
-        b_row_sum, outs = _weigh_remainder(b_remainder, remainder_values, b_row_max)
-    if SHARED:
-        b_row_sum, outs = _weigh_pieces(
-            shared, landmark_values, landmark_scale_log2,
-            _less_offset(b_row_max, offset_log2, PRECISION), b_row_sum, outs,
-            b_query.dtype, PRECISION,
-        )  # fmt: skip
-    if ROUTED:
-        b_row_sum, outs = _weigh_pieces(
-            routed, values, scale_log2, b_row_max, b_row_sum, outs, b_query.dtype, PRECISION
-        )
-    return b_row_max, b_row_sum, outs
+    """What is left when all weights are there."""
+    outs = _sum_values(weights, values, outs, PRECISION)
+    _write_tile(
+        outs, b_row_max, b_row_sum, p_out, p_lse, s_out_n, s_out_d, o_n, o_route, q_mask,
+        D, BLOCK_C, WIDE, PARTIAL,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -161,7 +230,8 @@ def _attend_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
     SHARED: tl.constexpr, ROUTED: tl.constexpr, REMAINDER: tl.constexpr, PARTIAL: tl.constexpr,
-    ONE_BLOCK: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    ONE_BLOCK: tl.constexpr, MIXED: tl.constexpr, VALUES_LATE: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """o = softmax([c_L q L^T + offset, c q K_e^T]) [V_L; V_e], tile by tile. Grid (programs, B H).
 
@@ -187,37 +257,43 @@ def _attend_kernel(
         p_out += head * num_routes * D
     else:
         p_out += batch * s_out_b + local * s_out_h
-    o_q, o_k = tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_K)
+    o_q, o_k, o_x = tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_K), tl.arange(0, 16)
     used = num_tiles
     if ROUTED:
         used = tl.load(p_tiles + num_tiles)
+        if ONE_BLOCK:  # of this tile and the next one, loaded beside the landmarks
+            packed = tl.load(p_tiles + program)
+            next_packed = tl.load(p_tiles + min(program + programs, num_tiles - 1))
+    MIXED_KEYS: tl.constexpr = topk % 16 if MIXED else 0
+    MIXED_LANDMARKS: tl.constexpr = num_landmarks % 16 if MIXED else 0
+    ALONE_KEYS: tl.constexpr = topk - MIXED_KEYS  # in pieces of their own
+    ALONE_LANDMARKS: tl.constexpr = num_landmarks - MIXED_LANDMARKS
     if ONE_BLOCK:
         landmarks, landmark_values = (), ()
         if SHARED:
-            places = ()
-            for first in tl.static_range(0, num_landmarks, BLOCK_K):
-                places += (o_k + first,)
+            places = _split_columns(ALONE_LANDMARKS, BLOCK_K)
             landmarks = _load_pieces(
-                p_landmarks, places, num_landmarks, s_landmarks_m, s_landmarks_d, D, BLOCK_D, False
-            )
+                p_landmarks, places, ALONE_LANDMARKS, s_landmarks_m, s_landmarks_d, D, BLOCK_K,
+                BLOCK_D, False,
+            )  # fmt: skip
             landmark_values = _load_pieces(
-                p_landmark_values, places, num_landmarks, D, 1, D, BLOCK_C, False
+                p_landmark_values, places, ALONE_LANDMARKS, D, 1, D, BLOCK_K, BLOCK_C, False
             )
 
-    first_tile, end = program * used // programs, (program + 1) * used // programs
-    if first_tile == end:
+    if program >= used:
         return
     if ROUTED and ONE_BLOCK:
         # A tile's routes and keys, which give the addresses to load, are loaded one tile ahead. (No
         # value goes unchanged from one tile to the next: Triton would give up prefetching.)
-        packed = tl.load(p_tiles + first_tile)
-        next_packed = tl.load(p_tiles + min(first_tile + 1, end - 1))
         next_expert = packed // 256
         next_route = tl.load(
-            p_route_of_slot + first_tile * BLOCK_Q + o_q, mask=o_q < packed % 256, other=-1
+            p_route_of_slot + program * BLOCK_Q + o_q, mask=o_q < packed % 256, other=-1
         )  # [Q]
-        next_key_places = _load_indices(p_indices + next_expert * topk, topk, BLOCK_K)
-    for tile in tl.range(first_tile, end, num_stages=STAGES):
+        p_expert = p_indices + next_expert * topk
+        next_key_places = _load_indices(p_expert, ALONE_KEYS, BLOCK_K)
+        if MIXED:
+            next_mixed_places = tl.load(p_expert + ALONE_KEYS + o_x, mask=o_x < MIXED_KEYS, other=0)
+    for tile in tl.range(program, used, programs, num_stages=STAGES):
         o_route = tile * BLOCK_Q + o_q
         o_key = o_k
         q_mask = o_route < num_routes
@@ -232,16 +308,23 @@ def _attend_kernel(
             expert = next_expert
             q_mask = o_route >= 0
             next_expert = next_packed // 256
-            o_slot = min(tile + 1, end - 1) * BLOCK_Q + o_q
+            o_slot = min(tile + programs, num_tiles - 1) * BLOCK_Q + o_q
             next_route = tl.load(p_route_of_slot + o_slot, mask=o_q < next_packed % 256, other=-1)
-            next_key_places = _load_indices(p_indices + next_expert * topk, topk, BLOCK_K)
-            next_packed = tl.load(p_tiles + min(tile + 2, end - 1))
+            p_expert = p_indices + next_expert * topk
+            next_key_places = _load_indices(p_expert, ALONE_KEYS, BLOCK_K)
+            if MIXED:
+                mixed_places = next_mixed_places
+                next_mixed_places = tl.load(
+                    p_expert + ALONE_KEYS + o_x, mask=o_x < MIXED_KEYS, other=0
+                )
+            next_packed = tl.load(p_tiles + min(tile + 2 * programs, num_tiles - 1))
         o_n = o_route // num_routed
         b_query = _load_rows(p_query, o_n, s_query_n, s_query_d, q_mask, D, BLOCK_D, WIDE)  # [Q, D]
         with_shared = q_mask
         if PARTIAL:  # the shared expert counts once: with the first expert of a query
             with_shared = o_route % num_routed == 0
-        b_remainder, remainder_values = None, ()
+        b_remainder = None
+        remainder_values = ()
         if REMAINDER:
             o_d = tl.arange(0, BLOCK_D)
             b_mean_key = tl.load(p_mean_keys + expert * D + o_d, mask=o_d < D, other=0.0)
@@ -254,18 +337,81 @@ def _attend_kernel(
                 )
 
         if ONE_BLOCK:
-            keys, values = (), ()
+            keys, values, mixed_keys, mixed_values = (), (), (), ()
             if ROUTED:
-                keys = _load_pieces(p_key, key_places, topk, s_key_n, s_key_d, D, BLOCK_D, WIDE)
-                values = _load_pieces(
-                    p_value, key_places, topk, s_value_n, s_value_d, D, BLOCK_C, WIDE
+                keys = _load_pieces(
+                    p_key, key_places, ALONE_KEYS, s_key_n, s_key_d, D, BLOCK_K, BLOCK_D, WIDE
                 )
-            b_row_max, b_row_sum, outs = _attend_once(
-                b_query, landmarks, landmark_values, keys, values, with_shared,
-                b_remainder, remainder_values,
-                scale_log2, landmark_scale_log2, offset_log2, num_landmarks, topk,
-                SHARED, ROUTED, REMAINDER, PARTIAL, PRECISION,
-            )  # fmt: skip
+                values = _load_pieces(
+                    p_value, key_places, ALONE_KEYS, s_value_n, s_value_d, D, BLOCK_K, BLOCK_C, WIDE
+                )
+            if MIXED:
+                mixed_keys = _load_mixed(
+                    p_key, mixed_places, s_key_n, s_key_d, MIXED_KEYS,
+                    p_landmarks, ALONE_LANDMARKS, s_landmarks_m, s_landmarks_d, MIXED_LANDMARKS,
+                    D, BLOCK_D, WIDE,
+                )  # fmt: skip
+                mixed_values = _load_mixed(
+                    p_value, mixed_places, s_value_n, s_value_d, MIXED_KEYS,
+                    p_landmark_values, ALONE_LANDMARKS, D, 1, MIXED_LANDMARKS,
+                    D, BLOCK_C, WIDE,
+                )  # fmt: skip
+            # All scores are there before the softmax begins: nothing is rescaled.
+            b_row_max = None
+            if SHARED:
+                shared, b_row_max = _score_pieces(
+                    b_query, landmarks, ALONE_LANDMARKS, with_shared, BLOCK_K, PARTIAL, PRECISION
+                )
+                b_row_max = b_row_max * landmark_scale_log2 + offset_log2
+            if ROUTED:
+                routed, b_max = _score_pieces(
+                    b_query, keys, ALONE_KEYS, with_shared, BLOCK_K, False, PRECISION
+                )
+                b_max *= scale_log2
+                b_row_max = b_max if b_row_max is None else tl.maximum(b_row_max, b_max)
+            if MIXED:
+                b_mixed = _score_mixed(
+                    b_query, mixed_keys, with_shared,
+                    scale_log2, landmark_scale_log2, offset_log2,
+                    MIXED_KEYS, MIXED_LANDMARKS, PARTIAL, PRECISION,
+                )  # fmt: skip
+                b_row_max = tl.maximum(b_row_max, tl.max(b_mixed, 1).to(tl.float32))
+            b_row_sum = tl.zeros([BLOCK_Q], dtype=tl.float32)
+            outs = None
+            if REMAINDER:
+                b_row_max = tl.maximum(b_row_max, tl.cast(b_remainder, tl.float32))
+                b_row_sum, outs = _weigh_remainder(b_remainder, remainder_values, b_row_max)
+            weights, weighted = (), ()
+            if SHARED:
+                more, b_row_sum = _weigh_pieces(
+                    shared, landmark_scale_log2, _less_offset(b_row_max, offset_log2, PRECISION),
+                    b_row_sum, b_query.dtype, PRECISION,
+                )  # fmt: skip
+                weights, weighted = weights + more, weighted + landmark_values
+            if ROUTED:
+                more, b_row_sum = _weigh_pieces(
+                    routed, scale_log2, b_row_max, b_row_sum, b_query.dtype, PRECISION
+                )
+                weights, weighted = weights + more, weighted + values
+            if MIXED:
+                more, b_row_sum = _weigh_pieces(
+                    (b_mixed,), 1.0, b_row_max, b_row_sum, b_query.dtype, PRECISION
+                )
+                weights, weighted = weights + more, weighted + (mixed_values,)
+            if VALUES_LATE:
+                # A branch that is always taken. Triton puts it behind the loads of the next tile,
+                # which else would come last in a step, with nothing left to hide them.
+                if tile < num_tiles:
+                    _finish_tile(
+                        weights, weighted, outs, b_row_max, b_row_sum, p_out, p_lse,
+                        s_out_n, s_out_d, o_n, o_route, q_mask,
+                        D, BLOCK_C, WIDE, PARTIAL, PRECISION,
+                    )  # fmt: skip
+            else:
+                _finish_tile(
+                    weights, weighted, outs, b_row_max, b_row_sum, p_out, p_lse,
+                    s_out_n, s_out_d, o_n, o_route, q_mask, D, BLOCK_C, WIDE, PARTIAL, PRECISION,
+                )  # fmt: skip
         else:
             if REMAINDER:
                 b_row_max = tl.cast(b_remainder, tl.float32)
@@ -307,22 +453,10 @@ def _attend_kernel(
                     )  # fmt: skip
                     # The next block's, ahead of its loop step.
                     o_key = tl.load(p_indices + expert * topk + o_next, mask=o_next < topk, other=0)
-            outs = (b_out,)
-
-        b_scale = (1.0 / b_row_sum)[:, None]
-        for j in tl.static_range(len(outs)):
-            if PARTIAL:
-                _store_rows(
-                    p_out + j * BLOCK_C, outs[j] * b_scale, o_route, D, 1, q_mask,
-                    D - j * BLOCK_C, BLOCK_C, WIDE=True,
-                )  # fmt: skip
-            else:
-                _store_rows(
-                    p_out + j * BLOCK_C * s_out_d, outs[j] * b_scale, o_n, s_out_n, s_out_d, q_mask,
-                    D - j * BLOCK_C, BLOCK_C, WIDE,
-                )  # fmt: skip
-        b_lse = b_row_max.to(p_lse.dtype.element_ty) + tl.log2(b_row_sum)
-        tl.store(p_lse + o_route, b_lse, mask=q_mask)
+            _write_tile(
+                (b_out,), b_row_max, b_row_sum, p_out, p_lse, s_out_n, s_out_d, o_n, o_route,
+                q_mask, D, BLOCK_C, WIDE, PARTIAL,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -393,7 +527,8 @@ def attend(
         BLOCK_K=min(launch.block, blocks.keys),
         BLOCK_C=blocks.value_columns if one_block else blocks.dim,
         SHARED=shared, ROUTED=routed, REMAINDER=options.remainder, PARTIAL=partial,
-        ONE_BLOCK=one_block,
+        ONE_BLOCK=one_block, MIXED=one_block and shared and blocks.mixed,
+        VALUES_LATE=blocks.values_late,
         PRECISION=precision(query.dtype), STAGES=launch.stages, WIDE=wide, **launch.triton_options,
     )  # fmt: skip
     if partial:

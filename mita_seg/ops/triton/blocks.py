@@ -73,6 +73,9 @@ class Table:
     programs: int = 3
     backward_programs: int = 2
     wide_block: int = 64  # tokens of a step if their rows are longer than 128 bytes
+    # Whether `attend`, with tiles of 64 queries, sums values behind the loads of the next tile. Two
+    # tiles' values must fit; wgmma holds two anyway, mma.sync spills.
+    attend_values_late: bool = False
 
 
 # Products use wgmma, which multiplies 64 rows of one warpgroup and reads them from shared memory:
@@ -85,8 +88,8 @@ _HOPPER = Table(
     score_and_route_several=LaunchOptions(64, 3, 168),
     sum_outside=LaunchOptions(64, 2),
     attend_small=LaunchOptions(32, 2, 168, 2),  # mma.sync: wgmma would pad 32 rows to 64
-    # A third stage, to load two tiles ahead, would leave room for one program less.
-    attend=LaunchOptions(64, 2),
+    # Three programs. A third stage, to load two tiles ahead, would leave room for one less.
+    attend=LaunchOptions(64, 2, 168),
     # One warp takes half the time of four warps that share rows.
     attend_several_small=LaunchOptions(32, 2, None, 1),
     attend_several=LaunchOptions(64, 2, 128),  # four programs
@@ -105,6 +108,7 @@ _HOPPER = Table(
     expert_backward_several=LaunchOptions(32, 2, 168),
     accumulate_dkv=LaunchOptions(64, 3, 168),
     accumulate_dkv_sparse=LaunchOptions(64, 1, 128),  # its loads stay behind its stores
+    attend_values_late=True,
 )
 
 # mma.sync takes both operands from registers, beside the sums: with steps of more than 32 rows
@@ -158,6 +162,8 @@ _BLACKWELL = replace(
     score_and_route=LaunchOptions(32, 3, 168),
     score_and_route_several=LaunchOptions(64, 3),
     attend_small=LaunchOptions(32, 2, None, 2),
+    attend=LaunchOptions(64, 2),
+    attend_values_late=False,
     attend_several=LaunchOptions(64, 2),
     key_backward_remainder=LaunchOptions(32, 2),
     expert_backward_small=LaunchOptions(32, 2),
@@ -205,6 +211,8 @@ class Blocks:
     backward_splits: int  # the same in the backward pass
     backward_tokens: int
     tile_height: int  # queries in a tile
+    mixed: bool  # whether `attend` has the last landmarks and keys in one piece of 16 columns
+    values_late: bool  # whether `attend` sums values behind the loads of the next tile
     value_columns: int  # columns of the values that `attend` multiplies at a time
     chunk: int  # queries that one routing program counts
     programs: int  # programs of the forward pass that run at once
@@ -252,13 +260,15 @@ def choose_blocks(
     height = tile_height(tokens, landmarks, routed, itemsize) if topk else limit
     score_and_route = options('score_and_route' + several)
     tiles = '_small' if height <= SMALL_TILE else ''
+    mixed = False
     attend, columns, attend_programs = options('attend' + tiles), padded_dim, table.programs
     if tiles and attend.num_warps < 4:
         # The sums of a query are in one warp if its blocks are not wider than high.
         attend = attend._replace(num_warps=height // 16)
         columns = min(SMALL_TILE, columns)
-        pieces = cdiv(landmarks, attend.block) + cdiv(topk, attend.block)
-        row_bytes = (2 * pieces * attend.block + height) * padded_dim * itemsize
+        mixed = 0 < landmarks % 16 + topk % 16 <= 16
+        rows = _count_rows(landmarks, topk, mixed, attend.block)
+        row_bytes = (2 * rows + height) * padded_dim * itemsize
         attend_programs = _count_programs(table, attend, row_bytes)
     expert_backward = options('expert_backward' + (tiles if one_key_block else '_several'))
 
@@ -292,6 +302,8 @@ def choose_blocks(
         backward_splits=cdiv(tokens, backward_tokens),
         backward_tokens=backward_tokens,
         tile_height=height,
+        mixed=mixed,
+        values_late=table.attend_values_late and not tiles and itemsize == 2 and not wide,
         value_columns=columns,
         chunk=chunk,
         programs=all_programs,
@@ -315,6 +327,17 @@ def choose_blocks(
     )
 
 
+def _count_rows(landmarks: int, topk: int, mixed: bool, block: int) -> int:
+    """Rows of landmarks and keys that `attend` holds, each filled up in pieces of `block` or 16."""
+    if mixed:
+        return landmarks // 16 * 16 + topk // 16 * 16 + 16
+    rows = 0
+    for count in (landmarks, topk):
+        rest = count % block
+        rows += count - rest + (0 if not rest else 16 if rest <= 16 else block)
+    return rows
+
+
 def _count_programs(table: Table, options: LaunchOptions, row_bytes: int) -> int:
     """Programs that run at once on a multiprocessor, each with `row_bytes` of shared memory.
 
@@ -322,8 +345,8 @@ def _count_programs(table: Table, options: LaunchOptions, row_bytes: int) -> int
     2 KiB are for changes of layout.
     """
     by_memory = (table.shared_memory + 1024) // (row_bytes + 3 * 1024)
-    by_registers = 65536 // (32 * options.num_warps * (options.maxnreg or 255))
-    return max(1, min(by_memory, by_registers, 16))
+    warps = 16384 // (32 * (options.maxnreg or 256))  # of each of four schedulers
+    return max(1, min(by_memory, 4 * warps // options.num_warps))
 
 
 def _narrow(options: LaunchOptions, table: Table, dim: int, itemsize: int) -> LaunchOptions:

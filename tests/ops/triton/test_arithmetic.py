@@ -47,6 +47,22 @@ def test_low_tiles_in_pieces_of_keys_and_columns(landmarks, options):
     assert_kernels_agree(tensors, 2e-2, **options)
 
 
+@pytest.mark.parametrize(
+    ('landmarks', 'topk', 'options'),
+    [
+        (17, 35, {}),  # 16 and 32 in pieces of their own, one and three together
+        (3, 13, {}),  # all together
+        (20, 33, {'num_routed': 2}),  # a query's second expert comes without landmarks
+        (16, 36, {'shared_offset': 1.5}),  # no landmark is left for the piece
+        (37, 32, {}),  # no key is
+        (25, 24, {}),  # too many for one piece
+    ],
+)
+def test_last_landmarks_and_keys_in_one_piece_of_16(landmarks, topk, options):
+    tensors = draw_inputs(45, landmarks, 16, dtype=torch.float16)
+    assert_kernels_agree(tensors, 2e-2, topk=topk, landmark_scale=0.2, **options)
+
+
 @pytest.mark.skipif(DEVICE == 'cpu', reason='takes minutes under the interpreter')
 def test_the_most_landmarks_and_keys():
     assert_kernels_agree(draw_inputs(3000, 1024, 32, heads=2), topk=1024)

@@ -51,3 +51,15 @@ def test_programs_follow_the_number_of_multiprocessors():
         for count in (20, 100)
     )
     assert few.splits < many.splits and few.attend_programs * 5 == many.attend_programs
+
+
+@pytest.mark.parametrize(
+    ('landmarks', 'topk', 'mixed', 'programs'),
+    [(49, 49, True, 6), (36, 36, True, 6), (60, 60, False, 5), (48, 48, False, 6)],
+)
+def test_programs_of_low_tiles_fit_memory_and_registers(landmarks, topk, mixed, programs):
+    """An H100's multiprocessor has 228 KiB, and registers for 12 warps of 168 each."""
+    gpu = ARCHITECTURES[90]
+    blocks = choose_blocks(48, 1024, 64, landmarks, topk, 1, 2, gpu)
+    assert blocks.tile_height == 32 and blocks.mixed == mixed
+    assert blocks.attend_programs == programs * gpu.multiprocessors
