@@ -261,7 +261,7 @@ def _attend_kernel(
     used = num_tiles
     if ROUTED:
         used = tl.load(p_tiles + num_tiles)
-        if ONE_BLOCK:  # of this tile and the next one, loaded beside the landmarks
+        if ONE_BLOCK:  # the first two tiles, which load beside the landmarks
             packed = tl.load(p_tiles + program)
             next_packed = tl.load(p_tiles + min(program + programs, num_tiles - 1))
     MIXED_KEYS: tl.constexpr = topk % 16 if MIXED else 0
