@@ -183,11 +183,13 @@ def _sum_values(weights, values, outs, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _write_tile(
-    outs, b_row_max, b_row_sum, p_out, p_lse, s_out_n, s_out_d, o_n, o_route, q_mask,
-    D: tl.constexpr, BLOCK_C: tl.constexpr, WIDE: tl.constexpr, PARTIAL: tl.constexpr,
+def _finish_tile(
+    weights, values, outs, b_row_max, b_row_sum, p_out, p_lse, s_out_n, s_out_d, o_n, o_route,
+    q_mask, D: tl.constexpr, BLOCK_C: tl.constexpr, WIDE: tl.constexpr, PARTIAL: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes the results of a tile: its values `outs` in blocks [Q, C], and the softmax sums."""
+    """Adds the weighted values as `_sum_values` does, and writes output and softmax sums."""
+    outs = _sum_values(weights, values, outs, PRECISION)
     b_scale = (1.0 / b_row_sum)[:, None]
     for j in tl.static_range(len(outs)):
         if PARTIAL:
@@ -202,20 +204,6 @@ def _write_tile(
             )  # fmt: skip
     b_lse = b_row_max.to(p_lse.dtype.element_ty) + tl.log2(b_row_sum)
     tl.store(p_lse + o_route, b_lse, mask=q_mask)
-
-
-@triton.jit
-def _finish_tile(
-    weights, values, outs, b_row_max, b_row_sum, p_out, p_lse, s_out_n, s_out_d, o_n, o_route,
-    q_mask, D: tl.constexpr, BLOCK_C: tl.constexpr, WIDE: tl.constexpr, PARTIAL: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """What is left when all weights are there."""
-    outs = _sum_values(weights, values, outs, PRECISION)
-    _write_tile(
-        outs, b_row_max, b_row_sum, p_out, p_lse, s_out_n, s_out_d, o_n, o_route, q_mask,
-        D, BLOCK_C, WIDE, PARTIAL,
-    )  # fmt: skip
 
 
 @triton.jit
@@ -453,9 +441,9 @@ def _attend_kernel(
                     )  # fmt: skip
                     # The next block's, ahead of its loop step.
                     o_key = tl.load(p_indices + expert * topk + o_next, mask=o_next < topk, other=0)
-            _write_tile(
-                (b_out,), b_row_max, b_row_sum, p_out, p_lse, s_out_n, s_out_d, o_n, o_route,
-                q_mask, D, BLOCK_C, WIDE, PARTIAL,
+            _finish_tile(  # all values are in the sum
+                (), (), (b_out,), b_row_max, b_row_sum, p_out, p_lse,
+                s_out_n, s_out_d, o_n, o_route, q_mask, D, BLOCK_C, WIDE, PARTIAL, PRECISION,
             )  # fmt: skip
 
 
