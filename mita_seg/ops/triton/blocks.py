@@ -470,6 +470,15 @@ def choose_reduce_blocks(blocks: Blocks, num_warps: int) -> dict:
     }
 
 
+def choose_merge_blocks(splits: int) -> dict:
+    """Splits and landmarks that a program adds up at a time: all of one landmark, or four rows.
+
+    Eight rows were no faster, and sixteen leave room for fewer of the programs that select.
+    """
+    block = min(16, next_power_of_2(splits))
+    return {'BLOCK_S': block, 'BLOCK_M': max(1, 4 // block)}
+
+
 def share_tiles(programs: int, heads: int, tiles: int) -> int:
     """Programs among which the tiles of a head are shared, if `programs` run at once.
 

@@ -10,9 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..options import MiTAOptions
-from .blocks import Blocks
+from .blocks import Blocks, choose_merge_blocks
 from .call_plan import Plan
-from .launch import LOG2E, cdiv, next_power_of_2, precision
+from .launch import LOG2E, cdiv, precision
 from .state import State
 from .steps import _dot, _load_rows, _logits, _scaled_sum, _store_rows
 from .topk_and_sort import merge_splits
@@ -88,27 +88,30 @@ def _merge_outside_kernel(
     p_part_keys, p_part_values, p_part_sum, p_part_max, p_landmarks, p_mean_keys, p_values, p_lse,
     p_bias, s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
     heads, num_landmarks, splits, scale_log2,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The remainder of each expert from the splits of the keys. Grid (m, B H).
+    """The remainder of each expert from the splits of the keys. Grid (blocks of landmarks, B H).
 
     Its bias is the log of the softmax sum less the mean key's logit with the landmark.
     """
-    landmark, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    o_m, head = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.program_id(1).to(tl.int64)
     merge_splits(
-        landmark, head, p_part_values, p_part_sum, p_part_max, p_values, p_lse,
+        o_m, head, p_part_values, p_part_sum, p_part_max, p_values, p_lse,
         splits, num_landmarks, D, BLOCK_D, BLOCK_S,
     )  # fmt: skip
-    b_mean_key, lse = merge_splits(
-        landmark, head, p_part_keys, p_part_sum, p_part_max, p_mean_keys, p_lse,
+    b_mean_key, b_lse = merge_splits(
+        o_m, head, p_part_keys, p_part_sum, p_part_max, p_mean_keys, p_lse,
         splits, num_landmarks, D, BLOCK_D, BLOCK_S,
     )  # fmt: skip
-    o_d = tl.arange(0, BLOCK_D)
-    p_row = p_landmarks + head // heads * s_landmarks_b + head % heads * s_landmarks_h
-    p_row += landmark.to(tl.int64) * s_landmarks_m
-    b_landmark = tl.load(p_row + o_d * s_landmarks_d, mask=o_d < D, other=0.0)
-    score = tl.sum(b_landmark.to(tl.float32) * b_mean_key.to(tl.float32), 0)
-    tl.store(p_bias + head * num_landmarks + landmark, lse - _logits(score, scale_log2, PRECISION))
+    m_mask = o_m < num_landmarks
+    p_landmarks += head // heads * s_landmarks_b + head % heads * s_landmarks_h
+    b_landmarks = _load_rows(
+        p_landmarks, o_m, s_landmarks_m, s_landmarks_d, m_mask, D, BLOCK_D, True
+    )  # [M, D]
+    b_score = tl.sum(b_landmarks.to(tl.float32) * b_mean_key.to(tl.float32), 1)
+    b_bias = b_lse - _logits(b_score, scale_log2, PRECISION)
+    tl.store(p_bias + head * num_landmarks + o_m, b_bias, mask=m_mask)
 
 
 def make_remainder(
@@ -131,10 +134,11 @@ def make_remainder(
         BLOCK_M=blocks.landmarks, BLOCK_N=launch.block, EVEN=tokens % launch.block == 0,
         STAGES=launch.stages, WIDE=wide, **common, **launch.triton_options,
     )  # fmt: skip
+    merged = choose_merge_blocks(splits)
     plan.launch(
-        _merge_outside_kernel, (num_landmarks, all_heads),
+        _merge_outside_kernel, (cdiv(num_landmarks, merged['BLOCK_M']), all_heads),
         part_keys, part_values, part_sum, part_max, landmarks,
         state.mean_keys, state.values, state.landmark_lse, state.bias, *landmarks.stride(),
         heads, num_landmarks, splits, scale_log2,
-        BLOCK_S=min(16, next_power_of_2(splits)), num_warps=1, **common,
+        **merged, num_warps=1, **common,
     )  # fmt: skip

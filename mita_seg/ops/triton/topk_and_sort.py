@@ -14,12 +14,12 @@ import triton
 import triton.language as tl
 
 from ..options import MiTAOptions
-from .blocks import SELECT_SCORES, Blocks
+from .blocks import SELECT_SCORES, Blocks, choose_merge_blocks
 from .call_plan import Plan
 from .launch import cdiv, next_power_of_2
 from .score_and_route import Scored
 from .state import State
-from .steps import _load_rows
+from .steps import _store_rows
 
 _LOWEST = tl.constexpr(-2139095041)  # -inf in the order of `_ordered`
 
@@ -39,33 +39,35 @@ def _unordered(key):
 
 
 @triton.jit
-def _threshold(b_keys, guess, count, most, SIZE: tl.constexpr):
+def _threshold(b_keys, start, at_start, count, most, SIZE: tl.constexpr):
     """A threshold that `count` to `most` of b_keys [SIZE] reach, and how many reach it.
 
-    If ties allow no such threshold, the largest one that at least `count` reach.
+    If ties allow no such threshold, the largest one that at least `count` reach. The search begins
+    as if `at_start` of them reached the key `start`: an estimate saves the first count.
     """
     low, high = _LOWEST, tl.max(b_keys, 0) + 1
     reached = SIZE
     # Counts fall like the tail of a bell curve: their roots are nearly linear in the score.
-    root_low, root_high = tl.sqrt(SIZE + 0.0), 0.0
+    bottom, top = _unordered(start), _unordered(high)
+    root_bottom, root_top = tl.sqrt(at_start), 0.0
     root = tl.sqrt((count + most) * 0.5)
     step = 0
     while (reached > most) & (low + 1 < high):
-        middle = tl.minimum(tl.maximum(guess, low + 1), high - 1)
-        above = tl.sum((b_keys >= middle).to(tl.int32), 0)
-        enough = above >= count
-        low, high = tl.where(enough, middle, low), tl.where(enough, high, middle)
-        reached = tl.where(enough, above, reached)
-        root_above = tl.sqrt(above.to(tl.float32))
-        root_low = tl.where(enough, root_above, root_low)
-        root_high = tl.where(enough, root_high, root_above)
-        share = (root_low - root) / (root_low - root_high)
-        bottom = _unordered(low)
-        guess = _ordered(bottom + (_unordered(high) - bottom) * share)
+        share = (root_bottom - root) / (root_bottom - root_top)
+        guess = _ordered(bottom + (top - bottom) * share)
         # That is slow for unusual distributions. Halving integers always ends.
         halved = (low >> 1) + (high >> 1) + (low & high & 1)
-        step += 1
         guess = tl.where((step >= 8) & (step % 2 == 0), halved, guess)
+        guess = tl.minimum(tl.maximum(guess, low + 1), high - 1)
+        above = tl.sum((b_keys >= guess).to(tl.int32), 0)
+        enough = above >= count
+        low, high = tl.where(enough, guess, low), tl.where(enough, high, guess)
+        reached = tl.where(enough, above, reached)
+        score, root_above = _unordered(guess), tl.sqrt(above.to(tl.float32))
+        bottom, top = tl.where(enough, score, bottom), tl.where(enough, top, score)
+        root_bottom = tl.where(enough, root_above, root_bottom)
+        root_top = tl.where(enough, root_top, root_above)
+        step += 1
     return low, reached
 
 
@@ -85,17 +87,20 @@ def _count_bits(b_bits):
 
 
 @triton.jit
-def _select(b_keys, guess, count, most, p_out, o_first, ROWS: tl.constexpr, ROW: tl.constexpr):
+def _select(
+    b_keys, start, at_start, count, most, p_out, o_first, ROWS: tl.constexpr, ROW: tl.constexpr
+):
     """Writes the positions of the largest of b_keys [ROWS, ROW], ascending.
 
-    They are `count` to `most`; exactly `count` if there is a choice among equal keys. `o_first`
-    [ROWS] are the positions of the first entry of each row. Each row is in one thread and becomes
-    one number of ROW bits: few ranks are summed across threads, and blocks keep their layout.
+    About `at_start` of them reach the key `start`. `count` to `most` positions are written; exactly
+    `count` if there is a choice among equal keys. `o_first` [ROWS] are the positions of the first
+    entry of each row. Each row is in one thread and becomes one number of ROW bits: few ranks are
+    summed across threads, and blocks keep their layout.
 
     Returns how many they are, and a key that all of them reach.
     """
     b_flat = tl.reshape(b_keys, [ROWS * ROW], can_reorder=True)  # where it lies
-    threshold, chosen = _threshold(b_flat, guess, count, most, ROWS * ROW)
+    threshold, chosen = _threshold(b_flat, start, at_start, count, most, ROWS * ROW)
     b_bits = _bits(b_keys >= threshold, ROW)
     if chosen > most:
         b_above = _bits(b_keys > threshold, ROW)
@@ -137,14 +142,15 @@ def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_b
     b_keys = _ordered(b_maxima)  # [BLOCK_B / ROW, ROW]
     b_finite = tl.where(b_keys > _LOWEST, b_keys, 0x7FFFFFF0)
     lowest = tl.min(tl.reshape(b_finite, [BLOCK_B], can_reorder=True), 0)
+    all_blocks = num_blocks + 0.0  # all reach the lowest maximum
     if KEY_BLOCK == 1:
-        _select(b_keys, lowest, topk, topk, p_indices, o_first, BLOCK_B // ROW, ROW)
+        _select(b_keys, lowest, all_blocks, topk, topk, p_indices, o_first, BLOCK_B // ROW, ROW)
     else:
         # The search ends sooner if more than k blocks are allowed, up to a power of two. The blocks
         # are passed on through memory.
         p_blocks += row * BLOCK_K
         chosen, threshold = _select(
-            b_keys, lowest, topk, BLOCK_K, p_blocks, o_first, BLOCK_B // ROW, ROW
+            b_keys, lowest, all_blocks, topk, BLOCK_K, p_blocks, o_first, BLOCK_B // ROW, ROW
         )
         tl.debug_barrier()
         WIDTH: tl.constexpr = 4 if KEY_BLOCK > 4 else KEY_BLOCK
@@ -158,8 +164,12 @@ def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_b
             p_scores + row * num_tokens + b_index, mask=b_index < num_tokens, other=float('-inf')
         )
         b_keys = _ordered(b_scores)  # [BLOCK_K KEY_BLOCK / WIDTH, WIDTH]
-        # At least k keys reach what k maxima reach.
-        _select(b_keys, threshold, topk, topk, p_indices, b_first, BLOCK_K * PARTS, WIDTH)
+        # The maxima that reach it, and some keys more: in a block a second one now and then.
+        at_threshold = chosen * (1 + 0.5 * chosen / all_blocks)
+        _select(
+            b_keys, threshold, at_threshold, topk, topk, p_indices, b_first,
+            BLOCK_K * PARTS, WIDTH,
+        )  # fmt: skip
     if MARK:
         tl.debug_barrier()  # the indices are written, and no score is read any more
         o_k = tl.arange(0, BLOCK_K)
@@ -169,39 +179,41 @@ def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_b
 
 @triton.jit
 def merge_splits(
-    landmark, head, p_part, p_part_sum, p_part_max, p_values, p_lse, splits, num_landmarks,
+    o_m, head, p_part, p_part_sum, p_part_max, p_values, p_lse, splits, num_landmarks,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Weighted mean of a landmark, and log2 of its softmax sum, from the splits of the keys.
+    """Weighted means of landmarks `o_m` [M], and log2 of their softmax sums, from all splits.
 
-    Writes both, and returns them: the mean [D] as it is written.
+    Writes both, and returns them: the means [M, D] as they are written.
     """
-    row = head * num_landmarks + landmark
+    m_mask = o_m < num_landmarks
     o_s, o_d = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
-    b_row_max = tl.full([BLOCK_S], float('-inf'), dtype=tl.float32)
+    b_row_max = tl.full(o_m.shape, float('-inf'), dtype=tl.float32)
     for first in range(0, splits, BLOCK_S):
-        o_row = (head * splits + first + o_s) * num_landmarks + landmark
-        mask = first + o_s < splits
-        b_row_max = tl.maximum(
-            b_row_max, tl.load(p_part_max + o_row, mask=mask, other=float('-inf'))
-        )
-    row_max = tl.max(b_row_max, 0)
-    b_row_sum = tl.zeros([BLOCK_S], dtype=tl.float32)
-    b_value = tl.zeros([BLOCK_D], dtype=tl.float32)
+        mask = (first + o_s < splits)[:, None] & m_mask[None, :]
+        o_row = (head * splits + first + o_s)[:, None] * num_landmarks + o_m[None, :]  # [S, M]
+        b_max = tl.load(p_part_max + o_row, mask=mask, other=float('-inf'))
+        b_row_max = tl.maximum(b_row_max, tl.max(b_max, 0))
+    b_row_sum = tl.zeros(o_m.shape, dtype=tl.float32)
+    b_value = tl.zeros([o_m.shape[0], BLOCK_D], dtype=tl.float32)
     for first in range(0, splits, BLOCK_S):
-        o_row = (head * splits + first + o_s) * num_landmarks + landmark
-        mask = first + o_s < splits
-        b_factor = tl.load(p_part_max + o_row, mask=mask, other=float('-inf')) - row_max
-        b_factor = tl.where(mask, tl.exp2(b_factor), 0.0)  # [S]
-        b_row_sum += tl.load(p_part_sum + o_row, mask=mask, other=0.0) * b_factor
-        b_part = _load_rows(p_part, o_row, D, 1, mask, D, BLOCK_D)  # [S, D]
-        b_value += tl.sum(b_part * b_factor[:, None], 0)
-    row_sum = tl.sum(b_row_sum, 0)
-    b_value = (b_value / row_sum).to(p_values.dtype.element_ty)
-    lse = row_max.to(p_lse.dtype.element_ty) + tl.log2(row_sum)
-    tl.store(p_values + row * D + o_d, b_value, mask=o_d < D)
-    tl.store(p_lse + row, lse)
-    return b_value, lse
+        mask = (first + o_s < splits)[:, None] & m_mask[None, :]
+        o_row = (head * splits + first + o_s)[:, None] * num_landmarks + o_m[None, :]
+        b_max = tl.load(p_part_max + o_row, mask=mask, other=float('-inf'))
+        b_factor = tl.where(mask, tl.exp2(b_max - b_row_max[None, :]), 0.0)  # [S, M]
+        b_sum = tl.load(p_part_sum + o_row, mask=mask, other=0.0)
+        b_row_sum += tl.sum(b_sum * b_factor, 0)
+        b_part = tl.load(
+            p_part + o_row[:, :, None] * D + o_d[None, None, :],
+            mask=mask[:, :, None] & (o_d < D)[None, None, :], other=0.0,
+        )  # [S, M, D]  # fmt: skip
+        b_value += tl.sum(b_part * b_factor[:, :, None], 0)
+    b_value = (b_value / b_row_sum[:, None]).to(p_values.dtype.element_ty)
+    b_lse = b_row_max.to(p_lse.dtype.element_ty) + tl.log2(b_row_sum)
+    o_row = head * num_landmarks + o_m
+    _store_rows(p_values, b_value, o_row, D, 1, m_mask, D, BLOCK_D)
+    tl.store(p_lse + o_row, b_lse, mask=m_mask)
+    return b_value, b_lse
 
 
 @triton.jit
@@ -238,12 +250,15 @@ def _place_routes(
     b_end = tl.cumsum(b_tiles, 0)  # [M], the tile after the expert's last
     b_first = b_end - b_tiles
 
-    o_route = block * BLOCK_R + tl.arange(0, BLOCK_R)
-    mask = o_route < num_routes
-    b_expert = tl.load(p_route_expert + head * num_routes + o_route, mask=mask, other=0)
-    b_rank = tl.load(p_route_rank + head * num_routes + o_route, mask=mask, other=0)
-    b_slot = tl.gather(b_first * TILE_HEIGHT + b_before, b_expert, 0) + b_rank
-    tl.store(p_route_of_slot + head * num_tiles * TILE_HEIGHT + b_slot, o_route, mask=mask)
+    # Triton 3.3 does not compile a gather of more entries than there are to several warps.
+    STEP: tl.constexpr = BLOCK_R if BLOCK_R < ALL_M else ALL_M
+    for first in tl.static_range(0, BLOCK_R, STEP):
+        o_route = block * BLOCK_R + first + tl.arange(0, STEP)
+        mask = o_route < num_routes
+        b_expert = tl.load(p_route_expert + head * num_routes + o_route, mask=mask, other=0)
+        b_rank = tl.load(p_route_rank + head * num_routes + o_route, mask=mask, other=0)
+        b_slot = tl.gather(b_first * TILE_HEIGHT + b_before, b_expert, 0) + b_rank
+        tl.store(p_route_of_slot + head * num_tiles * TILE_HEIGHT + b_slot, o_route, mask=mask)
 
     for first in range(block * BLOCK_T, num_tiles, blocks * BLOCK_T):
         o_t = first + tl.arange(0, BLOCK_T)
@@ -263,12 +278,12 @@ def _topk_and_sort_kernel(
     p_route_expert, p_route_rank, p_counts, p_route_of_slot, p_tiles, p_first_tile,
     all_heads, num_tokens, num_blocks, topk, splits, num_landmarks,
     num_routes, chunks, routes_per_chunk, num_tiles, select_programs, place_programs,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, KEY_BLOCK: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, TILE_HEIGHT: tl.constexpr, ALL_M: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr,
-    ROUTED: tl.constexpr, SHARED: tl.constexpr, MARK: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
+    KEY_BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr,
+    TILE_HEIGHT: tl.constexpr, ALL_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_T: tl.constexpr, ROUTED: tl.constexpr, SHARED: tl.constexpr, MARK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (m programs that select, some that place routes, m that merge; each times B H).
+    """Grid (m programs that select, some that place routes, some that merge; each times B H).
 
     Writes indices [B H, m, k], the tiles (see `_place_routes`) and shared values [B H, m, D].
     """
@@ -288,9 +303,9 @@ def _topk_and_sort_kernel(
                 TILE_HEIGHT, ALL_M, BLOCK_C, BLOCK_R, BLOCK_T,
             )  # fmt: skip
     elif SHARED:
+        o_m = (program - select_programs - place_programs) * BLOCK_M + tl.arange(0, BLOCK_M)
         merge_splits(
-            program - select_programs - place_programs, head,
-            p_part, p_part_sum, p_part_max, p_values, p_lse,
+            o_m, head, p_part, p_part_sum, p_part_max, p_values, p_lse,
             splits, num_landmarks, D, BLOCK_D, BLOCK_S,
         )  # fmt: skip
 
@@ -314,7 +329,8 @@ def topk_and_sort(
     block_routes = min(128 * blocks.select_warps, blocks.chunk)
     place_programs = cdiv(num_routes, block_routes) if routed else 0
     select_programs = num_landmarks if routed else 0
-    merge_programs = num_landmarks if shared else 0
+    merged = choose_merge_blocks(blocks.splits)
+    merge_programs = cdiv(num_landmarks, merged['BLOCK_M']) if shared else 0
     per_step = max(1, SELECT_SCORES * blocks.select_warps // blocks.all_landmarks)
     plan.launch(
         _topk_and_sort_kernel, ((select_programs + place_programs + merge_programs) * all_heads,),
@@ -325,7 +341,7 @@ def topk_and_sort(
         all_heads, tokens, num_blocks, topk, blocks.splits, num_landmarks,
         num_routes, chunks, blocks.chunk * num_routed, num_tiles,
         select_programs, place_programs,
-        D=dim, BLOCK_D=blocks.dim, BLOCK_S=min(16, next_power_of_2(blocks.splits)),
+        D=dim, BLOCK_D=blocks.dim, **merged,
         KEY_BLOCK=blocks.key_block, BLOCK_K=next_power_of_2(max(topk, 1)),
         BLOCK_B=next_power_of_2(num_blocks), TILE_HEIGHT=blocks.tile_height,
         ALL_M=blocks.all_landmarks,
