@@ -24,8 +24,10 @@ EMPTY = [(0, 2), (3, 0), (0, 0)]
 def test_nothing_in_gives_nothing_out(shape, backend, options):
     if backend == 'triton':
         pytest.importorskip('triton')
-    tensors = [torch.randn(*shape, 12, 16, requires_grad=True) for _ in range(3)]
-    landmarks = torch.randn(*shape, 4, 16, requires_grad=True)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    *tensors, landmarks = (
+        torch.randn(*shape, n, 16, device=device, requires_grad=True) for n in (12, 12, 12, 4)
+    )
     options = {'topk': 3, 'backend': backend, **options}
     for output in (
         mita_attention(*tensors, landmarks, **options),

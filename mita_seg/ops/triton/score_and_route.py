@@ -248,7 +248,9 @@ def score_and_route(
         heads, tokens, num_blocks,
         blocks.splits, score_programs, blocks.tokens_per_split, chunks, blocks.chunk,
         options.scale * LOG2E, num_landmarks, num_routed,
-        D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks, ALL_M=blocks.all_landmarks,
+        D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks,
+        # No less than it gathers at a time: Triton 3.3 compiles no other gather to several warps.
+        ALL_M=max(blocks.all_landmarks, ROUTE_QUERIES),
         BLOCK_N=blocks.score_and_route.block, BLOCK_Q=ROUTE_QUERIES, KEY_BLOCK=blocks.key_block,
         ROUTED=routed, SHARED=shared, PRECISION=precision(key.dtype),
         STAGES=blocks.score_and_route.stages,

@@ -22,6 +22,8 @@ from .state import State
 from .steps import _store_rows
 
 _LOWEST = tl.constexpr(-2139095041)  # -inf in the order of `_ordered`
+# Triton 3.3 compiles no gather of more entries than there are to several warps.
+_GATHERS_MORE = tuple(map(int, triton.__version__.split('.')[:2])) >= (3, 4)
 
 
 @triton.jit
@@ -222,7 +224,7 @@ def _place_routes(
     p_first_tile,
     num_routes, num_landmarks, chunks, routes_per_chunk, num_tiles,
     TILE_HEIGHT: tl.constexpr, ALL_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
-    BLOCK_T: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """Routes sorted by expert, in tiles of one expert each: the second half of a counting sort.
 
@@ -250,10 +252,8 @@ def _place_routes(
     b_end = tl.cumsum(b_tiles, 0)  # [M], the tile after the expert's last
     b_first = b_end - b_tiles
 
-    # Triton 3.3 does not compile a gather of more entries than there are to several warps.
-    STEP: tl.constexpr = BLOCK_R if BLOCK_R < ALL_M else ALL_M
-    for first in tl.static_range(0, BLOCK_R, STEP):
-        o_route = block * BLOCK_R + first + tl.arange(0, STEP)
+    for first in tl.static_range(0, BLOCK_R, BLOCK_G):
+        o_route = block * BLOCK_R + first + tl.arange(0, BLOCK_G)
         mask = o_route < num_routes
         b_expert = tl.load(p_route_expert + head * num_routes + o_route, mask=mask, other=0)
         b_rank = tl.load(p_route_rank + head * num_routes + o_route, mask=mask, other=0)
@@ -281,7 +281,8 @@ def _topk_and_sort_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
     KEY_BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr,
     TILE_HEIGHT: tl.constexpr, ALL_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
-    BLOCK_T: tl.constexpr, ROUTED: tl.constexpr, SHARED: tl.constexpr, MARK: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_T: tl.constexpr,
+    ROUTED: tl.constexpr, SHARED: tl.constexpr, MARK: tl.constexpr,
 ):  # fmt: skip
     """Grid (m programs that select, some that place routes, some that merge; each times B H).
 
@@ -300,7 +301,7 @@ def _topk_and_sort_kernel(
                 program - select_programs, place_programs, head,
                 p_route_expert, p_route_rank, p_counts, p_route_of_slot, p_tiles, p_first_tile,
                 num_routes, num_landmarks, chunks, routes_per_chunk, num_tiles,
-                TILE_HEIGHT, ALL_M, BLOCK_C, BLOCK_R, BLOCK_T,
+                TILE_HEIGHT, ALL_M, BLOCK_C, BLOCK_R, BLOCK_G, BLOCK_T,
             )  # fmt: skip
     elif SHARED:
         o_m = (program - select_programs - place_programs) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -326,7 +327,8 @@ def topk_and_sort(
     chosen = scored.scores
     if routed and blocks.key_block > 1:
         chosen = plan.scratch(all_heads, num_landmarks, next_power_of_2(topk), dtype=torch.int32)
-    block_routes = min(128 * blocks.select_warps, blocks.chunk)
+    # Every program reads the counts of all chunks: if they are many, half as many programs.
+    block_routes = min((128 if chunks <= 16 else 256) * blocks.select_warps, blocks.chunk)
     place_programs = cdiv(num_routes, block_routes) if routed else 0
     select_programs = num_landmarks if routed else 0
     merged = choose_merge_blocks(blocks.splits)
@@ -346,6 +348,7 @@ def topk_and_sort(
         BLOCK_B=next_power_of_2(num_blocks), TILE_HEIGHT=blocks.tile_height,
         ALL_M=blocks.all_landmarks,
         BLOCK_C=min(per_step, next_power_of_2(max(chunks, 1))), BLOCK_R=block_routes,
+        BLOCK_G=block_routes if _GATHERS_MORE else min(block_routes, blocks.all_landmarks),
         BLOCK_T=min(per_step, 64),
         ROUTED=routed, SHARED=shared, MARK=options.remainder, num_warps=blocks.select_warps,
     )  # fmt: skip

@@ -9,6 +9,8 @@ from support.operator_cases import DEVICE, draw_inputs, on_device
 
 pytest.importorskip('triton')
 
+from mita_seg.ops.triton import topk_and_sort
+
 pytestmark = pytest.mark.slow
 
 DTYPES = [torch.float16, torch.float32] + [torch.bfloat16] * (DEVICE == 'cuda')
@@ -125,3 +127,11 @@ def test_odd_distributions_of_scores(tokens, topk):
     state = read_state(tensors, topk)
     expected = select_experts(tensors[1].detach(), tensors[3].detach(), topk)
     assert torch.equal(state.indices.view_as(expected).long(), expected)
+
+
+def test_queries_sorted_in_steps_go_where_they_should(monkeypatch):
+    """As with Triton 3.3, where a block has more queries than there are landmarks."""
+    monkeypatch.setattr(topk_and_sort, '_GATHERS_MORE', False)
+    query, key, value, landmarks = draw_integers(701, 5, torch.float32)
+    _, routes = read_choice([query, key, value, landmarks], 4, num_routed=2)
+    assert torch.equal(routes, route_queries(query, landmarks, 2).long())
