@@ -33,7 +33,7 @@ MITA_CFG = {'type': 'MiTAAttention', 'landmarks': (7, 7), 'topk': 49}
 
 
 def benchmark_crop(config, crop, *, device, dtype, rounds):
-    """Measure the three sides at one crop size.
+    """Measure the three sides at one crop size, and yield what is measured as soon as it is.
 
     Inference and training step run from the image to the logits of the decode head, a map of patch
     resolution. In inference the parameters have `dtype`; in training they are float32 under
@@ -48,8 +48,8 @@ def benchmark_crop(config, crop, *, device, dtype, rounds):
         dtype (torch.dtype): The precision.
         rounds (int): Samples of each time.
 
-    Returns:
-        list[dict]: A row for each side and measure: ``status`` and ``reason``; median microseconds
+    Yields:
+        dict: A row for each measure and side: ``status`` and ``reason``; median microseconds
         ``graph_time_us`` and ``eager_time_us``; ``peak_extra_bytes``; and the ratios to full
         attention, ``*_ratio`` (above 1 is faster) and ``memory_ratio`` (below 1 is less). What was
         not measured is None.
@@ -73,16 +73,10 @@ def benchmark_crop(config, crop, *, device, dtype, rounds):
             free_cached_memory(device)
         time_in_turn(candidates, modes, device, rounds, 'time')
         _add_ratios(rows)
-        return list(rows.values())
+        yield from rows.values()
 
     def training(side):
         return _make_training_step(models[side].train(), image, dtype)
-
-    def complete(side):
-        cfg = configs[side]
-        if dtype != torch.float32:
-            enable_amp(cfg)
-        return make_training_iteration(cfg, models[side], crop.batch, size, size)
 
     def inference(side):
         model, lower_image = models[side].to(dtype).eval(), image.to(dtype)
@@ -90,11 +84,16 @@ def benchmark_crop(config, crop, *, device, dtype, rounds):
             require_finite([model(lower_image, mode='tensor')])
         return lambda: model(lower_image, mode='tensor')
 
-    return [
-        *measure(TRAINING, training, modes_on(device)),
-        *measure(COMPLETE_STEP, complete, (EAGER,)),
-        *measure(INFERENCE, inference, modes_on(device), torch.no_grad, repeatable=True),
-    ]
+    def complete(side):
+        cfg, model = configs[side], models[side].float()
+        if dtype != torch.float32:
+            enable_amp(cfg)
+        return make_training_iteration(cfg, model, crop.batch, size, size)
+
+    yield from measure(TRAINING, training, modes_on(device))
+    yield from measure(INFERENCE, inference, modes_on(device), torch.no_grad, repeatable=True)
+    # The last one: on a GPU it compiles for minutes.
+    yield from measure(COMPLETE_STEP, complete, (EAGER,))
 
 
 def make_config(config, side, size):

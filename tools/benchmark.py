@@ -143,7 +143,7 @@ def emulate(architecture):
 
 
 def measure(request, out, command, compiled_as=None):
-    """Measure all that was asked for, saving what is there after each step; print the report."""
+    """Measure all that was asked for, saving each row as it comes; print the report."""
     import torch
 
     from benchmarks.bandwidth import copy_rate
@@ -165,8 +165,9 @@ def measure(request, out, command, compiled_as=None):
     results = {'environment': environment, **{section: [] for section in SECTIONS}}
     for section, title, measure_rows in list_steps(request, rate):
         print(f'{section}: {title}', flush=True)
-        results[section] += measure_rows()
-        write_report(out, results)
+        for row in measure_rows():
+            results[section].append(row)
+            write_report(out, results)
     print(f'\n{write_report(out, results)}\n')
     return results
 

@@ -187,6 +187,23 @@ def test_training_loops_run_one_after_the_other(tool, tiny, shapes_configs, tmp_
     assert f'| {rows[0]["config"]} ' in report
 
 
+@pytest.mark.slow
+def test_an_interrupted_run_keeps_what_was_measured(tool, shapes_configs, tmp_path, monkeypatch):
+    models = pytest.importorskip('benchmarks.models')
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, 'make_training_iteration', interrupt)
+    arguments = ['model', '--config', shapes_configs[0], '--crops', '64:1', '--device', 'cpu']
+    with pytest.raises(KeyboardInterrupt):
+        tool('benchmark').main([*arguments, '--quick', '--out', str(tmp_path)])
+    rows = json.loads((tmp_path / 'results.json').read_text())['model']
+    measures = [row['measure'] for row in rows]
+    assert measures == 3 * ['training step'] + 3 * ['inference']
+    assert '| inference     | stock |' in (tmp_path / 'results.md').read_text()
+
+
 def test_missing_config_is_refused(tool, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         tool('benchmark').main(['model', '--config', 'absent.py', '--out', str(tmp_path / 'out')])
