@@ -102,7 +102,7 @@ def _describe_operator(rows, environment):
     return [
         f'Precision: {rows[0]["dtype"]}.',
         _table(table),
-        *_list_failures(rows, '{backend}', CASE_TITLE),
+        *_list_failures(rows, 'operator', CASE_TITLE),
         _OPERATOR.format(rate=environment['copy_gb_per_s']),
         _CORRECTNESS.format(tolerances=', '.join(tolerances), largest=LARGEST_LIMIT, **MULTIPLES),
     ]
@@ -126,7 +126,7 @@ def _describe_kernels(rows, environment):
         parts += [f'### {title}', _table(table)]
     return [
         *parts,
-        *_list_failures(rows, 'triton', CASE_TITLE),
+        *_list_failures(rows, 'kernels', CASE_TITLE),
         _KERNELS.format(rate=environment['copy_gb_per_s']),
     ]
 
@@ -145,7 +145,7 @@ def _describe_models(rows, environment):
     return [
         f'`{rows[0]["config"]}`. Precision: {rows[0]["dtype"]}.',
         _table(table),
-        *_list_failures(rows, '{side}, {measure}', '{crop} px'),
+        *_list_failures(rows, 'model', '{crop} px'),
         _MODEL,
     ]
 
@@ -162,7 +162,7 @@ def _describe_training(rows, environment):
         table.append(cells)
     return [
         _table(table),
-        *_list_failures(rows, '{config}', '{iterations} iterations'),
+        *_list_failures(rows, 'training', '{iterations} iterations'),
         _TRAINING,
     ]
 
@@ -191,25 +191,38 @@ def _table(table):
     return format_table(list(zip(*columns, strict=True)))
 
 
-def _list_failures(rows, who, where):
-    """List what was not measured, why and where.
+def describe_failure(section, row):
+    """Say in one line what was not measured and why.
 
     Args:
-        rows (Sequence[dict]): With ``status`` and ``reason``.
-        who, where (str): Templates that are filled from a row.
+        section (str): ``operator``, ``kernels``, ``model`` or ``training``.
+        row (dict): One of its rows.
 
     Returns:
-        list[str]: A Markdown list, or nothing.
+        str | None: None if it was measured.
     """
+    if row['status'] == OK:
+        return None
+    return f'{_WHO[section].format(**row)}: {row["status"]}: {row["reason"]}'
+
+
+def _list_failures(rows, section, where):
+    """A Markdown list, or nothing; `where` is a template that is filled from a row."""
     places = {}
     for row in rows:
-        if row['status'] != OK:
-            line = f'- {who.format(**row)}: {row["status"]}: {row["reason"]}'
-            places.setdefault(line, []).append(where.format(**row))
-    lines = [f'{line} ({"; ".join(found)})' for line, found in places.items()]
+        failure = describe_failure(section, row)
+        if failure:
+            places.setdefault(failure, []).append(where.format(**row))
+    lines = [f'- {failure} ({"; ".join(found)})' for failure, found in places.items()]
     return ['\n'.join(lines)] if lines else []
 
 
+_WHO = {
+    'operator': '{backend}',
+    'kernels': 'triton',
+    'model': '{side}, {measure}',
+    'training': '{config}',
+}
 _SECTIONS = {
     'operator': _describe_operator,
     'kernels': _describe_kernels,

@@ -143,11 +143,11 @@ def emulate(architecture):
 
 
 def measure(request, out, command, compiled_as=None):
-    """Measure all that was asked for, saving each row as it comes; print the report."""
+    """Measure all that was asked for; save each row as it comes, print failures and the report."""
     import torch
 
     from benchmarks.bandwidth import copy_rate
-    from benchmarks.report import write_report
+    from benchmarks.report import describe_failure, write_report
     from mita_seg.utils.environment import describe_environment
 
     torch.manual_seed(0)
@@ -168,6 +168,9 @@ def measure(request, out, command, compiled_as=None):
         for row in measure_rows():
             results[section].append(row)
             write_report(out, results)
+            failure = describe_failure(section, row)
+            if failure:
+                print(f'  {failure}', flush=True)
     print(f'\n{write_report(out, results)}\n')
     return results
 

@@ -8,6 +8,7 @@ pytest.importorskip('mmseg')
 from mmengine.runner import IterBasedTrainLoop
 
 from benchmarks import training
+from benchmarks.report import write_report
 from benchmarks.training import benchmark_training, prepare_training
 from mita_seg.utils.cli import build_runner
 
@@ -82,10 +83,12 @@ def test_trainings_of_one_process_share_nothing(prepare, monkeypatch):
         ({'model.decode_head.in_channels': 7}, 'failed', ''),
     ],
 )
-def test_a_training_that_goes_wrong_has_no_time(prepare, options, status, words):
+def test_a_training_that_goes_wrong_has_no_time(prepare, options, status, words, tmp_path):
     (row,) = benchmark_training(prepare(2, **options), CPU)
     assert row['status'] == status and words in row['reason']
     assert row['iteration_ms'] is None
+    report = write_report(tmp_path, {'environment': {}, 'training': [row]})
+    assert f'- {row["config"]}: {status}: {row["reason"]} (2 iterations)' in report
 
 
 def test_epochs_are_refused(prepare):

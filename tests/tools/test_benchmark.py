@@ -211,7 +211,7 @@ def test_missing_config_is_refused(tool, tmp_path, capsys):
     assert "config 'absent.py' does not exist" in capsys.readouterr().err
 
 
-def test_a_wrong_backend_makes_the_exit_status_1(tool, tmp_path, monkeypatch):
+def test_a_wrong_backend_makes_the_exit_status_1(tool, tmp_path, monkeypatch, capsys):
     from benchmarks import backends
 
     wrong = backends.BACKENDS['tiled']._replace(attend=lambda q, k, v, case: v + 0 * (q + k))
@@ -219,3 +219,5 @@ def test_a_wrong_backend_makes_the_exit_status_1(tool, tmp_path, monkeypatch):
     assert tool('benchmark').main(['operator', *CASES, '--out', str(tmp_path)]) == 1
     rows = json.loads((tmp_path / 'results.json').read_text())['operator']
     assert [row['status'] for row in rows] == ['ok', 'wrong'] * 2
+    before_the_report = capsys.readouterr().out.split('# Benchmark')[0]
+    assert before_the_report.count(f'  tiled: wrong: {rows[1]["reason"]}\n') == 2
