@@ -81,3 +81,14 @@ def test_errors_with_several_blocks_of_keys_or_landmarks(
 ):
     tensors = draw_inputs(tokens, landmarks, dtype=dtype)
     assert_as_precise_as_plain_operations(tensors, topk, num_routed, shared)
+
+
+@pytest.mark.parametrize('dtype', LOW)
+@pytest.mark.parametrize(('tokens', 'topk'), [(1025, 49), (1174, 36)])
+def test_errors_as_a_vision_transformer_calls_it(dtype, tokens, topk):
+    """Encoder and decoder at 512 pixels; query, key and value lie in one tensor."""
+    images, heads = (8, 6) if DEVICE == 'cuda' else (1, 2)
+    packed = torch.randn(images, tokens, 3, heads, 64, device=DEVICE).to(dtype)
+    landmarks = torch.randn(images, heads, topk, 64, device=DEVICE).to(dtype)
+    tensors = [*packed.permute(2, 0, 3, 1, 4).unbind(), landmarks]
+    assert_as_precise_as_plain_operations([each.requires_grad_() for each in tensors], topk)
