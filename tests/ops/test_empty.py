@@ -12,6 +12,7 @@ from mita_seg.ops import (
 )
 from mita_seg.ops.attention import BACKENDS
 from mita_seg.ops.options import MiTAOptions
+from support.operator_cases import DEVICE
 
 EMPTY = [(0, 2), (3, 0), (0, 0)]
 
@@ -24,9 +25,8 @@ EMPTY = [(0, 2), (3, 0), (0, 0)]
 def test_nothing_in_gives_nothing_out(shape, backend, options):
     if backend == 'triton':
         pytest.importorskip('triton')
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     *tensors, landmarks = (
-        torch.randn(*shape, n, 16, device=device, requires_grad=True) for n in (12, 12, 12, 4)
+        torch.randn(*shape, n, 16, device=DEVICE, requires_grad=True) for n in (12, 12, 12, 4)
     )
     options = {'topk': 3, 'backend': backend, **options}
     for output in (
