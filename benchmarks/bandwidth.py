@@ -95,7 +95,7 @@ def kernel_bytes(
     entry_grad_key = entry_grad_value = segments * k * row
     selected_key = selected_value = selected_grad_key = selected_grad_value = selected * row
     tiles = heads * (tokens // blocks.tile_height + m + 1) * _NUMBER
-    counts = heads * cdiv(tokens, blocks.chunk) * m * _NUMBER
+    counts = heads * blocks.chunks * m * _NUMBER
     # Scores [B H, m, N]; with maxima, only those of the k best blocks of each row are looked at.
     scores = scores_looked_at = heads * m * tokens * _NUMBER
     maxima = chosen = 0

@@ -15,6 +15,7 @@ from .launch import cdiv, next_power_of_2
 
 SELECT_SCORES = 1024  # scores that a warp of the selection compares
 ROUTE_QUERIES = 64  # queries that a routing program compares with the landmarks at a time
+LEFT_OVER = 64  # tokens, such as a class token, that the last program takes beside its own
 MERGE_TOKENS = 64  # tokens of a program that merges the outputs of s > 1 experts
 REDUCE = {'num_warps': 1}  # few landmarks per program, so that there are many programs
 JOINED_ROWS = 32  # queries of a program that gathers the gradients of moved landmarks
@@ -205,16 +206,19 @@ class Blocks:
     keys: int  # keys or landmarks that the attention takes at a time
     entry_block: int  # keys of a block whose entries follow each other
     key_block: int  # keys under one maximum in the selection, 1: none
+    searched: int  # maxima that the selection searches; blocks behind them are selected anyway
+    score_columns: int  # tokens, and some more, so that each landmark's scores are aligned
     select_warps: int  # of the program that selects one expert's keys
     splits: int  # programs that share the keys of a head
-    tokens_per_split: int
+    tokens_per_split: int  # the last one has what is left, at most LEFT_OVER more
     backward_splits: int  # the same in the backward pass
     backward_tokens: int
     tile_height: int  # queries in a tile
     mixed: bool  # whether `attend` has the last landmarks and keys in one piece of 16 columns
     values_late: bool  # whether `attend` sums values behind the loads of the next tile
     value_columns: int  # columns of the values that `attend` multiplies at a time
-    chunk: int  # queries that one routing program counts
+    chunks: int  # programs that route the queries of a head
+    chunk: int  # queries of one of them; the last one has what is left, at most LEFT_OVER more
     programs: int  # programs of the forward pass that run at once
     attend_programs: int  # programs of `attend` that run at once
     backward_programs: int  # programs of the backward pass that run at once
@@ -277,18 +281,23 @@ def choose_blocks(
     programs = heads * cdiv(landmarks, block_landmarks)  # per split
     # Every program of the sort reads the counts of all chunks of its head: at most 64.
     chunk = max(256, next_power_of_2(cdiv(tokens, 64)))
-    if heads * tokens >= chunk * all_programs:  # enough of them: longer ones
-        chunk = max(512, chunk)
-    counting = heads * cdiv(tokens, chunk) if topk else 0
     # Programs that score keys run beside those that route queries: in one wave, if the latter take
-    # at most half of the places.
+    # at most half of the places. With several blocks of landmarks routing takes longer.
+    most = tokens if one_landmark_block else 512
+    while 2 * heads * _count_parts(tokens, chunk) > all_programs and chunk < most:
+        chunk *= 2
+    chunks = _count_parts(tokens, chunk)
+    counting = heads * chunks if topk else 0
     scoring = all_programs - counting if 2 * counting <= all_programs else all_programs
-    tokens_per_split = cdiv(cdiv(tokens, max(1, scoring // programs)), 128) * 128
+    tokens_per_split = cdiv(cdiv(max(1, tokens - LEFT_OVER), max(1, scoring // programs)), 64) * 64
     backward_tokens = cdiv(cdiv(tokens, max(1, backward_programs // programs)), 64) * 64
     key_block = _key_block(tokens, topk, score_and_route.block)
-    row = next_power_of_2(tokens)  # scores that a program of the selection compares
+    row = searched = next_power_of_2(tokens)  # row: what the longer of two searches looks at
     if key_block > 1:
-        row = max(row // key_block, next_power_of_2(topk) * key_block)
+        searched = _count_searched(cdiv(tokens, key_block), topk)
+        row = max(searched, next_power_of_2(topk) * key_block)
+    # Sixteen numbers of 4 bytes: maxima and scores of a landmark begin at multiples of 64 bytes.
+    unit = max(score_and_route.block, table.sum_outside.block, 16 * key_block)
     return Blocks(
         dim=padded_dim,
         landmarks=block_landmarks,
@@ -296,8 +305,10 @@ def choose_blocks(
         keys=keys,
         entry_block=limit,
         key_block=key_block,
+        searched=searched,
+        score_columns=cdiv(tokens, unit) * unit,
         select_warps=min(16, max(1, row // SELECT_SCORES)),
-        splits=cdiv(tokens, tokens_per_split),
+        splits=_count_parts(tokens, tokens_per_split),
         tokens_per_split=tokens_per_split,
         backward_splits=cdiv(tokens, backward_tokens),
         backward_tokens=backward_tokens,
@@ -305,6 +316,7 @@ def choose_blocks(
         mixed=mixed,
         values_late=table.attend_values_late and not tiles and itemsize == 2 and not wide,
         value_columns=columns,
+        chunks=chunks,
         chunk=chunk,
         programs=all_programs,
         attend_programs=attend_programs * gpu.multiprocessors,
@@ -325,6 +337,23 @@ def choose_blocks(
         accumulate_dkv=options('accumulate_dkv'),
         accumulate_dkv_sparse=options('accumulate_dkv_sparse'),
     )
+
+
+def _count_parts(tokens: int, size: int) -> int:
+    """Programs that share tokens, `size` for each; the last one may have LEFT_OVER more."""
+    return max(1, cdiv(tokens - LEFT_OVER, size))
+
+
+def _count_searched(num_blocks: int, topk: int) -> int:
+    """Maxima of blocks that the selection of `topk` keys searches, a power of two.
+
+    It selects blocks up to a power of two. If half of the padded maxima are enough, and the blocks
+    behind them fit beside the `topk` best of the others, those are selected unsearched: 1,025
+    tokens are searched as quickly as 1,024.
+    """
+    padded = next_power_of_2(num_blocks)
+    fits = topk + num_blocks - padded // 2 <= next_power_of_2(topk)
+    return padded // 2 if topk <= padded // 2 and fits else padded
 
 
 def _count_rows(landmarks: int, topk: int, mixed: bool, block: int) -> int:

@@ -22,26 +22,26 @@ from .topk_and_sort import merge_splits
 def _sum_outside_kernel(
     p_key, p_value, p_scores, p_part_keys, p_part_values, p_part_sum, p_part_max, p_outside,
     s_key_b, s_key_h, s_key_n, s_key_d, s_value_b, s_value_h, s_value_n, s_value_d,
-    heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2,
+    s_scores, heads, num_tokens, num_landmarks, splits, tokens_per_split, scale_log2,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EVEN: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Sums over the keys outside of experts. Grid (splits of keys, blocks of landmarks, B H).
 
-    Scores [B H, m, N] are -inf inside. For the softmax of c S over the others it writes, for each
-    split, the weighted sums of keys and values [B H, splits, m, D], the sum of the weights and the
-    largest logit [B H, splits, m]; and the bits `outside` of a State.
+    Scores [B H, m, s_scores] are -inf inside. For the softmax of c S over the others it writes, for
+    each split, the weighted sums of keys and values [B H, splits, m, D], the sum of the weights and
+    the largest logit [B H, splits, m]; and the bits `outside` of a State.
     """
     split, head = tl.program_id(0), tl.program_id(2).to(tl.int64)
     batch, local = head // heads, head % heads
     p_key += batch * s_key_b + local * s_key_h
     p_value += batch * s_value_b + local * s_value_h
-    p_scores += head * num_landmarks * num_tokens
+    p_scores += head * num_landmarks * s_scores
     p_outside += head * ((num_tokens + 31) // 32) * num_landmarks
     o_m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_mask = o_m < num_landmarks
-    p_rows = p_scores + o_m.to(tl.int64)[:, None] * num_tokens
+    p_rows = p_scores + o_m.to(tl.int64)[:, None] * s_scores
     b_row_max = tl.full([BLOCK_M], float('-inf'), dtype=tl.float32)
     b_row_sum = tl.zeros([BLOCK_M], dtype=tl.float32)
     b_keys = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
@@ -49,12 +49,15 @@ def _sum_outside_kernel(
     WORDS: tl.constexpr = BLOCK_N // 32
     o_bit = tl.arange(0, 32).to(tl.uint32)[None, None, :]
     begin = split * tokens_per_split
-    end = min(begin + tokens_per_split, num_tokens)
+    end = tl.where(split == splits - 1, num_tokens, begin + tokens_per_split)
     for first in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
         o_n = first + tl.arange(0, BLOCK_N)
         n_mask = None if EVEN else o_n < num_tokens
-        mask = m_mask[:, None] if EVEN else m_mask[:, None] & n_mask[None, :]
-        b_scores = tl.load(p_rows + o_n[None, :], mask=mask, other=float('-inf'))  # [M, N]
+        b_scores = tl.load(
+            p_rows + o_n[None, :], mask=m_mask[:, None], other=float('-inf')
+        )  # [M, N]
+        if not EVEN:
+            b_scores = tl.where(n_mask[None, :], b_scores, float('-inf'))
         b_key = _load_rows(p_key, o_n, s_key_n, s_key_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         b_value = _load_rows(p_value, o_n, s_value_n, s_value_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         b_bits = tl.reshape((b_scores != float('-inf')).to(tl.uint32), [BLOCK_M, WORDS, 32])
@@ -118,7 +121,7 @@ def make_remainder(
     plan: Plan, key: Tensor, value: Tensor, landmarks: Tensor, scores: Tensor, state: State,
     options: MiTAOptions, blocks: Blocks, wide: bool,
 ) -> None:  # fmt: skip
-    """Writes the remainder of a State; scores [B H, m, N] are -inf at the keys of each expert."""
+    """Writes the remainder of a State; scores [B H, m, ..] are -inf at the keys of each expert."""
     batch, heads, tokens, dim = key.shape
     num_landmarks, all_heads, splits = landmarks.shape[2], batch * heads, blocks.splits
     parts = all_heads, splits, num_landmarks
@@ -130,7 +133,7 @@ def make_remainder(
         _sum_outside_kernel, (splits, cdiv(num_landmarks, blocks.landmarks), all_heads),
         key, value, scores, part_keys, part_values, part_sum, part_max, state.outside,
         *key.stride(), *value.stride(),
-        heads, tokens, num_landmarks, splits, blocks.tokens_per_split, scale_log2,
+        scores.shape[2], heads, tokens, num_landmarks, splits, blocks.tokens_per_split, scale_log2,
         BLOCK_M=blocks.landmarks, BLOCK_N=launch.block, EVEN=tokens % launch.block == 0,
         STAGES=launch.stages, WIDE=wide, **common, **launch.triton_options,
     )  # fmt: skip

@@ -25,8 +25,8 @@ def _score_keys(
     p_key, p_value, p_landmarks, p_scores, p_maxima, p_part, p_part_sum, p_part_max,
     s_key_b, s_key_h, s_key_n, s_key_d, s_value_b, s_value_h, s_value_n, s_value_d,
     s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
-    heads, num_tokens, num_blocks, splits, tokens_per_split, scale_log2,
-    num_landmarks: tl.constexpr,
+    s_scores, s_maxima,
+    heads, num_tokens, splits, tokens_per_split, scale_log2, num_landmarks: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     KEY_BLOCK: tl.constexpr, SELECT: tl.constexpr, SHARED: tl.constexpr, PRECISION: tl.constexpr,
@@ -34,16 +34,16 @@ def _score_keys(
 ):  # fmt: skip
     """S = L K^T of a block of landmarks and one split of the keys; maxima of blocks; shared values.
 
-    Writes S [B H, m, N] float32 and maxima [B H, m, blocks]. For the softmax of c S it writes, for
-    each split, the weighted sum of values [B H, splits, m, D], the sum of the weights and the
-    largest logit [B H, splits, m].
+    Writes S [B H, m, s_scores] float32 and maxima [B H, m, s_maxima], filled up with -inf to the
+    end of the last step. For the softmax of c S it writes, for each split, the weighted sum of
+    values [B H, splits, m, D], the sum of the weights and the largest logit [B H, splits, m].
     """
     batch, local = head // heads, head % heads
     p_key += batch * s_key_b + local * s_key_h
     p_value += batch * s_value_b + local * s_value_h
     p_landmarks += batch * s_landmarks_b + local * s_landmarks_h
-    p_scores += head * num_landmarks * num_tokens
-    p_maxima += head * num_landmarks * num_blocks
+    p_scores += head * num_landmarks * s_scores
+    p_maxima += head * num_landmarks * s_maxima
 
     o_m = landmark_block * BLOCK_M + tl.arange(0, BLOCK_M)
     m_mask = o_m < num_landmarks
@@ -54,26 +54,23 @@ def _score_keys(
     b_row_sum = tl.zeros([BLOCK_M], dtype=tl.float32)
     b_out = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
     begin = split * tokens_per_split
-    end = min(begin + tokens_per_split, num_tokens)
+    end = tl.where(split == splits - 1, num_tokens, begin + tokens_per_split)
     for first in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
         o_n = first + tl.arange(0, BLOCK_N)
         n_mask = None if EVEN else o_n < num_tokens
         b_key = _load_rows(p_key, o_n, s_key_n, s_key_d, n_mask, D, BLOCK_D, WIDE)  # [N, D]
         b_scores = _dot(b_landmarks, tl.trans(b_key), None, PRECISION)  # [M, N]
-        if SELECT:
-            p_row = p_scores + o_m.to(tl.int64)[:, None] * num_tokens + o_n[None, :]
-            if EVEN:
-                tl.store(p_row, b_scores, mask=m_mask[:, None])
-            else:
-                tl.store(p_row, b_scores, mask=m_mask[:, None] & n_mask[None, :])
         if not EVEN:
             b_scores = tl.where(n_mask[None, :], b_scores, float('-inf'))
+        if SELECT:
+            p_row = p_scores + o_m.to(tl.int64)[:, None] * s_scores + o_n[None, :]
+            tl.store(p_row, b_scores, mask=m_mask[:, None])
         if SELECT and KEY_BLOCK > 1:
             b_blocks = tl.reshape(b_scores, [BLOCK_M, BLOCK_N // KEY_BLOCK, KEY_BLOCK])
             b_maxima = tl.max(b_blocks, 2)  # [M, N / KEY_BLOCK]
             o_b = first // KEY_BLOCK + tl.arange(0, BLOCK_N // KEY_BLOCK)
-            p_row_maxima = p_maxima + o_m.to(tl.int64)[:, None] * num_blocks + o_b[None, :]
-            tl.store(p_row_maxima, b_maxima, mask=m_mask[:, None] & (o_b < num_blocks)[None, :])
+            p_row_maxima = p_maxima + o_m.to(tl.int64)[:, None] * s_maxima + o_b[None, :]
+            tl.store(p_row_maxima, b_maxima, mask=m_mask[:, None])
         if SHARED:
             b_value = _load_rows(
                 p_value, o_n, s_value_n, s_value_d, n_mask, D, BLOCK_D, WIDE
@@ -116,10 +113,16 @@ def _route_queries(
     p_route_expert += head * num_tokens * num_routed
     p_route_rank += head * num_tokens * num_routed
     o_q, o_all = tl.arange(0, BLOCK_Q), tl.arange(0, ALL_M)
+    if num_landmarks <= BLOCK_M:  # loaded once
+        o_m = tl.arange(0, BLOCK_M)
+        b_all = _load_rows(
+            p_landmarks, o_m, s_landmarks_m, s_landmarks_d, o_m < num_landmarks, D, BLOCK_D
+        )
 
     b_counts = tl.zeros([ALL_M], dtype=tl.int32)  # routes to each expert so far
     begin = chunk * chunk_size
-    for first in range(begin, min(begin + chunk_size, num_tokens), BLOCK_Q):
+    end = tl.where(chunk == chunks - 1, num_tokens, begin + chunk_size)
+    for first in range(begin, end, BLOCK_Q):
         o_n = first + o_q
         n_mask = o_n < num_tokens
         b_query = _load_rows(p_query, o_n, s_query_n, s_query_d, n_mask, D, BLOCK_D, WIDE)  # [Q, D]
@@ -131,9 +134,12 @@ def _route_queries(
             for landmark in range(0, num_landmarks, BLOCK_M):
                 o_m = landmark + tl.arange(0, BLOCK_M)
                 m_mask = o_m < num_landmarks
-                b_landmarks = _load_rows(
-                    p_landmarks, o_m, s_landmarks_m, s_landmarks_d, m_mask, D, BLOCK_D
-                )
+                if num_landmarks <= BLOCK_M:
+                    b_landmarks = b_all
+                else:
+                    b_landmarks = _load_rows(
+                        p_landmarks, o_m, s_landmarks_m, s_landmarks_d, m_mask, D, BLOCK_D
+                    )
                 b_scores = _dot(b_query, tl.trans(b_landmarks), None, PRECISION)  # [Q, M]
                 candidate = m_mask[None, :]
                 if num_routed > 1:  # after the last one chosen, by falling score, rising index
@@ -164,9 +170,8 @@ def _score_and_route_kernel(
     p_scores, p_maxima, p_part, p_part_sum, p_part_max, p_route_expert, p_route_rank, p_counts,
     s_query_b, s_query_h, s_query_n, s_query_d, s_key_b, s_key_h, s_key_n, s_key_d,
     s_value_b, s_value_h, s_value_n, s_value_d,
-    s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
-    heads, num_tokens, num_blocks,
-    splits, score_programs, tokens_per_split, chunks, chunk_size, scale_log2,
+    s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d, s_scores, s_maxima,
+    heads, num_tokens, splits, score_programs, tokens_per_split, chunks, chunk_size, scale_log2,
     num_landmarks: tl.constexpr, num_routed: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, ALL_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_Q: tl.constexpr, KEY_BLOCK: tl.constexpr,
@@ -175,7 +180,8 @@ def _score_and_route_kernel(
 ):  # fmt: skip
     """Grid (splits of keys times blocks of landmarks, then chunks of queries; B H).
 
-    The first programs of a head score keys, the others route queries.
+    The first programs of a head score keys, the others route queries. The last one of each takes
+    what is left of the tokens, which may be more than the others have.
     """
     program = tl.program_id(0)
     # Last head first: the pooling has just read its queries, which are in the cache.
@@ -186,7 +192,8 @@ def _score_and_route_kernel(
             p_key, p_value, p_landmarks, p_scores, p_maxima, p_part, p_part_sum, p_part_max,
             s_key_b, s_key_h, s_key_n, s_key_d, s_value_b, s_value_h, s_value_n, s_value_d,
             s_landmarks_b, s_landmarks_h, s_landmarks_m, s_landmarks_d,
-            heads, num_tokens, num_blocks, splits, tokens_per_split, scale_log2, num_landmarks,
+            s_scores, s_maxima,
+            heads, num_tokens, splits, tokens_per_split, scale_log2, num_landmarks,
             D, BLOCK_D, WIDE, BLOCK_M, BLOCK_N, KEY_BLOCK, ROUTED, SHARED, PRECISION, STAGES, EVEN,
         )  # fmt: skip
     elif ROUTED:
@@ -203,8 +210,8 @@ def _score_and_route_kernel(
 class Scored(NamedTuple):
     """What one launch finds for the next. What an option leaves out is any tensor, never read."""
 
-    scores: Tensor  # S, float32 [B H, m, N]
-    maxima: Tensor  # of blocks of keys [B H, m, blocks]; the scores themselves for blocks of one
+    scores: Tensor  # S, float32 [B H, m, N and some more], so that rows are aligned
+    maxima: Tensor  # of blocks of keys [B H, m, ..]; the scores themselves for blocks of one
     part_values: Tensor  # weighted sums of values, one for each split [B H, splits, m, D]
     part_sum: Tensor  # sums of their weights [B H, splits, m]
     part_max: Tensor  # their largest logits, base 2 [B H, splits, m]
@@ -222,11 +229,11 @@ def score_and_route(
     num_landmarks, all_heads = landmarks.shape[2], batch * heads
     num_routed, shared, routed = options.num_routed, options.shared, options.topk > 0
     num_routes = tokens * num_routed
-    num_blocks = cdiv(tokens, blocks.key_block)
-    chunks = cdiv(tokens, blocks.chunk) if routed else 0
+    chunks = blocks.chunks if routed else 0
     scores = maxima = part = part_sum = part_max = route_expert = route_rank = counts = query
     if routed:
-        scores = plan.scratch(all_heads, num_landmarks, tokens, dtype=torch.float32)
+        columns = blocks.score_columns
+        scores = plan.scratch(all_heads, num_landmarks, columns, dtype=torch.float32)
         route_rank = plan.scratch(all_heads, num_routes, dtype=torch.int32)
         route_expert = state.routes
         if not options.remainder:  # else the backward pass needs it too
@@ -234,7 +241,8 @@ def score_and_route(
         counts = plan.scratch(all_heads, chunks, num_landmarks, dtype=torch.int32)
         maxima = scores
         if blocks.key_block > 1:
-            maxima = plan.scratch(all_heads, num_landmarks, num_blocks, dtype=torch.float32)
+            columns //= blocks.key_block
+            maxima = plan.scratch(all_heads, num_landmarks, columns, dtype=torch.float32)
     if shared:
         parts = all_heads, blocks.splits, num_landmarks
         part = plan.scratch(*parts, dim, dtype=torch.float32)
@@ -245,8 +253,8 @@ def score_and_route(
         query, key, value, landmarks,
         scores, maxima, part, part_sum, part_max, route_expert, route_rank, counts,
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(),
-        heads, tokens, num_blocks,
-        blocks.splits, score_programs, blocks.tokens_per_split, chunks, blocks.chunk,
+        scores.shape[2], maxima.shape[2],
+        heads, tokens, blocks.splits, score_programs, blocks.tokens_per_split, chunks, blocks.chunk,
         options.scale * LOG2E, num_landmarks, num_routed,
         D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks,
         # No less than it gathers at a time: Triton 3.3 compiles no other gather to several warps.

@@ -22,6 +22,7 @@ from .state import State
 from .steps import _store_rows
 
 _LOWEST = tl.constexpr(-2139095041)  # -inf in the order of `_ordered`
+_NEAR = tl.constexpr(2)  # keys too many or too few, which are found one by one
 # Triton 3.3 compiles no gather of more entries than there are to several warps.
 _GATHERS_MORE = tuple(map(int, triton.__version__.split('.')[:2])) >= (3, 4)
 
@@ -41,6 +42,15 @@ def _unordered(key):
 
 
 @triton.jit
+def _move(b_keys, guess, count, low, high):
+    """A guess within the bounds, how many reach it, whether `count` do, and the nearer bounds."""
+    guess = tl.minimum(tl.maximum(guess, low + 1), high - 1)
+    above = tl.sum((b_keys >= guess).to(tl.int32), 0)
+    enough = above >= count
+    return guess, above, enough, tl.where(enough, guess, low), tl.where(enough, high, guess)
+
+
+@triton.jit
 def _threshold(b_keys, start, at_start, count, most, SIZE: tl.constexpr):
     """A threshold that `count` to `most` of b_keys [SIZE] reach, and how many reach it.
 
@@ -48,28 +58,34 @@ def _threshold(b_keys, start, at_start, count, most, SIZE: tl.constexpr):
     as if `at_start` of them reached the key `start`: an estimate saves the first count.
     """
     low, high = _LOWEST, tl.max(b_keys, 0) + 1
-    reached = SIZE
+    reached, beyond = SIZE, 0  # how many reach these
     # Counts fall like the tail of a bell curve: their roots are nearly linear in the score.
     bottom, top = _unordered(start), _unordered(high)
     root_bottom, root_top = tl.sqrt(at_start), 0.0
     root = tl.sqrt((count + most) * 0.5)
     step = 0
-    while (reached > most) & (low + 1 < high):
+    while (reached - most > _NEAR) & (count - beyond > _NEAR) & (low + 1 < high):
         share = (root_bottom - root) / (root_bottom - root_top)
         guess = _ordered(bottom + (top - bottom) * share)
         # That is slow for unusual distributions. Halving integers always ends.
         halved = (low >> 1) + (high >> 1) + (low & high & 1)
         guess = tl.where((step >= 8) & (step % 2 == 0), halved, guess)
-        guess = tl.minimum(tl.maximum(guess, low + 1), high - 1)
-        above = tl.sum((b_keys >= guess).to(tl.int32), 0)
-        enough = above >= count
-        low, high = tl.where(enough, guess, low), tl.where(enough, high, guess)
-        reached = tl.where(enough, above, reached)
+        guess, above, enough, low, high = _move(b_keys, guess, count, low, high)
+        reached, beyond = tl.where(enough, above, reached), tl.where(enough, beyond, above)
         score, root_above = _unordered(guess), tl.sqrt(above.to(tl.float32))
         bottom, top = tl.where(enough, score, bottom), tl.where(enough, top, score)
         root_bottom = tl.where(enough, root_above, root_bottom)
         root_top = tl.where(enough, root_top, root_above)
         step += 1
+    # Between keys that are nearly equal, guesses would take long. So the last keys are taken off,
+    # or added, one by one.
+    while (reached > most) & (low + 1 < high):
+        if reached - most <= _NEAR:
+            guess = tl.min(tl.where(b_keys >= low, b_keys, high), 0) + 1
+        else:
+            guess = tl.max(tl.where(b_keys < high, b_keys, low), 0)
+        _, above, enough, low, high = _move(b_keys, guess, count, low, high)
+        reached = tl.where(enough, above, reached)
     return low, reached
 
 
@@ -126,44 +142,54 @@ def _select(
 
 
 @triton.jit
-def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_blocks, topk,
-    KEY_BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, MARK: tl.constexpr,
+def _select_keys(
+    row, p_scores, p_maxima, p_blocks, p_indices, s_scores, s_maxima, num_tokens, num_blocks, topk,
+    KEY_BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, FULL: tl.constexpr,
+    MARK: tl.constexpr,
 ):  # fmt: skip
     """Indices of the top-k keys of landmark `row` of all heads, ascending.
 
-    `p_maxima`: the scores themselves, if blocks are of one key. MARK: their scores become -inf, for
-    those who need the others.
+    `p_maxima`: the scores themselves, if blocks are of one key. FULL: there are at least BLOCK_B
+    of them. Those behind BLOCK_B are not searched, and their blocks count as selected. MARK: the
+    scores of the keys become -inf, for those who need the others.
     """
     p_indices += row * topk
+    p_scores += row * s_scores
     ROW: tl.constexpr = 4 if BLOCK_B > 4 else BLOCK_B  # of one load
     o_first = tl.arange(0, BLOCK_B // ROW) * ROW
     o_b = o_first[:, None] + tl.arange(0, ROW)[None, :]
-    b_maxima = tl.load(
-        p_maxima + row * num_blocks + o_b, mask=o_b < num_blocks, other=float('-inf')
-    )
+    p_row = p_maxima + row * s_maxima + o_b
+    if FULL:
+        b_maxima = tl.load(p_row)
+    else:  # whole rows, so that a row is one load
+        b_maxima = tl.load(p_row, mask=(o_first < num_blocks)[:, None], other=float('-inf'))
+        b_maxima = tl.where(o_b < num_blocks, b_maxima, float('-inf'))
     b_keys = _ordered(b_maxima)  # [BLOCK_B / ROW, ROW]
     b_finite = tl.where(b_keys > _LOWEST, b_keys, 0x7FFFFFF0)
     lowest = tl.min(tl.reshape(b_finite, [BLOCK_B], can_reorder=True), 0)
-    all_blocks = num_blocks + 0.0  # all reach the lowest maximum
+    searched = tl.minimum(num_blocks, BLOCK_B)
+    all_blocks = searched + 0.0  # all reach the lowest maximum
     if KEY_BLOCK == 1:
         _select(b_keys, lowest, all_blocks, topk, topk, p_indices, o_first, BLOCK_B // ROW, ROW)
     else:
         # The search ends sooner if more than k blocks are allowed, up to a power of two. The blocks
         # are passed on through memory.
         p_blocks += row * BLOCK_K
+        most = BLOCK_K - (num_blocks - searched)
         chosen, threshold = _select(
-            b_keys, lowest, all_blocks, topk, BLOCK_K, p_blocks, o_first, BLOCK_B // ROW, ROW
+            b_keys, lowest, all_blocks, topk, most, p_blocks, o_first, BLOCK_B // ROW, ROW
         )
         tl.debug_barrier()
         WIDTH: tl.constexpr = 4 if KEY_BLOCK > 4 else KEY_BLOCK
         PARTS: tl.constexpr = KEY_BLOCK // WIDTH  # of a block, of one load each
         o_part = tl.arange(0, BLOCK_K * PARTS)
         o_k = o_part // PARTS
-        b_block = tl.load(p_blocks + o_k, mask=o_k < chosen, other=num_blocks)
+        b_block = tl.load(p_blocks + o_k, mask=o_k < chosen, other=0)
+        b_block = tl.where(o_k < chosen, b_block, searched + o_k - chosen)
         b_first = b_block * KEY_BLOCK + o_part % PARTS * WIDTH
         b_index = b_first[:, None] + tl.arange(0, WIDTH)[None, :]
         b_scores = tl.load(
-            p_scores + row * num_tokens + b_index, mask=b_index < num_tokens, other=float('-inf')
+            p_scores + b_index, mask=(b_first < num_tokens)[:, None], other=float('-inf')
         )
         b_keys = _ordered(b_scores)  # [BLOCK_K KEY_BLOCK / WIDTH, WIDTH]
         # The maxima that reach it, and some keys more: in a block a second one now and then.
@@ -176,7 +202,7 @@ def _select_keys(row, p_scores, p_maxima, p_blocks, p_indices, num_tokens, num_b
         tl.debug_barrier()  # the indices are written, and no score is read any more
         o_k = tl.arange(0, BLOCK_K)
         b_index = tl.load(p_indices + o_k, mask=o_k < topk, other=0)
-        tl.store(p_scores + row * num_tokens + b_index, float('-inf'), mask=o_k < topk)
+        tl.store(p_scores + b_index, float('-inf'), mask=o_k < topk)
 
 
 @triton.jit
@@ -237,7 +263,7 @@ def _place_routes(
     o_m, o_c = tl.arange(0, ALL_M), tl.arange(0, BLOCK_C)
     p_tiles += head * (num_tiles + 1)
     m_mask = o_m < num_landmarks
-    chunk = block * BLOCK_R // routes_per_chunk
+    chunk = tl.minimum(block * BLOCK_R // routes_per_chunk, chunks - 1)
     p_counts += head * chunks * num_landmarks
     b_count = tl.zeros([ALL_M], dtype=tl.int32)  # routes to each expert
     b_before = tl.zeros([ALL_M], dtype=tl.int32)  # those in chunks before this one
@@ -276,10 +302,10 @@ def _place_routes(
 def _topk_and_sort_kernel(
     p_scores, p_maxima, p_blocks, p_indices, p_part, p_part_sum, p_part_max, p_values, p_lse,
     p_route_expert, p_route_rank, p_counts, p_route_of_slot, p_tiles, p_first_tile,
-    all_heads, num_tokens, num_blocks, topk, splits, num_landmarks,
+    s_scores, s_maxima, all_heads, num_tokens, num_blocks, topk, splits, num_landmarks,
     num_routes, chunks, routes_per_chunk, num_tiles, select_programs, place_programs,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
-    KEY_BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr,
+    KEY_BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, FULL: tl.constexpr,
     TILE_HEIGHT: tl.constexpr, ALL_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_T: tl.constexpr,
     ROUTED: tl.constexpr, SHARED: tl.constexpr, MARK: tl.constexpr,
@@ -293,7 +319,8 @@ def _topk_and_sort_kernel(
         if ROUTED:
             _select_keys(
                 head * num_landmarks + program, p_scores, p_maxima, p_blocks, p_indices,
-                num_tokens, num_blocks, topk, KEY_BLOCK, BLOCK_K, BLOCK_B, MARK,
+                s_scores, s_maxima, num_tokens, num_blocks, topk,
+                KEY_BLOCK, BLOCK_K, BLOCK_B, FULL, MARK,
             )  # fmt: skip
     elif program < select_programs + place_programs:
         if ROUTED:
@@ -340,12 +367,13 @@ def topk_and_sort(
         scored.part_values, scored.part_sum, scored.part_max, state.values,
         state.landmark_lse, scored.route_expert, scored.route_rank, scored.counts,
         state.route_of_slot, state.tiles, state.first_tile,
+        scored.scores.shape[2], scored.maxima.shape[2],
         all_heads, tokens, num_blocks, topk, blocks.splits, num_landmarks,
         num_routes, chunks, blocks.chunk * num_routed, num_tiles,
         select_programs, place_programs,
         D=dim, BLOCK_D=blocks.dim, **merged,
         KEY_BLOCK=blocks.key_block, BLOCK_K=next_power_of_2(max(topk, 1)),
-        BLOCK_B=next_power_of_2(num_blocks), TILE_HEIGHT=blocks.tile_height,
+        BLOCK_B=blocks.searched, FULL=num_blocks >= blocks.searched, TILE_HEIGHT=blocks.tile_height,
         ALL_M=blocks.all_landmarks,
         BLOCK_C=min(per_step, next_power_of_2(max(chunks, 1))), BLOCK_R=block_routes,
         BLOCK_G=block_routes if _GATHERS_MORE else min(block_routes, blocks.all_landmarks),

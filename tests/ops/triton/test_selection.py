@@ -14,8 +14,8 @@ from mita_seg.ops.triton import topk_and_sort
 pytestmark = pytest.mark.slow
 
 DTYPES = [torch.float16, torch.float32] + [torch.bfloat16] * (DEVICE == 'cuda')
-# Without maxima of blocks of keys, and with them.
-TOKENS = [300, 700]
+# Without maxima of blocks of keys, with them, and with three blocks more than are searched.
+TOKENS = [300, 700, 522]
 
 
 def draw_integers(tokens, landmarks, dtype, low=-1, high=1):
@@ -98,8 +98,10 @@ def test_block_maxima_change_no_choice():
     assert (experts == torch.tensor([0, 1, 2, 640, 700, 1300], device=DEVICE)).all()
 
 
-# All keys, the best of a whole row, and of blocks, the last one partly filled.
-@pytest.mark.parametrize(('tokens', 'topk'), [(100, 100), (509, 20), (1300, 20), (530, 64)])
+# All keys, the best of a whole row, and of blocks: the last one partly filled, or not searched.
+@pytest.mark.parametrize(
+    ('tokens', 'topk'), [(100, 100), (509, 20), (1300, 20), (530, 64), (522, 20)]
+)
 def test_odd_distributions_of_scores(tokens, topk):
     normal = torch.randn(tokens)
     columns = [
@@ -115,6 +117,7 @@ def test_odd_distributions_of_scores(tokens, topk):
         torch.arange(tokens) / 7,
         -torch.arange(tokens) * 1e35,
         torch.eye(tokens)[tokens // 2],  # all but one
+        1 + torch.arange(tokens).fmod(40) * 2.0**-23,  # neighbouring numbers, 13 or more of each
     ]
     key = torch.zeros(1, 3, tokens, 16)
     key[0, 0, :, : len(columns)] = torch.stack(columns, 1)

@@ -63,3 +63,28 @@ def test_programs_of_low_tiles_fit_memory_and_registers(landmarks, topk, mixed, 
     blocks = choose_blocks(48, 1024, 64, landmarks, topk, 1, 2, gpu)
     assert blocks.tile_height == 32 and blocks.mixed == mixed
     assert blocks.attend_programs == programs * gpu.multiprocessors
+
+
+@pytest.mark.parametrize('tokens', [1025, 1036])
+@pytest.mark.parametrize('heads', [48, 192])
+def test_class_tokens_beside_a_square_map_cost_no_program_and_no_longer_search(heads, tokens):
+    square, more = (
+        choose_blocks(heads, count, 64, 49, 49, 1, 2, ARCHITECTURES[90]) for count in (1024, tokens)
+    )
+    for name in ('splits', 'chunks', 'searched', 'select_warps'):
+        assert getattr(more, name) == getattr(square, name), name
+
+
+@pytest.mark.parametrize(('tokens', 'topk', 'searched'), [(1036, 49, 256), (1144, 49, 512)])
+def test_no_more_blocks_than_fit_are_selected_unsearched(tokens, topk, searched):
+    """Of four keys each; 64 are selected."""
+    blocks = choose_blocks(48, tokens, 64, 49, topk, 1, 2, ARCHITECTURES[90])
+    assert (blocks.key_block, blocks.searched) == (4, searched)
+
+
+@pytest.mark.parametrize('tokens', [5, 300, 1025, 33001])
+def test_scores_and_maxima_of_a_landmark_begin_at_multiples_of_64_bytes(tokens):
+    blocks = choose_blocks(2, tokens, 64, 5, 5, 1, 2, ARCHITECTURES[90])
+    assert blocks.score_columns >= tokens
+    assert blocks.score_columns * 4 % 64 == 0
+    assert blocks.score_columns // blocks.key_block * 4 % 64 == 0
