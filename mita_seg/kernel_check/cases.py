@@ -122,6 +122,8 @@ _OF_ROWS_OF_64 = (
     _MOST,
     Case(tokens=60, landmarks=(2, 2), topk=4, heads=2),  # low tiles, short rows
     Case(tokens=1, landmarks=(1, 1), topk=1, heads=1),
+    Case(tokens=1025, packed=True),  # a class token: the last block of all is nearly empty
+    Case(tokens=1174, landmarks=(6, 6), topk=36),
     Case(tokens=16384, landmarks=(5, 5), topk=300),  # several blocks of keys alone
     Case(tokens=2304, landmarks=(12, 12), topk=36),  # several blocks of landmarks alone
     Case(num_routed=2),
