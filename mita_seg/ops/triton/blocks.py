@@ -286,8 +286,8 @@ def choose_blocks(
     most = tokens if one_landmark_block else 512
     while 2 * heads * _count_parts(tokens, chunk) > all_programs and chunk < most:
         chunk *= 2
-    chunks = _count_parts(tokens, chunk)
-    counting = heads * chunks if topk else 0
+    chunks = _count_parts(tokens, chunk) if topk else 0
+    counting = heads * chunks
     scoring = all_programs - counting if 2 * counting <= all_programs else all_programs
     tokens_per_split = cdiv(cdiv(max(1, tokens - LEFT_OVER), max(1, scoring // programs)), 64) * 64
     backward_tokens = cdiv(cdiv(tokens, max(1, backward_programs // programs)), 64) * 64

@@ -229,7 +229,6 @@ def score_and_route(
     num_landmarks, all_heads = landmarks.shape[2], batch * heads
     num_routed, shared, routed = options.num_routed, options.shared, options.topk > 0
     num_routes = tokens * num_routed
-    chunks = blocks.chunks if routed else 0
     scores = maxima = part = part_sum = part_max = route_expert = route_rank = counts = query
     if routed:
         columns = blocks.score_columns
@@ -238,7 +237,7 @@ def score_and_route(
         route_expert = state.routes
         if not options.remainder:  # else the backward pass needs it too
             route_expert = plan.scratch(all_heads, num_routes, dtype=torch.int32)
-        counts = plan.scratch(all_heads, chunks, num_landmarks, dtype=torch.int32)
+        counts = plan.scratch(all_heads, blocks.chunks, num_landmarks, dtype=torch.int32)
         maxima = scores
         if blocks.key_block > 1:
             columns //= blocks.key_block
@@ -249,12 +248,13 @@ def score_and_route(
         part_sum, part_max = plan.scratch(2, *parts, dtype=torch.float32)
     score_programs = blocks.splits * cdiv(num_landmarks, blocks.landmarks)
     plan.launch(
-        _score_and_route_kernel, (score_programs + chunks, all_heads),
+        _score_and_route_kernel, (score_programs + blocks.chunks, all_heads),
         query, key, value, landmarks,
         scores, maxima, part, part_sum, part_max, route_expert, route_rank, counts,
         *query.stride(), *key.stride(), *value.stride(), *landmarks.stride(),
         scores.shape[2], maxima.shape[2],
-        heads, tokens, blocks.splits, score_programs, blocks.tokens_per_split, chunks, blocks.chunk,
+        heads, tokens, blocks.splits, score_programs, blocks.tokens_per_split,
+        blocks.chunks, blocks.chunk,
         options.scale * LOG2E, num_landmarks, num_routed,
         D=dim, BLOCK_D=blocks.dim, BLOCK_M=blocks.landmarks,
         # No less than it gathers at a time: Triton 3.3 compiles no other gather to several warps.

@@ -350,7 +350,7 @@ def topk_and_sort(
     tokens, routed = state.lse.shape[1], topk > 0
     num_routes, num_blocks = tokens * num_routed, cdiv(tokens, blocks.key_block)
     num_landmarks, dim = state.indices.shape[1], state.values.shape[2]
-    chunks = scored.counts.shape[1] if routed else 0
+    chunks = blocks.chunks
     chosen = scored.scores
     if routed and blocks.key_block > 1:
         chosen = plan.scratch(all_heads, num_landmarks, next_power_of_2(topk), dtype=torch.int32)
