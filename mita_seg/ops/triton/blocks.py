@@ -296,7 +296,8 @@ def choose_blocks(
     if key_block > 1:
         searched = _count_searched(cdiv(tokens, key_block), topk)
         row = max(searched, next_power_of_2(topk) * key_block)
-    # Sixteen numbers of 4 bytes: maxima and scores of a landmark begin at multiples of 64 bytes.
+    # Whole steps of the kernels that write and read scores, which mask no columns; and sixteen
+    # numbers of 4 bytes, so that scores and maxima of a landmark begin at multiples of 64 bytes.
     unit = max(score_and_route.block, table.sum_outside.block, 16 * key_block)
     return Blocks(
         dim=padded_dim,
